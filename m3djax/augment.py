@@ -1,0 +1,110 @@
+"""From stored integers to the network's input, inside jit: windows, flips, intensity jitter."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Clips HU and scales them linearly.
+
+    Attributes:
+      low: HU that becomes `to[0]`; lower values too.
+      high: HU that becomes `to[1]`; higher values too.
+      to: range after scaling.
+      mean: subtracted after scaling.
+      std: divided by, after that.
+    """
+
+    low: float = -1000.0
+    high: float = 1000.0
+    to: tuple[float, float] = (0.0, 1.0)
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.low < self.high and self.std > 0):
+            raise ValueError(f"{self}: low must be below high, and std positive.")
+
+    def __call__(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """HU to network units."""
+        unit = (jnp.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
+        scaled = self.to[0] + unit * (self.to[1] - self.to[0])
+        return (scaled - self.mean) / self.std
+
+    @property
+    def hu_per_unit(self) -> float:
+        """How many HU one network unit spans."""
+        return self.std * (self.high - self.low) / (self.to[1] - self.to[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random flips and intensity jitter, drawn per sample (M3D: multi_dataset.py).
+
+    Attributes:
+      flip: chance to flip along D, H and W, each on its own.
+      scale: with chance `jitter`, values are multiplied by 1 + U(-scale, scale).
+      shift: with chance `jitter`, U(-shift, shift) is added, in network units.
+      jitter: chance of each of the two.
+    """
+
+    flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: float = 0.0
+    shift: float = 0.0
+    jitter: float = 0.5
+
+    def __call__(self, key: Key[Array, ""], image: Float[Array, "d h w c"]) -> Array:
+        """Augments one sample; vmap it over a batch and its keys."""
+        keys = jax.random.split(key, 5)
+        for axis, chance in enumerate(self.flip):
+            if chance:
+                flipped = jax.random.bernoulli(keys[axis], chance)
+                image = jnp.where(flipped, jnp.flip(image, axis), image)
+        factor = 1.0 + self.scale * self._jitter(keys[3])
+        return image * factor + self.shift * self._jitter(keys[4])
+
+    def _jitter(self, key: Key[Array, ""]) -> Float[Array, ""]:
+        amount, chance = jax.random.split(key)
+        applied = jax.random.bernoulli(chance, self.jitter)
+        return jnp.where(applied, jax.random.uniform(amount, minval=-1.0, maxval=1.0), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Intensity:
+    """Turns a stored batch into the network's input.
+
+    Attributes:
+      window: in the units of the data set: HU for CT, 0..1 for volumes without HU.
+      augment: applied in training only.
+    """
+
+    window: Window = Window()
+    augment: Augment = Augment()
+
+    def __call__(
+        self, batch: dict[str, Array], keys: Key[Array, "b"], *, train: bool
+    ) -> Float[Array, "b d h w 1"]:
+        """Windows (and in training augments) `batch["image"]`.
+
+        Args:
+          batch: image (B, D, H, W, 1) integers, scale and offset (B,) to real values.
+          keys: one per sample.
+          train: whether to augment.
+        """
+        shape = (-1, 1, 1, 1, 1)
+        values = batch["image"].astype(jnp.float32)
+        values = values * batch["scale"].reshape(shape) + batch["offset"].reshape(shape)
+        images = self.window(values)
+        return jax.vmap(self.augment)(keys, images) if train else images
+
+
+def sample_keys(seed: Key[Array, ""], step: Int[Array, ""] | int, rows: int) -> Key[Array, "b"]:
+    """One key per sample from (seed, step, row): meshes, processes and accumulation agree."""
+    step_key = jax.random.fold_in(seed, step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(rows))

@@ -1,0 +1,88 @@
+"""Key layouts of published 3D vision transformers."""
+
+from __future__ import annotations
+
+from m3djax.convert.name_map import Fused, HeadRow, Linear, PatchConv, Rule, Same
+from m3djax.models.patches import Size
+
+_QKV = ("query", "key", "value")
+
+
+def monai_vit(prefix: str, ours: str = "vision") -> tuple[Rule, ...]:
+    """MONAI's ViT with "perceptron" patches, as in M3D-CLIP, M3D-LaMed and SegVol.
+
+    Args:
+      prefix: what the published names start with, such as "vision_encoder.".
+      ours: our component.
+    """
+    block = f"{ours}/transformer/block"
+    return (
+        Rule(f"{prefix}cls_token", f"{ours}/cls", Same(lead=2)),
+        Rule(
+            f"{prefix}patch_embedding.position_embeddings", f"{ours}/positions/table", Same(lead=1)
+        ),
+        *_linear(f"{prefix}patch_embedding.patch_embeddings.1", f"{ours}/patch_embed"),
+        *_norm(f"{prefix}blocks.{{i}}.norm1", f"{block}/norm1"),
+        *_norm(f"{prefix}blocks.{{i}}.norm2", f"{block}/norm2"),
+        _qkv(f"{prefix}blocks.{{i}}.attn.qkv", f"{block}/attention", "weight"),
+        *_linear(f"{prefix}blocks.{{i}}.attn.out_proj", f"{block}/attention/out"),
+        *_linear(f"{prefix}blocks.{{i}}.mlp.linear1", f"{block}/mlp/fc1"),
+        *_linear(f"{prefix}blocks.{{i}}.mlp.linear2", f"{block}/mlp/fc2"),
+        *_norm(f"{prefix}norm", f"{ours}/norm"),
+    )
+
+
+def timm_vit(patch_size: Size, prefix: str = "", ours: str = "vision") -> tuple[Rule, ...]:
+    """timm's ViT over 3D patches with a class token, as in E3D-GPT's lineage (Med3D-R1)."""
+    return (
+        Rule(f"{prefix}cls_token", f"{ours}/cls", Same(lead=2)),
+        Rule(
+            f"{prefix}pos_embed", (f"{ours}/cls_position", f"{ours}/positions/table"), HeadRow()
+        ),
+        Rule(
+            f"{prefix}patch_embed.proj.weight",
+            f"{ours}/patch_embed/kernel",
+            PatchConv(tuple(patch_size)),
+        ),
+        Rule(f"{prefix}patch_embed.proj.bias", f"{ours}/patch_embed/bias"),
+        *_timm_blocks(f"{prefix}blocks", f"{ours}/transformer/block"),
+        *_norm(f"{prefix}norm", f"{ours}/norm"),
+    )
+
+
+def timm_mae(patch_size: Size) -> tuple[Rule, ...]:
+    """A masked autoencoder in timm's names: encoder, and decoder with fixed positions."""
+    return (
+        *timm_vit(patch_size),
+        *_linear("decoder_embed", "mae_decoder/embed"),
+        Rule("mask_token", "mae_decoder/mask_token", Same(lead=2)),
+        Rule("decoder_pos_embed", ()),  # a fixed sin-cos table, computed here
+        *_timm_blocks("decoder_blocks", "mae_decoder/transformer/block"),
+        *_norm("decoder_norm", "mae_decoder/norm"),
+        *_linear("decoder_pred", "mae_decoder/predict"),
+    )
+
+
+def _timm_blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (
+        *_norm(f"{theirs}.{{i}}.norm1", f"{ours}/norm1"),
+        *_norm(f"{theirs}.{{i}}.norm2", f"{ours}/norm2"),
+        _qkv(f"{theirs}.{{i}}.attn.qkv", f"{ours}/attention", "weight"),
+        _qkv(f"{theirs}.{{i}}.attn.qkv", f"{ours}/attention", "bias"),
+        *_linear(f"{theirs}.{{i}}.attn.proj", f"{ours}/attention/out"),
+        *_linear(f"{theirs}.{{i}}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *_linear(f"{theirs}.{{i}}.mlp.fc2", f"{ours}/mlp/fc2"),
+    )
+
+
+def _qkv(theirs: str, ours: str, leaf: str) -> Rule:
+    name = "kernel" if leaf == "weight" else "bias"
+    return Rule(f"{theirs}.{leaf}", tuple(f"{ours}/{part}/{name}" for part in _QKV), Fused(3))
+
+
+def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return Rule(f"{theirs}.weight", f"{ours}/kernel", Linear()), Rule(f"{theirs}.bias", f"{ours}/bias")
+
+
+def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")

@@ -1,0 +1,45 @@
+"""Volumes to rows of patches and back."""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Float
+
+Size = tuple[int, int, int]
+
+
+def patch_grid(size: Size, patch_size: Size) -> Size:
+    """Number of patches along (D, H, W).
+
+    Raises:
+      ValueError: if a side is not a multiple of the patch; names the side and the nearest sizes.
+    """
+    for axis, side, patch in zip("DHW", size, patch_size, strict=True):
+        if side % patch or side < patch:
+            lower = max(side // patch, 1) * patch
+            raise ValueError(
+                f"side {axis} of the volume has {side} voxels, which the patch side {patch} does not "
+                f"divide. Cure: crop or pad {axis} to {lower} or {lower + patch}, or change patch_size."
+            )
+    return tuple(side // patch for side, patch in zip(size, patch_size, strict=True))  # type: ignore[return-value]
+
+
+def patchify(images: Float[Array, "b d h w c"], patch_size: Size) -> Float[Array, "b n p"]:
+    """Cuts volumes into patches: rows in raster order (D, H, W), voxels as (p_D, p_H, p_W, channel).
+
+    This is the order of MONAI's "perceptron" patch embedding and of a strided convolution, so that
+    either kind of published kernel is a plain matrix here.
+    """
+    b, *size, c = images.shape
+    (gd, gh, gw), (pd, ph, pw) = patch_grid(tuple(size), patch_size), patch_size
+    x = images.reshape(b, gd, pd, gh, ph, gw, pw, c)
+    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, gd * gh * gw, pd * ph * pw * c)
+
+
+def unpatchify(
+    patches: Float[Array, "b n p"], grid: Size, patch_size: Size
+) -> Float[Array, "b d h w c"]:
+    """The inverse of `patchify`."""
+    (gd, gh, gw), (pd, ph, pw) = grid, patch_size
+    x = patches.reshape(patches.shape[0], gd, gh, gw, pd, ph, pw, -1)
+    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(x.shape[0], gd * pd, gh * ph, gw * pw, -1)

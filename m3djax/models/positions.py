@@ -1,0 +1,79 @@
+"""Where a token is: learned or 3D sin-cos position tables, for any grid."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from m3djax.models.patches import Size
+
+
+def sincos_3d(grid: Size, dim: int, *, released: bool = False) -> np.ndarray:
+    """3D sin-cos table, float64 of shape (prod(grid), dim); computed in float64.
+
+    A third of the channels encodes each axis with sines and cosines of `dim // 6` frequencies
+    from 1 down to 1/10000; channels that are left over stay zero.
+
+    Args:
+      grid: patches along (D, H, W).
+      dim: width of a token.
+      released: as in the code that E3D-GPT descends from (laihaoran/Med3D-R1): coordinates are
+        squeezed into 0..1, which leaves neighbours almost alike, and rows run with the LAST axis
+        outermost although tokens run with the first one outermost; equal sides hide that.
+        The corrected table uses patch indices and the order of the tokens.
+    """
+    half = dim // 3 // 2
+    frequencies = 10000.0 ** (-np.arange(half) / half)
+    sides = grid[::-1] if released else grid
+    axes = [np.linspace(0, 1, n) if released else np.arange(n, dtype=np.float64) for n in sides]
+    parts = []
+    for coordinate in np.meshgrid(*axes, indexing="ij"):
+        angles = coordinate.reshape(-1, 1) * frequencies
+        parts += [np.sin(angles), np.cos(angles)]
+    table = np.concatenate(parts, axis=1)
+    return np.pad(table, ((0, 0), (0, dim - table.shape[1])))
+
+
+class SinCosPositions(nn.Module):
+    """A fixed 3D sin-cos table, computed for whatever grid comes; it has no parameters.
+
+    Attributes:
+      released: the table of the original code, quirks included; see `sincos_3d`.
+    """
+
+    released: bool = False
+
+    def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
+        return jnp.asarray(sincos_3d(grid, dim, released=self.released), jnp.float32)
+
+
+class LearnedPositions(nn.Module):
+    """A trained table; on another grid than its own it is interpolated (trilinear, half-pixel).
+
+    Attributes:
+      grid: patches along (D, H, W) that the table is made for.
+      init: what training starts from: "normal" (std 0.02), "sincos", or "sincos_released".
+    """
+
+    grid: Size
+    init: Literal["normal", "sincos", "sincos_released"] = "normal"
+
+    @nn.compact
+    def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
+        table = self.param("table", self._initial, (int(np.prod(self.grid)), dim))
+        if tuple(grid) == tuple(self.grid):
+            return table
+        volume = table.reshape(*self.grid, dim)
+        resized = jax.image.resize(volume, (*grid, dim), "trilinear", antialias=False)
+        return resized.reshape(-1, dim)
+
+    def _initial(self, rng: Array, shape: tuple[int, int]) -> Array:
+        if self.init == "normal":
+            return 0.02 * jax.random.normal(rng, shape)
+        table = sincos_3d(self.grid, shape[1], released=self.init == "sincos_released")
+        return jnp.asarray(table, jnp.float32)

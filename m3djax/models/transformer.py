@@ -1,0 +1,141 @@
+"""A pre-norm transformer: one block, scanned over the depth."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Bool, Float
+
+from m3djax.models.attention import dot_product_attention
+from m3djax.sharding import constrain
+
+Remat = Literal["none", "dots", "full"]
+_dense_init = nn.initializers.xavier_uniform()
+
+
+def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> nn.Dense:
+    """A linear layer with a 2-D kernel that computes in the dtype of `like`."""
+    return nn.Dense(features, use_bias, like.dtype, kernel_init=_dense_init, name=name)
+
+
+def layer_norm(like: Array, *, epsilon: float, name: str) -> nn.LayerNorm:
+    """Layer norm in the dtype of `like`, its statistics in float32 and in two passes."""
+    # One pass (E[x^2] - E[x]^2) loses digits where the mean is large against the deviation.
+    return nn.LayerNorm(epsilon, like.dtype, use_fast_variance=False, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Attributes:
+      num_heads: heads; must divide the width.
+      qkv_bias: whether queries, keys and values have a bias (M3D: no, E3D-GPT: yes).
+    """
+
+    num_heads: int = 12
+    qkv_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 n n"] | None = None
+    ) -> Float[Array, "b n c"]:
+        b, n, c = x.shape
+        if c % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide the width {c}.")
+        query, key, value = (
+            constrain(
+                dense(c, x, name=name, use_bias=self.qkv_bias)(x).reshape(b, n, self.num_heads, -1),
+                ("batch", None, "heads", None),
+            )
+            for name in ("query", "key", "value")
+        )
+        out = dot_product_attention(query, key, value, mask)
+        return dense(c, x, name="out")(out.reshape(b, n, c))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them.
+
+    Attributes:
+      mlp_dim: width of the middle.
+    """
+
+    mlp_dim: int = 3072
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        hidden = nn.gelu(dense(self.mlp_dim, x, name="fc1")(x), approximate=False)
+        hidden = constrain(hidden, ("batch", None, "mlp"))
+        return dense(x.shape[-1], x, name="fc2")(hidden)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+      attention: maps (tokens, mask) to tokens.
+      mlp: maps tokens to tokens.
+      norm_eps: epsilon of both norms (timm and MAE: 1e-6, torch's default and M3D: 1e-5).
+    """
+
+    attention: Attention = Attention()
+    mlp: Mlp = Mlp()
+    norm_eps: float = 1e-6
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 n n"] | None = None
+    ) -> Float[Array, "b n c"]:
+        x = x + self.attention(layer_norm(x, epsilon=self.norm_eps, name="norm1")(x), mask)
+        x = x + self.mlp(layer_norm(x, epsilon=self.norm_eps, name="norm2")(x))
+        return constrain(x, ("batch", None, None))
+
+
+class Transformer(nn.Module):
+    """`num_layers` equal blocks; their parameters are stacked along a leading axis.
+
+    Attributes:
+      num_layers: depth.
+      block: the block that is repeated.
+      remat: what the backward pass computes again: "none" keeps all activations, "dots" keeps the
+        results of matrix products only, "full" keeps the input of each block only.
+      unroll: blocks per turn of the loop; more compile time for less loop overhead.
+    """
+
+    num_layers: int = 12
+    block: Block = Block()
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        mask: Bool[Array, "b 1 n n"] | None = None,
+        *,
+        hidden: bool = False,
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
+        """Returns the last block's output and, if asked for, the outputs of all blocks."""
+
+        def layer(
+            block: Block, x: Array, mask: Array | None
+        ) -> tuple[Array, Array | None]:
+            x = block(x, mask)
+            return x, x if hidden else None
+
+        if self.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            # prevent_cse is only needed outside of a scan.
+            layer = nn.remat(
+                layer, prevent_cse=False, policy=policy if self.remat == "dots" else None
+            )
+        scan = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.num_layers,
+            unroll=self.unroll,
+        )
+        return scan(self.block, x, mask)

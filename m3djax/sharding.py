@@ -1,0 +1,136 @@
+"""Where every array lives: the mesh and two tables, from names to mesh axes.
+
+`PARAMETERS` says what the dimensions of a parameter mean; `MESH_AXES` says which mesh axes such a
+dimension is split over. Modules know nothing of it but `constrain`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+log = logging.getLogger(__name__)
+
+AXES = ("data", "fsdp", "tensor")
+LogicalAxes = tuple[str | None, ...]
+
+# Logical axis -> mesh axes.
+MESH_AXES: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "layers": (),
+}
+
+# End of a parameter's path -> logical axes. Exactly one pattern must match.
+PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
+    (r"block/attention/(query|key|value)/kernel", ("layers", "embed", "heads")),
+    (r"block/attention/(query|key|value)/bias", ("layers", "heads")),
+    (r"block/attention/out/kernel", ("layers", "heads", "embed")),
+    (r"block/attention/out/bias", ("layers", None)),
+    (r"block/mlp/fc1/kernel", ("layers", "embed", "mlp")),
+    (r"block/mlp/fc1/bias", ("layers", "mlp")),
+    (r"block/mlp/fc2/kernel", ("layers", "mlp", "embed")),
+    (r"block/mlp/fc2/bias", ("layers", None)),
+    (r"block/norm\d/(scale|bias)", ("layers", None)),
+    (r"(?<!block)/norm/(scale|bias)", (None,)),
+    (r"(patch_embed|embed|predict)/kernel", (None, "embed")),
+    (r"(patch_embed|embed|predict)/bias", (None,)),
+    (r"(cls|cls_position|mask_token)", (None,)),
+    (r"positions/table", (None, None)),
+)
+
+
+def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over (data, fsdp, tensor); one size may be -1 and takes what is left.
+
+    Raises:
+      ValueError: if the sizes do not multiply to the number of devices.
+    """
+    devices = list(devices or jax.devices())
+    known = int(np.prod([size for size in shape if size != -1]))
+    sizes = tuple(len(devices) // known if size == -1 else size for size in shape)
+    if shape.count(-1) > 1 or int(np.prod(sizes)) != len(devices):
+        raise ValueError(
+            f"mesh={shape} does not fit {len(devices)} devices. Cure: let the sizes of {AXES} "
+            "multiply to that number, with at most one -1."
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
+    """Splits an activation over the current mesh; identity where there is no mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, _spec(x.shape, axes, mesh.shape, "activation"))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch are split over data and fsdp, everything else is whole."""
+    return NamedSharding(mesh, P(MESH_AXES["batch"]))
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """Shardings for a train state: any leaf under a parameter's path goes where that parameter goes.
+
+    Args:
+      state: tree of arrays or shapes; parameters, moments and frozen leaves are dicts keyed by the
+        parameter's full path, so one table serves them all. Other leaves (counters) are replicated.
+      mesh: the devices.
+
+    Raises:
+      ValueError: if no row of `PARAMETERS` or more than one matches, or a row has other dimensions.
+    """
+
+    def place(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        path = getattr(key_path[-1], "key", None) if key_path else None
+        spec = parameter_spec(path, leaf.shape, mesh) if isinstance(path, str) else P()
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The partition of one parameter; see `state_shardings` for errors."""
+    rows = [axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}$", path)]
+    if len(rows) != 1 or len(rows[0]) != len(shape):
+        raise ValueError(
+            f"parameter {path} of shape {shape} matches {rows or 'no row'} of the sharding table. "
+            "Cure: give it exactly one row with one entry per dimension in m3djax/sharding.py."
+        )
+    return _spec(shape, rows[0], mesh.shape, path)
+
+
+def table(parameters: Mapping[str, Any], mesh: Mesh) -> list[tuple[str, str, str]]:
+    """Rows (path, shape, partition) to print."""
+    return [
+        (path, str(tuple(leaf.shape)), str(tuple(parameter_spec(path, leaf.shape, mesh))))
+        for path, leaf in sorted(parameters.items())
+    ]
+
+
+def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
+    """Runs `function` under jit so that its results are born where the table puts them."""
+    with jax.set_mesh(mesh):
+        shardings = state_shardings(jax.eval_shape(function, *args), mesh)
+        return jax.jit(function, out_shardings=shardings)(*args)
+
+
+def _spec(shape: tuple[int, ...], axes: LogicalAxes, sizes: Mapping[str, int], what: str) -> P:
+    entries: list[tuple[str, ...] | None] = []
+    for dim, axis in zip(shape, axes, strict=True):
+        over = tuple(a for a in MESH_AXES[axis] if sizes[a] > 1) if axis else ()
+        if dim % int(np.prod([sizes[a] for a in over], dtype=int)):
+            log.info("%s: dimension %d (%s) is not divisible over %s: kept whole", what, dim, axis, over)
+            over = ()
+        entries.append(over or None)
+    return P(*entries)

@@ -1,0 +1,52 @@
+"""What a training task is: a pure loss over a dict of named components."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from m3djax.params import Params
+
+Batch = Mapping[str, Any]
+
+
+@struct.dataclass
+class Loss:
+    """A loss that stays exact when batches are accumulated.
+
+    Attributes:
+      total: sum over the batch.
+      weight: what to divide by (samples, patches, tokens), after accumulation.
+      metrics: further sums with the same weight.
+    """
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+    metrics: Mapping[str, Float[Array, ""]] = struct.field(default_factory=dict)
+
+
+class Task(abc.ABC):
+    """Frozen dataclasses of Linen modules and numbers implement this.
+
+    A field that holds a module is a component: its parameters are `params[field name]`, so that the
+    next stage takes a component from an earlier run by its name alone.
+    """
+
+    @abc.abstractmethod
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """Fresh parameters, one entry per component; only the shapes of `batch` matter."""
+
+    @abc.abstractmethod
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, "b"], *, train: bool) -> Loss:
+        """The loss of a batch.
+
+        Args:
+          params: one entry per component.
+          batch: arrays with the samples along the first axis.
+          keys: one per sample, all randomness comes from them.
+          train: whether to augment and drop out.
+        """

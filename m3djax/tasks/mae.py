@@ -1,0 +1,125 @@
+"""Masked autoencoding of volumes: the visual foundation of E3D-GPT."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from m3djax.augment import Intensity
+from m3djax.models.mae_decoder import MAEDecoder
+from m3djax.models.patches import patch_grid, patchify
+from m3djax.models.vit import ViT3D
+from m3djax.params import Params
+from m3djax.tasks.base import Batch, Loss, Task
+
+
+@struct.dataclass
+class Reconstruction:
+    """What a masked autoencoder makes of a batch.
+
+    Attributes:
+      latent: (B, [1+]K, C) encoded visible tokens, class token first.
+      prediction: (B, N, P) voxels of every patch, in the units of `target`.
+      target: (B, N, P) voxels, normalised per patch if the task says so.
+      hidden: (B, N) 1 where a patch was hidden.
+    """
+
+    latent: Float[Array, "b k c"]
+    prediction: Float[Array, "b n p"]
+    target: Float[Array, "b n p"]
+    hidden: Float[Array, "b n"]
+
+    @property
+    def error(self) -> Float[Array, "b n"]:
+        """Mean squared error of every patch."""
+        return jnp.mean(jnp.square(self.prediction - self.target), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE(Task):
+    """Masked autoencoder (arXiv 2111.06377) in 3D.
+
+    The encoder sees the visible patches only; a light decoder predicts the voxels of the hidden
+    ones; the loss is the mean over hidden patches of the mean squared error of their voxels.
+
+    Attributes:
+      vision: the encoder, which later stages take over.
+      mae_decoder: the decoder, which they leave behind.
+      intensity: window and augmentation.
+      mask_ratio: share of patches that is hidden.
+      norm_pix: compare patches that are normalised to mean 0 and deviation 1.
+    """
+
+    vision: ViT3D = ViT3D()
+    mae_decoder: MAEDecoder = MAEDecoder()
+    intensity: Intensity = Intensity()
+    mask_ratio: float = 0.75
+    norm_pix: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1.")
+
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """See `Task.init`; `batch["image"]` is (B, D, H, W, 1)."""
+        vision_key, decoder_key = jax.random.split(rng)
+        images = jnp.zeros((1, *batch["image"].shape[1:]))
+        patches = patchify(images, self.vision.patch_size)
+        restore = jnp.arange(patches.shape[1])[None]
+        features, vision = self.vision.init_with_output(vision_key, images, restore[:, :1])
+        decoder = self.mae_decoder.init(decoder_key, features, restore, patches.shape[-1])
+        return {"vision": vision["params"], "mae_decoder": decoder["params"]}
+
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, "b"], *, train: bool) -> Loss:
+        """Sum of the hidden patches' errors; the weight is their number."""
+        augment_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        images = self.intensity(batch, augment_keys, train=train)
+        result = self.reconstruct(params, images, self.noise(noise_keys, images.shape))
+        return Loss(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
+
+    def noise(self, keys: Key[Array, "b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
+        """Uniform noise per patch; the patches with the lowest values stay visible."""
+        n = math.prod(patch_grid(shape[1:4], self.vision.patch_size))
+        return jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)
+
+    def reconstruct(
+        self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
+    ) -> Reconstruction:
+        """Hides, encodes and decodes.
+
+        Args:
+          params: components `vision` and `mae_decoder`.
+          images: windowed volumes.
+          noise: see `noise`; passed in, so that any masking can be asked for.
+        """
+        patches = patchify(images, self.vision.patch_size)
+        b, n, p = patches.shape
+        visible = int(n * (1 - self.mask_ratio))
+        if visible < 1:
+            raise ValueError(
+                f"mask_ratio={self.mask_ratio} leaves none of {n} patches visible. "
+                "Cure: larger volumes, smaller patches or a lower ratio."
+            )
+        order = jnp.argsort(noise, axis=1)
+        restore = jnp.argsort(order, axis=1)
+        features = self.vision.apply({"params": params["vision"]}, images, order[:, :visible])
+        prediction = self.mae_decoder.apply({"params": params["mae_decoder"]}, features, restore, p)
+        latent = features.tokens
+        if features.cls is not None:
+            latent = jnp.concatenate([features.cls[:, None], latent], axis=1)
+        hidden = (restore >= visible).astype(jnp.float32)
+        target = normalise_patches(patches) if self.norm_pix else patches
+        return Reconstruction(latent, prediction.astype(jnp.float32), target, hidden)
+
+
+def normalise_patches(patches: Float[Array, "b n p"]) -> Float[Array, "b n p"]:
+    """Each patch to mean 0 and (unbiased) deviation 1, as in the MAE paper's code."""
+    mean = patches.mean(axis=-1, keepdims=True)
+    variance = patches.var(axis=-1, keepdims=True, ddof=1)
+    return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)
+
