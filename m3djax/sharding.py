@@ -79,6 +79,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(MESH_AXES["batch"]))
 
 
+def process_shard(mesh: Mesh, rows: int) -> tuple[int, int]:
+    """Which part of a batch this process makes: (number, parts).
+
+    Processes whose devices hold the same rows (tensor parallelism across hosts) make the same part.
+
+    Raises:
+      ValueError: if the rows cannot be split over the mesh.
+    """
+    where = batch_sharding(mesh)
+    split = int(np.prod([mesh.shape[axis] for axis in MESH_AXES["batch"]]))
+    if rows % split:
+        raise ValueError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
+    slices = [s[0].indices(rows) for s in where.addressable_devices_indices_map((rows,)).values()]
+    first, last = min(s[0] for s in slices), max(s[1] for s in slices)
+    return first // (last - first), rows // (last - first)
+
+
 def state_shardings(state: Any, mesh: Mesh) -> Any:
     """Shardings for a train state: any leaf under a parameter's path goes where that parameter goes.
 

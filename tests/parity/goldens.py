@@ -1,95 +1,122 @@
-"""Reading goldens: weights, inputs and outputs made by the original PyTorch code.
+"""Which golden folders a parity test has to agree with, and how their tensors are compared.
 
-Every folder in tests/golden is run, and every folder named in $M3DJAX_GOLDEN (separated by colons;
-each entry is one golden folder). Its kind is the longest known kind that its name starts with.
+A golden is a folder whose name starts with its kind and which holds config.json, io.safetensors
+and a README.md. Besides tests/golden, the folders named in $M3DJAX_GOLDEN (colon-separated, each
+entry is one golden folder) are compared, so that new ones need no change here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from pathlib import Path
+import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-# Kinds with a parity test. A folder of any other kind is an error, so that nothing passes unseen.
-KINDS = ("m3d_clip", "m3d_preproc", "mae3d")
+KINDS: dict[str, str] = {
+    "m3d_clip": "",
+    "m3d_lamed_llama": "",
+    "m3d_lamed_phi3": "",
+    "m3d_lamed_seg": "",
+    "segvol": "",
+    "segvol_text": "",
+    "m3d_preproc": "test_m3d_preproc.py",
+    "mg3d_swin": "",
+    "mg3d": "",
+    "psat": "",
+    "mae3d": "",
+    "lora": "",
+    "text_metrics": "",
+}
+"""Kind -> the test file in this folder that compares it; "" while there is none."""
+
+_HERE = pathlib.Path(__file__).parent
 
 
-def golden_dirs(kind: str) -> list[Path]:
-    """All golden folders of one kind.
+def kind_of(folder: pathlib.Path) -> str:
+    """The longest known kind that the folder's name starts with.
 
     Raises:
-      ValueError: if a folder does not exist, or is of a kind that has no parity test.
+      ValueError: the kind is unknown.
     """
-    named = [Path(entry) for entry in os.environ.get("M3DJAX_GOLDEN", "").split(":") if entry]
-    shipped = sorted(p for p in (Path(__file__).parents[1] / "golden").iterdir() if p.is_dir())
-    return [folder for folder in (*shipped, *named) if kind_of(folder) == kind]
+    known = [kind for kind in KINDS if folder.name.startswith(kind)]
+    if not known:
+        raise ValueError(f"golden {folder}: unknown kind; known are {', '.join(sorted(KINDS))}")
+    return max(known, key=len)
 
 
-def kind_of(folder: Path) -> str:
-    """The kind of a golden folder; see `golden_dirs` for errors."""
-    kinds = [kind for kind in KINDS if folder.name.startswith(kind)]
-    if not folder.is_dir() or not kinds:
-        raise ValueError(f"{folder}: not a golden folder of a kind with a parity test: {KINDS}")
-    return max(kinds, key=len)
+def all_dirs() -> list[pathlib.Path]:
+    """Every golden folder: those of the project, then those of $M3DJAX_GOLDEN."""
+    own = sorted(path for path in (_HERE.parent / "golden").iterdir() if path.is_dir())
+    named = os.environ.get("M3DJAX_GOLDEN", "").split(":")
+    return own + [pathlib.Path(entry) for entry in named if entry]
 
 
-@dataclasses.dataclass(frozen=True)
+def golden_dirs(kind: str) -> list[pathlib.Path]:
+    """The golden folders of one kind; entries of unknown kind are left to `check_covered`."""
+    assert kind in KINDS, kind
+    found = []
+    for folder in all_dirs():
+        try:
+            if kind_of(folder) == kind:
+                found.append(folder)
+        except ValueError:
+            continue
+    return found
+
+
+def check_covered(folder: pathlib.Path) -> None:
+    """Fails unless the folder exists, is of a known kind, and a test in this folder compares it.
+
+    Raises:
+      AssertionError: the golden would go uncompared.
+    """
+    assert folder.is_dir(), f"golden {folder} is not a folder"
+    try:
+        kind = kind_of(folder)
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
+    test = KINDS[kind]
+    assert test and (_HERE / test).is_file(), f"golden {folder}: no parity test for kind {kind} yet"
+
+
 class Golden:
-    """One golden folder, read.
+    """The contents of a golden folder, which remembers what has been compared.
 
     Attributes:
-      config: sizes.
-      weights: tensors under their published names; empty if the golden has none.
-      io: inputs, intermediates and outputs.
+      config: config.json.
+      tensors: io.safetensors, name -> array.
     """
 
-    config: dict[str, Any]
-    weights: dict[str, np.ndarray]
-    io: dict[str, np.ndarray]
+    def __init__(self, folder: pathlib.Path):
+        """Reads the folder."""
+        self.folder = folder
+        self.config: dict[str, Any] = self.json("config.json")
+        self.tensors = load_file(folder / "io.safetensors")
+        self._used: set[str] = set()
 
-    @classmethod
-    def read(cls, folder: Path) -> Golden:
-        """Reads config.json, weights.safetensors (if there) and io.safetensors."""
-        weights = folder / "weights.safetensors"
-        return cls(
-            json.loads((folder / "config.json").read_text()),
-            load_file(weights) if weights.exists() else {},
-            load_file(folder / "io.safetensors"),
-        )
+    def json(self, name: str) -> Any:
+        """A JSON file of the folder."""
+        return json.loads((self.folder / name).read_text())
 
-    def compare(self, name: str, ours: Any, tolerance: float) -> None:
-        """Asserts that a tensor agrees; a name that the golden lacks is a KeyError."""
-        theirs = self.io[name]
-        assert np.shape(ours) == theirs.shape, f"{name}: {np.shape(ours)} against {theirs.shape}"
+    def given(self, name: str) -> np.ndarray:
+        """An input tensor; counts as used."""
+        assert name in self.tensors, f"golden {self.folder} has no tensor {name}"
+        self._used.add(name)
+        return self.tensors[name]
+
+    def compare(self, name: str, ours: Any, *, atol: float = 0.0, rtol: float = 0.0) -> None:
+        """Fails unless shape and values agree; with no tolerance they must be equal."""
+        theirs = self.given(name)
+        assert np.shape(ours) == theirs.shape, f"{name}: {np.shape(ours)}, golden {theirs.shape}"
         np.testing.assert_allclose(
-            np.asarray(ours, np.float64), theirs.astype(np.float64), 0, tolerance, err_msg=name
+            np.asarray(ours, np.float64), theirs.astype(np.float64), rtol, atol, err_msg=name
         )
 
-    def compare_gradient_norms(
-        self, ours: dict[str, Any], *, elsewhere: tuple[str, ...] = ()
-    ) -> None:
-        """Asserts every gradnorm/* and grad/* that is given.
-
-        Args:
-          ours: gradients in the published layout.
-          elsewhere: prefixes of parameters that the caller does not differentiate.
-        """
-        compared = 0
-        for key, theirs in self.io.items():
-            kind, _, name = key.partition("/")
-            if kind not in ("grad", "gradnorm") or name.startswith(elsewhere or ("\0",)):
-                continue
-            value = np.linalg.norm(ours[name]) if kind == "gradnorm" else np.asarray(ours[name])
-            scale = float(np.max(np.abs(theirs)))
-            np.testing.assert_allclose(value, theirs, 1e-4, 1e-4 * scale, err_msg=key)
-            compared += 1
-        assert compared, "the golden gives no gradient to compare"
-
-
-jax.config.update("jax_default_matmul_precision", "highest")
+    def finish(self) -> None:
+        """Fails if a tensor was neither an input nor compared, or the golden is empty."""
+        assert self._used, f"golden {self.folder}: nothing was compared"
+        left = sorted(set(self.tensors) - self._used)
+        assert not left, f"golden {self.folder}: not compared: {left}"

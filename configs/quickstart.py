@@ -1,0 +1,38 @@
+"""A small 3D ViT, pretrained by masked autoencoding on one real CT in a few minutes on 2 cores.
+
+    python run.py prepare sample_ct --out data/sample_ct
+    python run.py train configs/quickstart.py
+    python run.py evaluate runs/quickstart
+
+It trains on patient B and is judged on patients A and C, whom it never saw.
+"""
+
+from data_pipelines.pipeline import Data, Source
+from m3djax.augment import Augment, Intensity, Window
+from m3djax.experiment import Experiment
+from m3djax.models.mae_decoder import MAEDecoder
+from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.vit import ViT3D
+from m3djax.optim import AdamW
+from m3djax.tasks.mae import MAE
+
+
+def get_config() -> Experiment:
+    """See the module's docstring."""
+    return Experiment(
+        name="quickstart",
+        task=MAE(
+            vision=ViT3D(
+                patch_size=(4, 8, 8),
+                hidden_size=192,
+                transformer=Transformer(4, Block(Attention(6), Mlp(768)), unroll=4),
+            ),
+            mae_decoder=MAEDecoder(128, Transformer(2, Block(Attention(4), Mlp(512)), unroll=2)),
+            intensity=Intensity(Window(-1000, 1000), Augment(flip=(0.5, 0.5, 0.5))),
+        ),
+        data=Data((Source("data/sample_ct"),), size=(16, 32, 32), batch_size=32),
+        optimizer=AdamW(learning_rate=2e-3),
+        steps=1500,
+        log_every=20,
+        save_every=500,
+    )

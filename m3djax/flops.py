@@ -1,0 +1,75 @@
+"""Counting the floating point operations of a model, and what the devices could do."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+# Dense bfloat16 peak per chip in FLOP/s, from the vendors' data sheets.
+_PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+}
+
+
+def count(function: Callable[..., Any], *args: Any) -> int:
+    """FLOPs of all matrix products in `function`, loop bodies times their length.
+
+    XLA's own cost analysis counts the body of a scan once, so the jaxpr is walked instead.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def peak(device: jax.Device) -> float:
+    """Peak FLOP/s of one device: from the data sheet or, for a CPU, measured here in float32."""
+    for kind, value in sorted(_PEAK.items(), key=lambda item: -len(item[0])):
+        if device.device_kind.startswith(kind):
+            return value
+    return _measured_peak(device)
+
+
+def _measured_peak(device: jax.Device, side: int = 1024) -> float:
+    x = jax.device_put(jnp.ones((side, side)), device)
+    product = jax.jit(jnp.matmul).lower(x, x).compile()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contract, _), _ = params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+        elif name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+            depth = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+        times = params["length"] if name == "scan" else 1
+        total += times * sum(_count(inner) for inner in _inner(params))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+    """The jaxprs that an equation holds, whatever its parameters call them."""
+    values = [v for value in params.values() for v in (value if isinstance(value, tuple) else (value,))]
+    return [getattr(v, "jaxpr", v) for v in values if isinstance(v, (core.Jaxpr, core.ClosedJaxpr))]

@@ -1,0 +1,76 @@
+"""Where a run's numbers go: a line of JSON, TensorBoard, and a progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from etils import epath
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Writes metrics of training steps; use it in a `with` block.
+
+    Args:
+      folder: the run's folder.
+      start: step the run starts or goes on from.
+      steps: step it ends at.
+    """
+
+    def __init__(self, folder: epath.Path, start: int, steps: int) -> None:
+        self._file = folder / METRICS
+        if start and self._file.exists():
+            # Steps after the checkpoint will be done again: keep one line for each step.
+            kept = [row for row in read_metrics(folder) if row["step"] < start]
+            self._file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        elif not start:
+            self._file.write_text("")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}")
+        self._bar = Progress(*columns, TimeElapsedColumn(), "<", TimeRemainingColumn(),
+                             TextColumn("{task.fields[text]}"))  # fmt: skip
+        self._row = self._bar.add_task("train", total=steps, completed=start, text="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        self._board.close()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        self._bar.update(self._row, completed=step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one line; `step` counts from 0."""
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        shown = ("loss", "volumes_per_second", "data_wait")
+        text = "  ".join(f"{name} {metrics[name]:.4g}" for name in shown if name in metrics)
+        self._bar.update(self._row, text=text)
+
+
+def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
+    """All lines of a run; one that an interruption cut short is left out."""
+    rows = []
+    for line in (epath.Path(folder) / METRICS).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

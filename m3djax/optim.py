@@ -1,0 +1,114 @@
+"""Optimizer configs: the only configs with `build`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Other settings for some parameters; where several patterns match, the last one counts.
+
+    Attributes:
+      pattern: regex that a parameter's path must match from its start, such as "vision/".
+      lr_scale: factor on the learning rate.
+      weight_decay: replaces the optimizer's; None keeps it.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW (arXiv 1711.05101) with warm-up, a schedule and clipping by the global norm.
+
+    Only matrices (paths that end in `kernel`) decay: biases, norms, tokens and positions do not.
+
+    Attributes:
+      learning_rate: peak.
+      schedule: what follows the warm-up; "cosine" and "linear" go down to `end` times the peak.
+      warmup: share of all steps in which the rate rises from 0.
+      end: last rate as a share of the peak.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: decoupled, times the learning rate.
+      clip_norm: largest global gradient norm; 0 does not clip.
+    """
+
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.05
+    end: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+
+    def rate(self, steps: int) -> optax.Schedule:
+        """Learning rate by step, for a run of `steps`."""
+        warmup = round(self.warmup * steps)
+        rest = max(steps - warmup, 1)
+        peak = self.learning_rate
+        after = {
+            "cosine": optax.cosine_decay_schedule(peak, rest, self.end),
+            "linear": optax.linear_schedule(peak, peak * self.end, rest),
+            "constant": optax.constant_schedule(peak),
+        }[self.schedule]
+        if not warmup:
+            return after
+        # Step 0 already trains: the rate starts at one step's worth, not at zero.
+        rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+        return optax.join_schedules([rise, after], [warmup])
+
+    def build(
+        self, steps: int, paths: Iterable[str], groups: tuple[Group, ...] = ()
+    ) -> optax.GradientTransformation:
+        """The transformation for a flat dict of parameters with these paths.
+
+        Raises:
+          ValueError: if a group matches no parameter.
+        """
+        paths = list(paths)
+        for group in groups:
+            if not any(re.match(group.pattern, path) for path in paths):
+                raise ValueError(f"group {group.pattern!r} matches no trainable parameter.")
+        decay = {path: self.weight_decay if path.endswith("kernel") else 0.0 for path in paths}
+        scale = dict.fromkeys(paths, 1.0)
+        for group in groups:
+            for path in paths:
+                if re.match(group.pattern, path):
+                    scale[path] = group.lr_scale
+                    if group.weight_decay is not None and path.endswith("kernel"):
+                        decay[path] = group.weight_decay
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
+            optax.scale_by_adam(self.b1, self.b2, self.eps),
+            _add_decay(decay),
+            _scale(scale),
+            optax.scale_by_learning_rate(self.rate(steps)),
+        )
+
+
+def _add_decay(decay: Mapping[str, float]) -> optax.GradientTransformation:
+    def update(updates: dict[str, jax.Array], params: dict[str, jax.Array]) -> dict:
+        return {path: u + decay[path] * params[path] for path, u in updates.items()}
+
+    return optax.stateless(update)
+
+
+def _scale(scale: Mapping[str, float]) -> optax.GradientTransformation:
+    def update(updates: dict[str, jax.Array], params: dict[str, jax.Array]) -> dict:
+        del params
+        return {path: u * scale[path] for path, u in updates.items()}
+
+    return optax.stateless(update)

@@ -1,0 +1,80 @@
+"""A run's folder explains itself: config, command, environment, metrics, checkpoints, results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+
+import jax
+from etils import epath
+
+from m3djax import experiment as experiment_lib
+from m3djax.experiment import Experiment
+
+ROOT = "runs"
+CONFIG = "config.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# These may change between the start of a run and its continuation.
+_FREE = ("mesh", "log_every", "save_every", "keep", "profile", "evaluators", "accumulate")
+
+
+class RunError(RuntimeError):
+    """A folder that is not a run, or is another run."""
+
+
+def open_for_training(experiment: Experiment) -> epath.Path:
+    """Creates the run's folder, or opens it to go on.
+
+    Raises:
+      RunError: the folder holds a run with another config; names what differs.
+    """
+    folder = epath.Path(ROOT) / experiment.name
+    if (folder / CONFIG).exists():
+        differing = _differences(json.loads((folder / CONFIG).read_text()),
+                                 experiment_lib.to_json(experiment))  # fmt: skip
+        if differing:
+            raise RunError(
+                f"{folder}: is a run with another {', '.join(differing)}. "
+                "Cure: choose another --name, or delete the folder."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(experiment_lib.dumps(experiment))
+    (folder / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+    return folder
+
+
+def read_experiment(folder: epath.PathLike) -> Experiment:
+    """The experiment of a run.
+
+    Raises:
+      RunError: the folder is not a run.
+    """
+    path = epath.Path(folder) / CONFIG
+    if not path.exists():
+        raise RunError(f"{folder}: is not a run (no {CONFIG}). Cure: give a folder below {ROOT}/.")
+    try:
+        config = experiment_lib.from_json(json.loads(path.read_text()))
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, Experiment):
+        raise RunError(f"{path}: is not the config of an experiment.")
+    return config
+
+
+def environment() -> dict[str, object]:
+    """Versions and devices."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "devices": [str(device) for device in jax.devices()],
+        "processes": jax.process_count(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    return sorted(k for k in old.keys() | new.keys() if k not in _FREE and old.get(k) != new.get(k))

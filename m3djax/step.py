@@ -1,0 +1,149 @@
+"""The train state and the one compiled step that every task runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+from m3djax import params as params_lib
+from m3djax import sharding
+from m3djax.augment import sample_keys
+from m3djax.params import FlatParams
+from m3djax.tasks.base import Batch, Loss, Task
+
+if TYPE_CHECKING:
+    from m3djax.experiment import Experiment
+
+Metrics = dict[str, Array]
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes, plus what it leaves alone.
+
+    Attributes:
+      step: updates done.
+      trainable: float32 parameters that are trained, by path.
+      opt_state: moments, for `trainable` only.
+      frozen: the other parameters, by path.
+    """
+
+    step: Int[Array, ""]
+    trainable: FlatParams
+    opt_state: Any
+    frozen: FlatParams
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters, as `Task` takes them."""
+        return params_lib.unflatten(self.trainable | self.frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Pure functions that follow from an experiment.
+
+    Attributes:
+      experiment: the config.
+      spec: shapes and dtypes of a batch, by name.
+    """
+
+    experiment: Experiment
+    spec: dict[str, jax.ShapeDtypeStruct]
+
+    def init(self, key: Key[Array, ""]) -> TrainState:
+        """A fresh state; run it under jit, so that no host ever holds it whole."""
+        flat = params_lib.flatten(self.experiment.task.init(key, self.spec))
+        trainable, frozen = params_lib.split(flat, self.experiment.trainable)
+        opt_state = self.optimizer(trainable).init(trainable)
+        return TrainState(jnp.zeros((), jnp.int32), trainable, opt_state, frozen)
+
+    def optimizer(self, trainable: FlatParams) -> optax.GradientTransformation:
+        """The optimizer for these parameters."""
+        e = self.experiment
+        return e.optimizer.build(e.steps, trainable, e.groups)
+
+    def step(
+        self, state: TrainState, batch: Batch, seed: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One update; if anything is not finite, parameters and moments stay as they are."""
+        keys = sample_keys(seed, state.step, self.experiment.data.batch_size)
+        loss, grads = self._gradients(state, batch, keys)
+        updates, opt_state = self.optimizer(state.trainable).update(
+            grads, state.opt_state, state.trainable
+        )
+        trainable = optax.apply_updates(state.trainable, updates)
+        metrics = {name: value / loss.weight for name, value in loss.metrics.items()}
+        metrics |= {
+            "loss": loss.total / loss.weight,
+            "grad_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "param_norm": optax.global_norm(trainable),
+            "lr": jnp.asarray(self.experiment.optimizer.rate(self.experiment.steps)(state.step)),
+        }
+        health = _finite(metrics["loss"], grads)
+        fine = jnp.all(jnp.stack(list(health.values())))
+        new, old = (trainable, opt_state), (state.trainable, state.opt_state)
+        trainable, opt_state = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+        metrics |= {f"finite/{part}": value for part, value in health.items()}
+        return TrainState(state.step + 1, trainable, opt_state, state.frozen), metrics
+
+    def _gradients(
+        self, state: TrainState, batch: Batch, keys: Key[Array, "b"]
+    ) -> tuple[Loss, FlatParams]:
+        """Sums over all parts of the batch, divided by the weight only at the very end."""
+        task, parts = self.experiment.task, self.experiment.accumulate
+
+        def total(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Array, Loss]:
+            params = params_lib.unflatten(trainable | state.frozen)
+            loss = task.loss(params, batch, keys, train=True)
+            return loss.total, loss
+
+        def part(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Loss, FlatParams]:
+            (_, loss), grads = jax.value_and_grad(total, has_aux=True)(trainable, batch, keys)
+            return loss, grads
+
+        if parts == 1:
+            loss, grads = part(state.trainable, batch, keys)
+        else:
+            # Every part takes every parts-th row, so that each device works on each part.
+            split = jax.tree.map(
+                lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), (batch, keys)
+            )
+            shapes = jax.eval_shape(part, state.trainable, *jax.tree.map(lambda x: x[0], split))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (loss, grads), _ = jax.lax.scan(
+                lambda sums, rows: (
+                    jax.tree.map(jnp.add, sums, part(state.trainable, *rows)),
+                    None,
+                ),
+                zeros,
+                split,
+            )
+        return loss, jax.tree.map(lambda g: g / loss.weight, grads)
+
+
+def compile_step(
+    trainer: Trainer, mesh: jax.sharding.Mesh
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """The step under jit: the state is donated and stays where the sharding table puts it."""
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    # Without out_shardings the second call would compile again.
+    shardings = (sharding.state_shardings(state, mesh), None)
+    return jax.jit(trainer.step, donate_argnums=0, out_shardings=shardings)
+
+
+def _finite(loss: Array, grads: FlatParams) -> dict[str, Array]:
+    """Whether the loss and the gradients of each component are finite."""
+    health = {"loss": jnp.isfinite(loss)}
+    for path, grad in grads.items():
+        part = path.split("/")[0]
+        health[part] = health.get(part, jnp.asarray(True)) & jnp.all(jnp.isfinite(grad))
+    return health

@@ -1,0 +1,261 @@
+"""The one train loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from m3djax import experiment as experiment_lib
+from m3djax import flops, params, run_folder, sharding
+from m3djax.checkpoint import Checkpointer, load_params
+from m3djax.experiment import Experiment
+from m3djax.logging import MetricsWriter
+from m3djax.step import Metrics, Trainer, TrainState, compile_step
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(FloatingPointError):
+    """Training met NaN or infinity and stopped; the last good parameters are saved."""
+
+
+def train(experiment: Experiment) -> epath.Path:
+    """Runs an experiment, or goes on with it from its last readable checkpoint.
+
+    Returns:
+      The run's folder.
+
+    Raises:
+      DataError: the data cannot be read.
+      NonFiniteError: the loss or a gradient was not finite.
+      CheckpointError: the run has checkpoints and none is readable.
+      RunError: the run's folder belongs to another config.
+    """
+    folder = run_folder.open_for_training(experiment)
+    mesh = sharding.make_mesh(experiment.mesh)
+    with jax.set_mesh(mesh):
+        loop = Loop.prepare(experiment, folder, mesh)
+        try:
+            loop.run()
+        finally:
+            loop.checkpointer.close()
+    return folder
+
+
+@dataclasses.dataclass
+class Loop:
+    """The state of the host side of training.
+
+    Attributes:
+      experiment: the config.
+      folder: the run's folder.
+      mesh: devices.
+      checkpointer: saves and restores.
+      state: on the devices.
+    """
+
+    experiment: Experiment
+    folder: epath.Path
+    mesh: jax.sharding.Mesh
+    checkpointer: Checkpointer
+    state: TrainState
+
+    @classmethod
+    def prepare(cls, experiment: Experiment, folder: epath.Path, mesh: jax.sharding.Mesh) -> Loop:
+        """Restores the newest checkpoint, or makes a fresh state with parts of other runs."""
+        checkpointer = Checkpointer(folder, keep=experiment.keep)
+        state = checkpointer.restore(abstract_state(experiment, mesh))
+        if state is None:
+            state = sharding.sharded(mesh, trainer_of(experiment).init, jax.random.key(experiment.seed))
+            state = start_from(state, experiment)
+        else:
+            log.info("%s: goes on at step %d", folder, int(state.step))
+        return cls(experiment, folder, mesh, checkpointer, state)
+
+    def run(self) -> None:
+        """Trains to the last step."""
+        e = self.experiment
+        step_fn = compile_step(trainer_of(e), self.mesh)
+        seed = jax.random.key(e.seed)
+        start = int(self.state.step)
+        meter = Meter(e, self.mesh)
+        batches = device_batches(e, self.mesh, start)
+        pending: Metrics | None = None
+        with MetricsWriter(self.folder, start, e.steps) as writer:
+            try:
+                batch = next(batches) if start < e.steps else None
+                for step in range(start, e.steps):
+                    self._profile(step)
+                    self.state, metrics = step_fn(self.state, batch, seed)
+                    # While the devices work on this step: the next batch, and the last numbers.
+                    if step + 1 < e.steps:
+                        with meter.waiting():
+                            batch = next(batches)
+                    if pending is not None:
+                        self._report(writer, meter, step - 1, pending)
+                    pending = metrics
+                    if self._due(step + 1):
+                        self._report(writer, meter, step, pending)
+                        pending = None
+                        self._save()
+                        self._evaluate(writer, step + 1)
+            finally:
+                batches.close()
+
+    def _report(self, writer: MetricsWriter, meter: Meter, step: int, metrics: Metrics) -> None:
+        """Waits for the step's numbers, stops at NaN, and writes a line now and then."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        parts = [n.removeprefix("finite/") for n, v in values.items() if n.startswith("finite/") and not v]
+        if parts:
+            self._save()
+            raise NonFiniteError(
+                f"step {step}: not finite: {', '.join(parts)}. The update was not applied and the "
+                "parameters before it are saved. Cure: a lower learning rate, a longer warm-up, or "
+                "a look at the data of this step."
+            )
+        writer.advance(step + 1)
+        last = step + 1 == self.experiment.steps
+        if step % self.experiment.log_every == 0 or last:
+            numbers = {n: v for n, v in values.items() if not n.startswith("finite/")}
+            writer.write(step, numbers | meter.read(step))
+
+    def _due(self, done: int) -> bool:
+        """Whether to save after so many steps."""
+        e = self.experiment
+        evaluators = any(v.every and done % v.every == 0 for v in e.evaluators.values())
+        return done == e.steps or done % e.save_every == 0 or evaluators
+
+    def _save(self) -> None:
+        self.checkpointer.save(self.state, experiment_lib.dumps(self.experiment))
+
+    def _evaluate(self, writer: MetricsWriter, done: int) -> None:
+        for name, evaluator in self.experiment.evaluators.items():
+            if evaluator.every and done % evaluator.every == 0:
+                folder = self.folder / "evaluation" / name
+                folder.mkdir(parents=True, exist_ok=True)
+                results = evaluator.run(self.experiment.task, self.state.params, folder)
+                numbers = {f"{name}/{k}": v for k, v in results.items() if isinstance(v, float)}
+                writer.write(done - 1, numbers)
+
+    def _profile(self, step: int) -> None:
+        first, last = self.experiment.profile
+        if last > first and step == first:
+            jax.profiler.start_trace(str(self.folder / "profile"))
+        if last > first and step == last:
+            jax.block_until_ready(self.state)
+            jax.profiler.stop_trace()
+
+
+class Meter:
+    """Measures speed between two lines of metrics.
+
+    Args:
+      experiment: the config.
+      mesh: the devices, for their peak.
+    """
+
+    def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+        task, spec = experiment.task, specification(experiment)
+        self._batch_size = experiment.data.batch_size
+        shapes = jax.eval_shape(task.init, jax.random.key(0), spec)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._batch_size))
+        # The backward pass costs twice the forward pass; recomputation is not work of the model.
+        self._flops = 3 * flops.count(lambda *a: task.loss(*a, train=True).total, shapes, spec, keys)
+        self._peak = flops.peak(mesh.devices.flat[0]) * mesh.devices.size
+        self._last, self._since, self._waited = None, time.perf_counter(), 0.0
+
+    def waiting(self) -> Any:
+        """A context in which the host waits for data."""
+        return _Stopwatch(self)
+
+    def read(self, step: int) -> dict[str, float]:
+        """Numbers since the last call; none for the first one, which holds the compilation."""
+        now, numbers = time.perf_counter(), {}
+        if self._last is not None and step > self._last:
+            seconds, steps = now - self._since, step - self._last
+            numbers = {
+                "volumes_per_second": steps * self._batch_size / seconds,
+                "data_wait": self._waited / seconds,
+                "mfu": steps * self._flops / seconds / self._peak,
+            }
+        self._last, self._since, self._waited = step, now, 0.0
+        return numbers
+
+    def add_wait(self, seconds: float) -> None:
+        """Counts time spent waiting."""
+        self._waited += seconds
+
+
+class _Stopwatch:
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.add_wait(time.perf_counter() - self._start)
+
+
+def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch."""
+    spec = experiment.data.spec()
+    return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in spec.items()}
+
+
+def trainer_of(experiment: Experiment) -> Trainer:
+    """The pure functions of an experiment."""
+    return Trainer(experiment, specification(experiment))
+
+
+def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
+    """Shapes, dtypes and places of the train state; nothing is computed."""
+    state = jax.eval_shape(trainer_of(experiment).init, jax.random.key(0))
+    shardings = sharding.state_shardings(state, mesh)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        state,
+        shardings,
+    )
+
+
+def start_from(state: TrainState, experiment: Experiment) -> TrainState:
+    """Replaces components by those of other runs, as `init_from` asks."""
+    for component, source in experiment.init_from.items():
+        for group in ("trainable", "frozen"):
+            old = params.component(getattr(state, group), component)
+            if old:
+                abstract = {
+                    path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+                    for path, leaf in old.items()
+                }
+                new = load_params(source, abstract)
+                state = state.replace(**{group: getattr(state, group) | new})
+        if not params.component(state.trainable | state.frozen, component):
+            raise ValueError(f"init_from: the task has no component {component!r}.")
+    return state
+
+
+def device_batches(
+    experiment: Experiment, mesh: jax.sharding.Mesh, start: int
+) -> Iterator[dict[str, jax.Array]]:
+    """Batches from number `start` on, spread over the devices."""
+    where = sharding.batch_sharding(mesh)
+    shard, shards = sharding.process_shard(mesh, experiment.data.batch_size)
+    batches = experiment.data.batches(experiment.seed, start, shard, shards)
+    try:
+        for batch in batches:
+            yield {
+                name: jax.make_array_from_process_local_data(where, value)
+                for name, value in batch.items()
+            }
+    finally:
+        batches.close()
+
+
