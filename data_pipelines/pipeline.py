@@ -23,6 +23,7 @@ from data_pipelines.resample import linear
 
 Batch = dict[str, np.ndarray]
 Size = tuple[int, int, int]
+_SHUFFLED_AT_LEAST = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,11 @@ class Data:
                 raise DataError(source.path, f"split {source.split!r} is empty", "prepare more scans")
             cached = CachedRecords(records, int(self.cache_gb * 2**30))
             dataset = grain.MapDataset.source(cached).seed(seed + 7919 * number)
-            members.append(dataset.shuffle().repeat(None).random_map(cut))
+            # Grain's shuffle takes milliseconds per index below about a thousand elements (it walks
+            # cycles of a larger permutation), so small datasets are shuffled several copies at a time.
+            copies = -(-_SHUFFLED_AT_LEAST // len(records))
+            dataset = dataset.repeat(copies).shuffle().repeat(None)
+            members.append(dataset.random_map(cut))
         return grain.MapDataset.mix(members, [source.weight for source in self.sources])
 
 

@@ -39,7 +39,7 @@ class Checkpointer:
     """
 
     def __init__(self, folder: epath.Path, *, keep: int = 2) -> None:
-        self._folder = epath.Path(folder)
+        self._folder = epath.Path(folder).resolve()  # Orbax refuses relative paths
         self._steps = self._folder / "checkpoints"
         self._orbax = ocp.training.Checkpointer(
             self._steps,
@@ -119,7 +119,7 @@ def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> params_lib
     Raises:
       CheckpointError: if there is no readable checkpoint, it lacks a path, or a shape differs.
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(folder).resolve()
     step = folder / "checkpoints" / str(newest_readable(folder))
     saved = ocp.metadata(step, checkpointable_name="state").metadata
     trainable = {path: leaf for path, leaf in wanted.items() if path in saved["trainable"]}
@@ -186,7 +186,8 @@ def damage(folder: epath.Path) -> str:
 
 
 def _hashes(folder: epath.Path) -> dict[str, str]:
-    files = (path for path in folder.glob("**/*") if path.is_file() and MANIFEST not in path.name)
+    names = (parent / file for parent, _, files in folder.walk() for file in files)
+    files = (path for path in names if MANIFEST not in path.name)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -41,7 +41,7 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"block/mlp/fc2/kernel", ("layers", "mlp", "embed")),
     (r"block/mlp/fc2/bias", ("layers", None)),
     (r"block/norm\d/(scale|bias)", ("layers", None)),
-    (r"(?<!block)/norm/(scale|bias)", (None,)),
+    (r"norm/(scale|bias)", (None,)),
     (r"(patch_embed|embed|predict)/kernel", (None, "embed")),
     (r"(patch_embed|embed|predict)/bias", (None,)),
     (r"(cls|cls_position|mask_token)", (None,)),

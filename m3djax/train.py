@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import jax
+import numpy as np
 from etils import epath
 
 from m3djax import experiment as experiment_lib
@@ -85,18 +86,17 @@ class Loop:
         seed = jax.random.key(e.seed)
         start = int(self.state.step)
         meter = Meter(e, self.mesh)
-        batches = device_batches(e, self.mesh, start)
+        shard = sharding.process_shard(self.mesh, e.data.batch_size)
+        batches = e.data.batches(e.seed, start, *shard)
         pending: Metrics | None = None
         with MetricsWriter(self.folder, start, e.steps) as writer:
             try:
-                batch = next(batches) if start < e.steps else None
                 for step in range(start, e.steps):
                     self._profile(step)
-                    self.state, metrics = step_fn(self.state, batch, seed)
-                    # While the devices work on this step: the next batch, and the last numbers.
-                    if step + 1 < e.steps:
-                        with meter.waiting():
-                            batch = next(batches)
+                    with meter.waiting():
+                        batch = next(batches)
+                    self.state, metrics = step_fn(self.state, to_devices(batch, self.mesh), seed)
+                    # Dispatch returned at once: while the devices work, look at the last numbers.
                     if pending is not None:
                         self._report(writer, meter, step - 1, pending)
                     pending = metrics
@@ -168,11 +168,15 @@ class Meter:
         # The backward pass costs twice the forward pass; recomputation is not work of the model.
         self._flops = 3 * flops.count(lambda *a: task.loss(*a, train=True).total, shapes, spec, keys)
         self._peak = flops.peak(mesh.devices.flat[0]) * mesh.devices.size
-        self._last, self._since, self._waited = None, time.perf_counter(), 0.0
+        self._last: int | None = None
+        self._since, self._waited = time.perf_counter(), 0.0
 
-    def waiting(self) -> Any:
-        """A context in which the host waits for data."""
-        return _Stopwatch(self)
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time in the block as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
     def read(self, step: int) -> dict[str, float]:
         """Numbers since the last call; none for the first one, which holds the compilation."""
@@ -186,21 +190,6 @@ class Meter:
             }
         self._last, self._since, self._waited = step, now, 0.0
         return numbers
-
-    def add_wait(self, seconds: float) -> None:
-        """Counts time spent waiting."""
-        self._waited += seconds
-
-
-class _Stopwatch:
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._meter.add_wait(time.perf_counter() - self._start)
 
 
 def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
@@ -242,20 +231,9 @@ def start_from(state: TrainState, experiment: Experiment) -> TrainState:
     return state
 
 
-def device_batches(
-    experiment: Experiment, mesh: jax.sharding.Mesh, start: int
-) -> Iterator[dict[str, jax.Array]]:
-    """Batches from number `start` on, spread over the devices."""
+def to_devices(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """This process's part of a batch, spread over its devices as part of the global batch."""
     where = sharding.batch_sharding(mesh)
-    shard, shards = sharding.process_shard(mesh, experiment.data.batch_size)
-    batches = experiment.data.batches(experiment.seed, start, shard, shards)
-    try:
-        for batch in batches:
-            yield {
-                name: jax.make_array_from_process_local_data(where, value)
-                for name, value in batch.items()
-            }
-    finally:
-        batches.close()
-
-
+    return {
+        name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()
+    }
