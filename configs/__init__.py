@@ -1,0 +1,1 @@
+"""Experiments: `get_config()` of each file returns one."""

@@ -1,7 +1,7 @@
 """The input pipeline: batch n is a pure function of (seed, n).
 
-It does not depend on the number of workers, processes or accelerators, so a run resumes at step n by
-asking for batch n. Workers read records and cut crops; integers go to the device, where windows and
+It does not depend on the number of workers, processes or accelerators, so a run resumes at step n
+by asking for batch n. Workers read records and cut crops; integers go to the device, where windows and
 augmentation are applied inside the compiled step.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.datasets import open_dataset
+from data_pipelines.datasets import RecordSource, open_dataset
 from data_pipelines.errors import DataError
 from data_pipelines.resample import linear
 
@@ -85,7 +85,7 @@ class Data:
     cache_gb: float = 1.0
 
     def __post_init__(self) -> None:
-        weights = [item.weight for item in (*self.sources, *self.crops)]
+        weights = [s.weight for s in self.sources] + [c.weight for c in self.crops]
         if not self.sources or not self.crops or min(weights) <= 0:
             raise ValueError("sources and crops must not be empty, and weights must be positive.")
         if self.batch_size < 1 or min(self.size) < 1:
@@ -103,7 +103,7 @@ class Data:
 
     def batches(
         self, seed: int, start: int = 0, shard: int = 0, shards: int = 1
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Yields batches `start`, `start + 1`, ... without end; close it to stop the workers.
 
         Args:
@@ -140,11 +140,13 @@ class Data:
         for number, source in enumerate(self.sources):
             records = open_dataset(source.path, source.split)
             if not len(records):
-                raise DataError(source.path, f"split {source.split!r} is empty", "prepare more scans")
+                raise DataError(
+                    source.path, f"split {source.split!r} is empty", "prepare more scans"
+                )
             cached = CachedRecords(records, int(self.cache_gb * 2**30))
             dataset = grain.MapDataset.source(cached).seed(seed + 7919 * number)
-            # Grain's shuffle takes milliseconds per index below about a thousand elements (it walks
-            # cycles of a larger permutation), so small datasets are shuffled several copies at a time.
+            # Grain's shuffle walks cycles of a larger permutation: with few elements it takes
+            # milliseconds per index, so small datasets are shuffled many copies at a time.
             copies = -(-_SHUFFLED_AT_LEAST // len(records))
             dataset = dataset.repeat(copies).shuffle().repeat(None)
             members.append(dataset.random_map(cut))
@@ -159,7 +161,7 @@ class CachedRecords:
       limit: bytes of images and masks to keep; at least one record is kept.
     """
 
-    def __init__(self, records: Sequence[Any], limit: int) -> None:
+    def __init__(self, records: RecordSource, limit: int) -> None:
         self._records = records
         self._limit = limit
         self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
@@ -209,9 +211,10 @@ class RandomCrop(grain.transforms.RandomMap):
         }
 
 
-def random_window(image: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
+def random_window(image: np.ndarray, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
     """A window of `size` at a uniformly random place; where the image is smaller, it lies at a
-    random place in the window and its lowest value (air) fills the rest."""
+    random place in the window and its lowest value (air) fills the rest.
+    """
     slices, pads = [], []
     for have, want in zip(image.shape, size, strict=True):
         start = int(rng.integers(abs(have - want) + 1))

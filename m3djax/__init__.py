@@ -1,0 +1,1 @@
+"""3D medical vision-language models in JAX: training, evaluation, published weights."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Window:
         if not (self.low < self.high and self.std > 0):
             raise ValueError(f"{self}: low must be below high, and std positive.")
 
-    def __call__(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, values: Float[Array, " ..."]) -> Float[Array, " ..."]:
         """HU to network units."""
         unit = (jnp.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
         scaled = self.to[0] + unit * (self.to[1] - self.to[0])
@@ -88,7 +89,7 @@ class Intensity:
     augment: Augment = Augment()
 
     def __call__(
-        self, batch: dict[str, Array], keys: Key[Array, "b"], *, train: bool
+        self, batch: Mapping[str, Array], keys: Key[Array, " b"], *, train: bool
     ) -> Float[Array, "b d h w 1"]:
         """Windows (and in training augments) `batch["image"]`.
 
@@ -102,9 +103,3 @@ class Intensity:
         values = values * batch["scale"].reshape(shape) + batch["offset"].reshape(shape)
         images = self.window(values)
         return jax.vmap(self.augment)(keys, images) if train else images
-
-
-def sample_keys(seed: Key[Array, ""], step: Int[Array, ""] | int, rows: int) -> Key[Array, "b"]:
-    """One key per sample from (seed, step, row): meshes, processes and accumulation agree."""
-    step_key = jax.random.fold_in(seed, step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(rows))

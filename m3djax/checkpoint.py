@@ -209,16 +209,12 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
 def _check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
     """Compares all shapes first: Orbax's own error names neither the file nor the cure."""
     metadata = ocp.metadata(path, checkpointable_name=name) if name else ocp.metadata(path)
-    keyed = jax.tree_util.tree_leaves_with_path
-    text = jax.tree_util.keystr
-    saved = {text(key, simple=True, separator=" "): leaf for key, leaf in keyed(metadata.metadata)}
-    problems = []
-    for key, leaf in keyed(wanted):
-        key = text(key, simple=True, separator=" ")
+    saved, problems = _shapes(metadata.metadata), []
+    for key, shape in _shapes(wanted).items():
         if key not in saved:
             problems.append(f"{key} is missing")
-        elif tuple(saved[key].shape) != tuple(leaf.shape):
-            problems.append(f"{key}: {tuple(saved[key].shape)} there, {tuple(leaf.shape)} here")
+        elif saved[key] != shape:
+            problems.append(f"{key}: {saved[key]} there, {shape} here")
     if problems:
         shown = "\n  ".join(problems[:10])
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
@@ -226,3 +222,11 @@ def _check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
             f"{path}: a checkpoint of another model:\n  {shown}{more}\n"
             "Cure: use the run's own config, or another name for a new run."
         )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(key, simple=True, separator=" "): tuple(leaf.shape)
+        for key, leaf in leaves
+    }

@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def _train(arguments: list[str]) -> int:
     from m3djax.experiment import Experiment
 
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: python run.py train CONFIG [--help] [--field value ...]", file=sys.stderr)
+        print("usage: python run.py train CONFIG [--help] [--field value ...]", file=sys.stderr)
         return 2
     config = load_config(arguments[0])
     prog = f"run.py train {arguments[0]}"

@@ -58,12 +58,12 @@ def _count(jaxpr: core.Jaxpr) -> int:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
             (contract, _), _ = params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+            depth = math.prod(_shape(equation.invars[0])[axis] for axis in contract)
+            total += 2 * math.prod(_shape(equation.outvars[0])) * depth
         elif name == "conv_general_dilated":
-            kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+            kernel, numbers = _shape(equation.invars[1]), params["dimension_numbers"]
             depth = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+            total += 2 * math.prod(_shape(equation.outvars[0])) * depth
         times = params["length"] if name == "scan" else 1
         total += times * sum(_count(inner) for inner in _inner(params))
     return total
@@ -71,5 +71,15 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
     """The jaxprs that an equation holds, whatever its parameters call them."""
-    values = [v for value in params.values() for v in (value if isinstance(value, tuple) else (value,))]
-    return [getattr(v, "jaxpr", v) for v in values if isinstance(v, (core.Jaxpr, core.ClosedJaxpr))]
+    jaxprs = []
+    for value in params.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                jaxprs.append(item.jaxpr)
+            elif isinstance(item, core.Jaxpr):
+                jaxprs.append(item)
+    return jaxprs
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

@@ -91,8 +91,9 @@ def process_shard(mesh: Mesh, rows: int) -> tuple[int, int]:
     split = int(np.prod([mesh.shape[axis] for axis in MESH_AXES["batch"]]))
     if rows % split:
         raise ValueError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
-    slices = [s[0].indices(rows) for s in where.addressable_devices_indices_map((rows,)).values()]
-    first, last = min(s[0] for s in slices), max(s[1] for s in slices)
+    parts = [index for index in where.addressable_devices_indices_map((rows,)).values() if index]
+    first = min(part[0].indices(rows)[0] for part in parts)
+    last = max(part[0].indices(rows)[1] for part in parts)
     return first // (last - first), rows // (last - first)
 
 
@@ -147,7 +148,9 @@ def _spec(shape: tuple[int, ...], axes: LogicalAxes, sizes: Mapping[str, int], w
     for dim, axis in zip(shape, axes, strict=True):
         over = tuple(a for a in MESH_AXES[axis] if sizes[a] > 1) if axis else ()
         if dim % int(np.prod([sizes[a] for a in over], dtype=int)):
-            log.info("%s: dimension %d (%s) is not divisible over %s: kept whole", what, dim, axis, over)
+            log.info(
+                "%s: dimension %d (%s) is not divisible over %s: kept whole", what, dim, axis, over
+            )
             over = ()
         entries.append(over or None)
     return P(*entries)

@@ -14,9 +14,8 @@ from jaxtyping import Array, Int, Key
 
 from m3djax import params as params_lib
 from m3djax import sharding
-from m3djax.augment import sample_keys
 from m3djax.params import FlatParams
-from m3djax.tasks.base import Batch, Loss, Task
+from m3djax.tasks.base import Batch, Loss
 
 if TYPE_CHECKING:
     from m3djax.experiment import Experiment
@@ -96,7 +95,7 @@ class Trainer:
         return TrainState(state.step + 1, trainable, opt_state, state.frozen), metrics
 
     def _gradients(
-        self, state: TrainState, batch: Batch, keys: Key[Array, "b"]
+        self, state: TrainState, batch: Batch, keys: Key[Array, " b"]
     ) -> tuple[Loss, FlatParams]:
         """Sums over all parts of the batch, divided by the weight only at the very end."""
         task, parts = self.experiment.task, self.experiment.accumulate
@@ -138,6 +137,12 @@ def compile_step(
     # Without out_shardings the second call would compile again.
     shardings = (sharding.state_shardings(state, mesh), None)
     return jax.jit(trainer.step, donate_argnums=0, out_shardings=shardings)
+
+
+def sample_keys(seed: Key[Array, ""], step: Int[Array, ""] | int, rows: int) -> Key[Array, " b"]:
+    """One key per sample from (seed, step, row): meshes, processes and accumulation agree."""
+    step_key = jax.random.fold_in(seed, step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(rows))
 
 
 def _finite(loss: Array, grads: FlatParams) -> dict[str, Array]:

@@ -73,7 +73,9 @@ class Loop:
         checkpointer = Checkpointer(folder, keep=experiment.keep)
         state = checkpointer.restore(abstract_state(experiment, mesh))
         if state is None:
-            state = sharding.sharded(mesh, trainer_of(experiment).init, jax.random.key(experiment.seed))
+            state = sharding.sharded(
+                mesh, trainer_of(experiment).init, jax.random.key(experiment.seed)
+            )
             state = start_from(state, experiment)
         else:
             log.info("%s: goes on at step %d", folder, int(state.step))
@@ -111,7 +113,11 @@ class Loop:
     def _report(self, writer: MetricsWriter, meter: Meter, step: int, metrics: Metrics) -> None:
         """Waits for the step's numbers, stops at NaN, and writes a line now and then."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        parts = [n.removeprefix("finite/") for n, v in values.items() if n.startswith("finite/") and not v]
+        parts = [
+            n.removeprefix("finite/")
+            for n, v in values.items()
+            if n.startswith("finite/") and not v
+        ]
         if parts:
             self._save()
             raise NonFiniteError(
@@ -166,7 +172,9 @@ class Meter:
         shapes = jax.eval_shape(task.init, jax.random.key(0), spec)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._batch_size))
         # The backward pass costs twice the forward pass; recomputation is not work of the model.
-        self._flops = 3 * flops.count(lambda *a: task.loss(*a, train=True).total, shapes, spec, keys)
+        self._flops = 3 * flops.count(
+            lambda *a: task.loss(*a, train=True).total, shapes, spec, keys
+        )
         self._peak = flops.peak(mesh.devices.flat[0]) * mesh.devices.size
         self._last: int | None = None
         self._since, self._waited = time.perf_counter(), 0.0
@@ -225,7 +233,7 @@ def start_from(state: TrainState, experiment: Experiment) -> TrainState:
                     for path, leaf in old.items()
                 }
                 new = load_params(source, abstract)
-                state = state.replace(**{group: getattr(state, group) | new})
+                state = dataclasses.replace(state, **{group: getattr(state, group) | new})
         if not params.component(state.trainable | state.frozen, component):
             raise ValueError(f"init_from: the task has no component {component!r}.")
     return state

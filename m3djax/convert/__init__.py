@@ -1,0 +1,1 @@
+"""Published PyTorch layouts to ours and back."""

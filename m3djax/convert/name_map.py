@@ -1,7 +1,7 @@
 """Declarative, two-way maps between published checkpoints and our parameters.
 
-A map is a tuple of `Rule`s. Each rule names tensors of the published layout, paths of ours, and how
-one becomes the other; `{i}` in a published name runs over layers, which ours keeps stacked along the
+A map is a tuple of `Rule`s. Each rule names tensors of the published layout, paths of ours, and
+how one becomes the other; `{i}` in a published name runs over layers, which ours keeps stacked along the
 first axis. The same map imports, exports and translates gradients.
 """
 
@@ -82,7 +82,7 @@ class PatchConv(Transform):
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
         """To a matrix; raises ValueError if the kernel has another size."""
-        if theirs.shape[2:] != self.patch_size:
+        if theirs.shape[2:] != tuple(self.patch_size):
             raise ValueError(f"expected a kernel of {self.patch_size}, got {theirs.shape[2:]}")
         return (theirs.transpose(2, 3, 4, 1, 0).reshape(-1, theirs.shape[0]),)
 
@@ -94,7 +94,7 @@ class PatchConv(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class HeadRow(Transform):
-    """A table (1, 1 + N, C) whose first row belongs to the class token: ours are (C,) and (N, C)."""
+    """A table (1, 1 + N, C) whose first row is the class token's: ours are (C,) and (N, C)."""
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
         """Splits off the first row."""
@@ -130,7 +130,9 @@ class Rule:
         return re.compile(re.escape(self.theirs).replace(r"\{i\}", r"(?P<i>\d+)") + r"\Z")
 
 
-def load(theirs: Arrays, rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def load(
+    theirs: Arrays, rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Published tensors to our parameters.
 
     Args:
@@ -193,11 +195,15 @@ def _assign(
     for name, tensor in theirs.items():
         matches = [(rule, m) for rule, p in patterns.items() if (m := p.match(name))]
         if len(matches) != 1:
-            problems.append(f"{'ambiguous' if matches else 'unknown'} tensor: {name} {tensor.shape}")
+            problems.append(
+                f"{'ambiguous' if matches else 'unknown'} tensor: {name} {tensor.shape}"
+            )
             continue
         rule, match = matches[0]
         found.setdefault(rule, {})[int(match.groupdict().get("i") or 0)] = tensor
     for rule, layers in found.items():
         if sorted(layers) != list(range(len(layers))):
-            problems.append(f"layers of {rule.theirs} are not 0..{len(layers) - 1}: {sorted(layers)}")
+            problems.append(
+                f"layers of {rule.theirs} are not 0..{len(layers) - 1}: {sorted(layers)}"
+            )
     return {rule: [layers[i] for i in sorted(layers)] for rule, layers in found.items()}

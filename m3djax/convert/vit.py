@@ -33,16 +33,14 @@ def monai_vit(prefix: str, ours: str = "vision") -> tuple[Rule, ...]:
 
 
 def timm_vit(patch_size: Size, prefix: str = "", ours: str = "vision") -> tuple[Rule, ...]:
-    """timm's ViT over 3D patches with a class token, as in E3D-GPT's lineage (Med3D-R1)."""
+    """Timm's ViT over 3D patches with a class token, as in E3D-GPT's lineage (Med3D-R1)."""
     return (
         Rule(f"{prefix}cls_token", f"{ours}/cls", Same(lead=2)),
-        Rule(
-            f"{prefix}pos_embed", (f"{ours}/cls_position", f"{ours}/positions/table"), HeadRow()
-        ),
+        Rule(f"{prefix}pos_embed", (f"{ours}/cls_position", f"{ours}/positions/table"), HeadRow()),
         Rule(
             f"{prefix}patch_embed.proj.weight",
             f"{ours}/patch_embed/kernel",
-            PatchConv(tuple(patch_size)),
+            PatchConv(patch_size),
         ),
         Rule(f"{prefix}patch_embed.proj.bias", f"{ours}/patch_embed/bias"),
         *_timm_blocks(f"{prefix}blocks", f"{ours}/transformer/block"),
@@ -81,7 +79,9 @@ def _qkv(theirs: str, ours: str, leaf: str) -> Rule:
 
 
 def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}/kernel", Linear()), Rule(f"{theirs}.bias", f"{ours}/bias")
+    return Rule(f"{theirs}.weight", f"{ours}/kernel", Linear()), Rule(
+        f"{theirs}.bias", f"{ours}/bias"
+    )
 
 
 def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:

@@ -1,0 +1,1 @@
+"""What a trained model is worth: evaluators and the report they feed."""

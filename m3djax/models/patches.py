@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Array, Float
 
 Size = tuple[int, int, int]
 
 
-def patch_grid(size: Size, patch_size: Size) -> Size:
+def patch_grid(size: Sequence[int], patch_size: Size) -> Size:
     """Number of patches along (D, H, W).
 
     Raises:
@@ -17,20 +19,21 @@ def patch_grid(size: Size, patch_size: Size) -> Size:
         if side % patch or side < patch:
             lower = max(side // patch, 1) * patch
             raise ValueError(
-                f"side {axis} of the volume has {side} voxels, which the patch side {patch} does not "
-                f"divide. Cure: crop or pad {axis} to {lower} or {lower + patch}, or change patch_size."
+                f"side {axis} of the volume has {side} voxels, which the patch side {patch} does "
+                f"not divide. Cure: a size of {lower} or {lower + patch}, or another patch_size."
             )
-    return tuple(side // patch for side, patch in zip(size, patch_size, strict=True))  # type: ignore[return-value]
+    depth, height, width = (side // p for side, p in zip(size, patch_size, strict=True))
+    return depth, height, width
 
 
 def patchify(images: Float[Array, "b d h w c"], patch_size: Size) -> Float[Array, "b n p"]:
-    """Cuts volumes into patches: rows in raster order (D, H, W), voxels as (p_D, p_H, p_W, channel).
+    """Cuts volumes into patches: rows in raster order (D, H, W), voxels as (p_D, p_H, p_W, c).
 
     This is the order of MONAI's "perceptron" patch embedding and of a strided convolution, so that
     either kind of published kernel is a plain matrix here.
     """
     b, *size, c = images.shape
-    (gd, gh, gw), (pd, ph, pw) = patch_grid(tuple(size), patch_size), patch_size
+    (gd, gh, gw), (pd, ph, pw) = patch_grid(size, patch_size), patch_size
     x = images.reshape(b, gd, pd, gh, ph, gw, pw, c)
     return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, gd * gh * gw, pd * ph * pw * c)
 

@@ -57,11 +57,11 @@ class LearnedPositions(nn.Module):
 
     Attributes:
       grid: patches along (D, H, W) that the table is made for.
-      init: what training starts from: "normal" (std 0.02), "sincos", or "sincos_released".
+      start: what training starts from: "normal" (std 0.02), "sincos", or "sincos_released".
     """
 
     grid: Size
-    init: Literal["normal", "sincos", "sincos_released"] = "normal"
+    start: Literal["normal", "sincos", "sincos_released"] = "normal"
 
     @nn.compact
     def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
@@ -73,7 +73,7 @@ class LearnedPositions(nn.Module):
         return resized.reshape(-1, dim)
 
     def _initial(self, rng: Array, shape: tuple[int, int]) -> Array:
-        if self.init == "normal":
+        if self.start == "normal":
             return 0.02 * jax.random.normal(rng, shape)
-        table = sincos_3d(self.grid, shape[1], released=self.init == "sincos_released")
+        table = sincos_3d(self.grid, shape[1], released=self.start == "sincos_released")
         return jnp.asarray(table, jnp.float32)

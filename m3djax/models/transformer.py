@@ -118,9 +118,7 @@ class Transformer(nn.Module):
     ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
         """Returns the last block's output and, if asked for, the outputs of all blocks."""
 
-        def layer(
-            block: Block, x: Array, mask: Array | None
-        ) -> tuple[Array, Array | None]:
+        def layer(block: Block, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
             x = block(x, mask)
             return x, x if hidden else None
 

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Key
 
@@ -29,6 +30,11 @@ class Loss:
     metrics: Mapping[str, Float[Array, ""]] = struct.field(default_factory=dict)
 
 
+def apply(module: nn.Module, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """A component's forward pass with its parameters."""
+    return module.apply({"params": params}, *args, **kwargs)
+
+
 class Task(abc.ABC):
     """Frozen dataclasses of Linen modules and numbers implement this.
 
@@ -41,7 +47,7 @@ class Task(abc.ABC):
         """Fresh parameters, one entry per component; only the shapes of `batch` matter."""
 
     @abc.abstractmethod
-    def loss(self, params: Params, batch: Batch, keys: Key[Array, "b"], *, train: bool) -> Loss:
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
         """The loss of a batch.
 
         Args:

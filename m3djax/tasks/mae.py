@@ -15,7 +15,7 @@ from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patch_grid, patchify
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Loss, Task
+from m3djax.tasks.base import Batch, Loss, Task, apply
 
 
 @struct.dataclass
@@ -75,17 +75,17 @@ class MAE(Task):
         decoder = self.mae_decoder.init(decoder_key, features, restore, patches.shape[-1])
         return {"vision": vision["params"], "mae_decoder": decoder["params"]}
 
-    def loss(self, params: Params, batch: Batch, keys: Key[Array, "b"], *, train: bool) -> Loss:
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
         """Sum of the hidden patches' errors; the weight is their number."""
         augment_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         images = self.intensity(batch, augment_keys, train=train)
         result = self.reconstruct(params, images, self.noise(noise_keys, images.shape))
         return Loss(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
 
-    def noise(self, keys: Key[Array, "b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
+    def noise(self, keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
         """Uniform noise per patch; the patches with the lowest values stay visible."""
-        n = math.prod(patch_grid(shape[1:4], self.vision.patch_size))
-        return jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)
+        grid = patch_grid(shape[1:4], self.vision.patch_size)
+        return jax.vmap(lambda key: jax.random.uniform(key, (math.prod(grid),)))(keys)
 
     def reconstruct(
         self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
@@ -98,7 +98,7 @@ class MAE(Task):
           noise: see `noise`; passed in, so that any masking can be asked for.
         """
         patches = patchify(images, self.vision.patch_size)
-        b, n, p = patches.shape
+        _, n, p = patches.shape
         visible = int(n * (1 - self.mask_ratio))
         if visible < 1:
             raise ValueError(
@@ -107,8 +107,8 @@ class MAE(Task):
             )
         order = jnp.argsort(noise, axis=1)
         restore = jnp.argsort(order, axis=1)
-        features = self.vision.apply({"params": params["vision"]}, images, order[:, :visible])
-        prediction = self.mae_decoder.apply({"params": params["mae_decoder"]}, features, restore, p)
+        features = apply(self.vision, params["vision"], images, order[:, :visible])
+        prediction = apply(self.mae_decoder, params["mae_decoder"], features, restore, p)
         latent = features.tokens
         if features.cls is not None:
             latent = jnp.concatenate([features.cls[:, None], latent], axis=1)
@@ -122,4 +122,3 @@ def normalise_patches(patches: Float[Array, "b n p"]) -> Float[Array, "b n p"]:
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)
-

@@ -1,22 +1,24 @@
-"""Which golden folders a parity test has to agree with, and how their tensors are compared.
+"""Goldens: weights, inputs and outputs made by the original PyTorch code, and how to compare them.
 
-A golden is a folder whose name starts with its kind and which holds config.json, io.safetensors
-and a README.md. Besides tests/golden, the folders named in $M3DJAX_GOLDEN (colon-separated, each
-entry is one golden folder) are compared, so that new ones need no change here.
+A golden is a folder whose name starts with its kind and which holds config.json, io.safetensors, a
+README.md and, if it has weights, weights.safetensors. Besides tests/golden, the folders named in
+$M3DJAX_GOLDEN (colon-separated, each entry is one golden folder) are compared.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file
 
 KINDS: dict[str, str] = {
-    "m3d_clip": "",
+    "m3d_clip": "test_m3d_clip.py",
     "m3d_lamed_llama": "",
     "m3d_lamed_phi3": "",
     "m3d_lamed_seg": "",
@@ -26,7 +28,7 @@ KINDS: dict[str, str] = {
     "mg3d_swin": "",
     "mg3d": "",
     "psat": "",
-    "mae3d": "",
+    "mae3d": "test_mae3d.py",
     "lora": "",
     "text_metrics": "",
 }
@@ -41,10 +43,14 @@ def kind_of(folder: pathlib.Path) -> str:
     Raises:
       ValueError: the kind is unknown.
     """
-    known = [kind for kind in KINDS if folder.name.startswith(kind)]
-    if not known:
+    kind = _starts_with(folder)
+    if not kind:
         raise ValueError(f"golden {folder}: unknown kind; known are {', '.join(sorted(KINDS))}")
-    return max(known, key=len)
+    return kind
+
+
+def _starts_with(folder: pathlib.Path) -> str:
+    return max((kind for kind in KINDS if folder.name.startswith(kind)), key=len, default="")
 
 
 def all_dirs() -> list[pathlib.Path]:
@@ -55,15 +61,14 @@ def all_dirs() -> list[pathlib.Path]:
 
 
 def golden_dirs(kind: str) -> list[pathlib.Path]:
-    """The golden folders of one kind; entries of unknown kind are left to `check_covered`."""
+    """The golden folders of one kind, of which there must be one.
+
+    Entries of other, also of unknown, kinds are the business of `check_covered`: they fail there
+    by name instead of stopping every parity test.
+    """
     assert kind in KINDS, kind
-    found = []
-    for folder in all_dirs():
-        try:
-            if kind_of(folder) == kind:
-                found.append(folder)
-        except ValueError:
-            continue
+    found = [folder for folder in all_dirs() if _starts_with(folder) == kind]
+    assert found, f"no golden of kind {kind}: nothing would be compared"
     return found
 
 
@@ -82,41 +87,78 @@ def check_covered(folder: pathlib.Path) -> None:
     assert test and (_HERE / test).is_file(), f"golden {folder}: no parity test for kind {kind} yet"
 
 
+@dataclasses.dataclass(frozen=True)
 class Golden:
-    """The contents of a golden folder, which remembers what has been compared.
+    """One golden folder, read.
 
     Attributes:
-      config: config.json.
-      tensors: io.safetensors, name -> array.
+      folder: where it was read from.
+      config: sizes.
+      weights: tensors under their published names; empty if the golden has none.
+      io: inputs, intermediates and outputs.
+      used: names in `io` that were taken with `given` or compared.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        """Reads the folder."""
-        self.folder = folder
-        self.config: dict[str, Any] = self.json("config.json")
-        self.tensors = load_file(folder / "io.safetensors")
-        self._used: set[str] = set()
+    folder: pathlib.Path
+    config: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    io: dict[str, np.ndarray]
+    used: set[str] = dataclasses.field(default_factory=set)
 
-    def json(self, name: str) -> Any:
-        """A JSON file of the folder."""
-        return json.loads((self.folder / name).read_text())
-
-    def given(self, name: str) -> np.ndarray:
-        """An input tensor; counts as used."""
-        assert name in self.tensors, f"golden {self.folder} has no tensor {name}"
-        self._used.add(name)
-        return self.tensors[name]
-
-    def compare(self, name: str, ours: Any, *, atol: float = 0.0, rtol: float = 0.0) -> None:
-        """Fails unless shape and values agree; with no tolerance they must be equal."""
-        theirs = self.given(name)
-        assert np.shape(ours) == theirs.shape, f"{name}: {np.shape(ours)}, golden {theirs.shape}"
-        np.testing.assert_allclose(
-            np.asarray(ours, np.float64), theirs.astype(np.float64), rtol, atol, err_msg=name
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> Golden:
+        """Reads config.json, weights.safetensors (if there) and io.safetensors."""
+        weights = folder / "weights.safetensors"
+        return cls(
+            folder,
+            json.loads((folder / "config.json").read_text()),
+            load_file(weights) if weights.exists() else {},
+            load_file(folder / "io.safetensors"),
         )
 
+    def given(self, name: str) -> np.ndarray:
+        """A tensor of `io`; counts as used."""
+        assert name in self.io, f"golden {self.folder} has no tensor {name}"
+        self.used.add(name)
+        return self.io[name]
+
+    def compare(self, name: str, ours: Any, tolerance: float, *, relative: float = 0.0) -> None:
+        """Asserts that shape and values agree; with a tolerance of 0 they must be equal."""
+        theirs = self.given(name)
+        assert np.shape(ours) == theirs.shape, f"{name}: {np.shape(ours)} against {theirs.shape}"
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float64),
+            theirs.astype(np.float64),
+            relative,
+            tolerance,
+            err_msg=name,
+        )
+
+    def compare_gradient_norms(
+        self, ours: dict[str, Any], *, elsewhere: tuple[str, ...] = ()
+    ) -> None:
+        """Asserts every gradnorm/* and grad/* that is given.
+
+        Args:
+          ours: gradients in the published layout.
+          elsewhere: prefixes of parameters that the caller does not differentiate.
+        """
+        compared = 0
+        for key, theirs in self.io.items():
+            kind, _, name = key.partition("/")
+            if kind not in ("grad", "gradnorm") or name.startswith(elsewhere or ("\0",)):
+                continue
+            value = np.linalg.norm(ours[name]) if kind == "gradnorm" else np.asarray(ours[name])
+            scale = float(np.max(np.abs(theirs)))
+            np.testing.assert_allclose(value, theirs, 1e-4, 1e-4 * scale, err_msg=key)
+            compared += 1
+        assert compared, "the golden gives no gradient to compare"
+
     def finish(self) -> None:
-        """Fails if a tensor was neither an input nor compared, or the golden is empty."""
-        assert self._used, f"golden {self.folder}: nothing was compared"
-        left = sorted(set(self.tensors) - self._used)
+        """Fails if a tensor of `io` was neither given nor compared, or nothing was."""
+        assert self.used, f"golden {self.folder}: nothing was compared"
+        left = sorted(set(self.io) - self.used)
         assert not left, f"golden {self.folder}: not compared: {left}"
+
+
+jax.config.update("jax_default_matmul_precision", "highest")

@@ -1,0 +1,39 @@
+# make quickstart: sets everything up and runs the main job on real CT.
+# make test:       sets everything up and runs formatter, linter, type checker and all tests.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup quickstart test format clean
+
+setup: .venv/runtime
+
+quickstart: .venv/runtime
+	$(BIN)/python run.py quickstart
+
+test: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "m3djax needs Python 3.11 or newer. Cure: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The stamps are newer than the requirements they stand for, so a second make installs nothing.
+.venv/runtime: requirements.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt requirements.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ .venv/runtime

@@ -1,0 +1,62 @@
+"""Boxes of masks as M3D writes them into text: "[d, h, w, d, h, w]", each 0..1 of the size.
+
+Format and released behaviour: LaMed/src/utils/utils.py of BAAI-DCAI/M3D.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+START, END = "<bx_start>", "<bx_end>"
+_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
+
+
+def mask_to_box(mask: np.ndarray, *, released: bool = False) -> np.ndarray:
+    """The bounding box of a mask as a part of its grid.
+
+    Args:
+      mask: (D, H, W), foreground is non-zero.
+      released: M3D's own form: the maximum is the last voxel itself instead of one past it, so a
+        box is a voxel too small and a single voxel has no volume.
+
+    Returns:
+      (6,) float64 min d, h, w, max d, h, w over the size, rounded to 3 decimals; zeros without
+      foreground.
+    """
+    foreground = np.argwhere(mask)
+    if not len(foreground):
+        return np.zeros(6)
+    stop = foreground.max(0) + (0 if released else 1)
+    box = np.concatenate([foreground.min(0), stop]) / np.tile(mask.shape, 2)
+    return np.array([round(float(value), 3) for value in box])
+
+
+def box_to_text(box: np.ndarray) -> str:
+    """A box (6,) as the language model reads it, without the box tokens."""
+    return "[" + ", ".join(str(round(float(value), 3)) for value in box) + "]"
+
+
+def text_to_boxes(text: str) -> np.ndarray:
+    """All boxes (N, 6) in a text, in order, min and max as written; (0, 6) if there are none."""
+    return np.array(_BOX.findall(text), np.float64).reshape(-1, 6)
+
+
+def iou(box: np.ndarray, other: np.ndarray, *, released: bool = False) -> float:
+    """Intersection over union of two boxes (6,), min before max.
+
+    Args:
+      box: d, h, w, d, h, w in any unit.
+      other: in the same unit.
+      released: M3D's `calculate_iou`, which divides by the volume of the ENCLOSING box + 1e-6 and
+        so reports less than the true value.
+    """
+    low, high = np.maximum(box[:3], other[:3]), np.minimum(box[3:], other[3:])
+    intersection = float(np.maximum(high - low, 0).prod())
+    if released:
+        around = np.maximum(box[3:], other[3:]) - np.minimum(box[:3], other[:3])
+        return intersection / (float(around.prod()) + 1e-6)
+    union = float((box[3:] - box[:3]).prod() + (other[3:] - other[:3]).prod()) - intersection
+    return intersection / union if union > 0 else 0.0

@@ -1,0 +1,153 @@
+"""The one record schema of all prepared datasets, and how a volume becomes a record."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.volume import Volume
+
+Record = dict[str, Any]
+
+
+def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], type]]:
+    """Returns {field: (shape, dtype)} of a record; `None` is a size that differs per record.
+
+    `image * scale + offset` is the real value in `units` ("HU", "unit" = 0..1, "raw"). `affine`
+    maps (d, h, w, 1) to RAS+ millimetres, `to_source` to the index on the grid of the file as it
+    was read. `annotated[value]` tells whether the mask was drawn for that label: where it is False,
+    the label's absence from the mask says nothing. A field that a study does not have is zeros
+    with `<field>_valid` False.
+
+    Args:
+      num_labels: Length of `labels`: 1 present, 0 absent, NaN not known.
+    """
+    volume, matrix, scalar = (None, None, None), (4, 4), ()
+    return {
+        "image": (volume, np.int16),
+        "scale": (scalar, np.float32),
+        "offset": (scalar, np.float32),
+        "units": (scalar, str),
+        "affine": (matrix, np.float64),
+        "affine_valid": (scalar, np.bool_),
+        "spacing": ((3,), np.float32),
+        "to_source": (matrix, np.float64),
+        "source_shape": ((3,), np.int32),
+        "source_affine": (matrix, np.float64),
+        "mask": (volume, np.uint8),
+        "mask_valid": (scalar, np.bool_),
+        "annotated": ((256,), np.bool_),
+        "report": (scalar, str),
+        "report_valid": (scalar, np.bool_),
+        "labels": ((num_labels,), np.float32),
+        "labels_valid": (scalar, np.bool_),
+        "patient_id": (scalar, str),
+        "study_id": (scalar, str),
+        "source": (scalar, str),
+    }
+
+
+def encode(
+    volume: Volume,
+    *,
+    annotated: Collection[int] | None = None,
+    report: str | None = None,
+    labels: Mapping[str, float] | None = None,
+    label_names: tuple[str, ...] = (),
+) -> Record:
+    """Makes the record of a preprocessed volume.
+
+    Args:
+      volume: After the recipe has run; its `source` should not be an absolute path.
+      annotated: Label values that the mask was drawn for; None means all of them.
+      report: Text of the radiology report, None when there is none.
+      labels: Known labels by name; the others become NaN.
+      label_names: The labels of the whole dataset, in the order of the `labels` array.
+
+    Raises:
+      DataError: The image is not finite, or the mask has values a byte cannot hold.
+    """
+    image, scale, offset = quantize(volume.array, volume.units, volume.source)
+    known = dict(labels or {})
+    valid = volume.affine is not None
+    return {
+        "image": image,
+        "scale": np.float32(scale),
+        "offset": np.float32(offset),
+        "units": volume.units,
+        "affine": _matrix(volume.affine),
+        "affine_valid": np.bool_(valid),
+        "spacing": np.asarray(volume.spacing or (0, 0, 0), np.float32),
+        "to_source": _matrix(volume.to_source),
+        "source_shape": np.asarray(volume.source_shape, np.int32),
+        "source_affine": _matrix(volume.source_affine),
+        "mask": np.zeros_like(image, np.uint8) if volume.mask is None else _mask(volume),
+        "mask_valid": np.bool_(volume.mask is not None),
+        "annotated": _lookup(
+            range(256) if annotated is None else annotated, volume.mask is not None
+        ),
+        "report": report or "",
+        "report_valid": np.bool_(bool(report)),
+        "labels": np.asarray([known.get(name, np.nan) for name in label_names], np.float32),
+        "labels_valid": np.bool_(bool(known)),
+        "patient_id": volume.patient_id,
+        "study_id": volume.study_id,
+        "source": volume.source,
+    }
+
+
+def quantize(array: np.ndarray, units: str, source: str = "") -> tuple[np.ndarray, float, float]:
+    """Stores real values as int16.
+
+    HU are rounded to whole units, which is the resolution of CT scanners. 0..1 becomes
+    0..32767. Raw values that are whole and small enough are kept; others use the range of all
+    but the outermost 0.01 % of the voxels, so that a single hot voxel does not cost precision.
+
+    Args:
+      array: (D, H, W) of any real dtype.
+      units: "HU", "unit" or "raw".
+      source: Named in the error.
+
+    Returns:
+      The int16 array, scale and offset: value = array * scale + offset.
+
+    Raises:
+      DataError: There are values that are not finite.
+    """
+    if not np.isfinite(array).all():
+        cure = "replace NaN and infinite voxels in the file"
+        raise DataError(source, "the image has voxels that are not finite", cure)
+    limits = np.iinfo(np.int16)
+    scale, offset = 1.0, 0.0
+    if units == "unit":
+        scale = 1 / limits.max
+    elif units == "raw" and not _fits(array):
+        low, high = (float(value) for value in np.percentile(array, (0.01, 99.99)))
+        scale, offset = max(high - low, 1e-12) / (limits.max - limits.min), (high + low) / 2
+    values = array if scale == 1.0 else (array.astype(np.float64) - offset) / scale
+    return np.rint(values).clip(limits.min, limits.max).astype(np.int16), scale, offset
+
+
+def _fits(array: np.ndarray) -> bool:
+    limits = np.iinfo(np.int16)
+    whole = np.issubdtype(array.dtype, np.integer) or bool((np.rint(array) == array).all())
+    return whole and array.min() >= limits.min and array.max() <= limits.max
+
+
+def _mask(volume: Volume) -> np.ndarray:
+    assert volume.mask is not None
+    if volume.mask.size and (volume.mask.min() < 0 or volume.mask.max() > 255):
+        problem = f"the mask has label {volume.mask.max()}, and 0..255 can be stored"
+        raise DataError(volume.source, problem, "renumber the labels; 255 means not labelled")
+    return np.ascontiguousarray(volume.mask, np.uint8)
+
+
+def _lookup(values: Collection[int], valid: bool) -> np.ndarray:
+    table = np.zeros(256, np.bool_)
+    table[list(values)] = valid
+    return table
+
+
+def _matrix(affine: np.ndarray | None) -> np.ndarray:
+    return np.array(np.zeros((4, 4)) if affine is None else affine, np.float64)

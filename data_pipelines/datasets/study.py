@@ -1,0 +1,140 @@
+"""What a dataset is made of: studies, each of one patient, and the recipe for all of them."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from etils import epath
+
+from data_pipelines.datasets.records import feature_spec
+from data_pipelines.errors import DataError
+from data_pipelines.preprocess import Recipe
+from data_pipelines.volume import Units
+
+
+@dataclass(frozen=True)
+class Study:
+    """One scan with all that is known about it.
+
+    Attributes:
+      study_id: Unique in the dataset.
+      patient_id: Splits never share one.
+      split: "train", "test" or another name.
+      image: A volume file, or the folder of a DICOM series.
+      series: SeriesInstanceUID, needed when a DICOM folder holds several.
+      mask: A label map on the grid of the image, or {label value: binary mask file}.
+      report: The radiology report.
+      labels: {label name: 1 present, 0 absent}; a label that is not known is left out.
+      annotated: Label values that the mask was drawn for; None means all of them.
+        Where a value is not in this tuple, its absence from the mask says nothing.
+    """
+
+    study_id: str
+    patient_id: str
+    split: str
+    image: epath.Path
+    series: str | None = None
+    mask: epath.Path | Mapping[int, epath.Path] | None = None
+    report: str | None = None
+    labels: Mapping[str, float] = field(default_factory=dict)
+    annotated: tuple[int, ...] | None = None
+
+    def files(self) -> Iterator[epath.Path]:
+        """Yields every file that the record is made from."""
+        masks = self.mask.values() if isinstance(self.mask, Mapping) else [self.mask]
+        for path in (self.image, *masks):
+            if path is not None:
+                yield from sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A dataset before it is prepared.
+
+    Attributes:
+      name: Short name, used in file names.
+      root: Folder that holds the files; records name their source relative to it.
+      studies: In the order of the records of each split.
+      recipe: Preprocessing of every study.
+      label_names: Order of the labels in the records.
+      mask_names: {label value: name}.
+      notes: Sentences for the dataset card: where it comes from, what to be careful with.
+      units: Of voxels in files that do not say it themselves: "HU", "unit" or "raw".
+    """
+
+    name: str
+    root: epath.Path
+    studies: tuple[Study, ...]
+    recipe: Recipe
+    label_names: tuple[str, ...] = ()
+    mask_names: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    units: Units | None = None
+
+    def fingerprint(self, study: Study) -> str:
+        """Returns a hash of everything that the record of this study depends on.
+
+        Files count by size and modification time: hashing the content of hundreds of
+        thousands of scans at every call would take hours.
+        """
+        files = [(self.source(path), *_size_and_time(path)) for path in study.files()]
+        told = (study.patient_id, study.report, sorted(study.labels.items()), study.annotated)
+        facts = [
+            self.recipe.fingerprint(),
+            self.label_names,
+            self.units,
+            study.study_id,
+            study.series,
+            told,
+        ]
+        values = sorted(study.mask) if isinstance(study.mask, Mapping) else None
+        text = json.dumps([*facts, files, values, sorted(feature_spec(0))])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def source(self, path: epath.Path) -> str:
+        """Returns the path relative to the root: absolute ones tell about somebody's machine."""
+        return path.relative_to(self.root).as_posix()
+
+
+def _size_and_time(path: epath.Path) -> tuple[int, float]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, 0.0  # whoever reads it will say that it is missing, and put it aside
+    return stat.length, float(stat.mtime)
+
+
+def split_by_hash(patient_id: str, test_fraction: float) -> str:
+    """Returns "test" for about this fraction of the patients, always the same ones."""
+    digest = hashlib.sha256(patient_id.encode()).digest()
+    return "test" if int.from_bytes(digest[:8], "big") < test_fraction * 2**64 else "train"
+
+
+def check_studies(studies: Iterable[Study], where: epath.PathLike) -> dict[str, int]:
+    """Proves that no patient is in two splits and no study id is used twice.
+
+    Args:
+      studies: All studies of a dataset.
+      where: Named in the error.
+
+    Returns:
+      {split: number of patients}.
+
+    Raises:
+      DataError: Names the patient or the study.
+    """
+    studies = list(studies)
+    splits: dict[str, set[str]] = defaultdict(set)
+    for study in studies:
+        splits[study.patient_id].add(study.split)
+    for patient, names in splits.items():
+        if len(names) > 1:
+            problem = f"patient {patient} is in the splits {' and '.join(sorted(names))}"
+            raise DataError(where, problem, "put all studies of a patient into one split")
+    for study_id, count in Counter(study.study_id for study in studies).items():
+        if count > 1:
+            problem = f"{count} studies have the id {study_id}"
+            raise DataError(where, problem, "give every study an id of its own")
+    return dict(Counter(next(iter(names)) for names in splits.values()))

@@ -1,0 +1,129 @@
+"""A table (CSV, UTF-8) that tells about the scans of a folder; each row is a study.
+
+  image       path of the volume or DICOM folder, relative to the folder of scans (required)
+  patient_id  rows with the same one never come into different splits
+  study_id    a name of its own
+  report      the text of the report
+  mask        path of a label map on the grid of the image
+  split       "train", "test" or another name
+  series      SeriesInstanceUID, where a DICOM folder holds several
+
+Every other column is a label: 1 present, 0 absent, empty not known.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.errors import DataError
+
+_COLUMNS = ("image", "patient_id", "study_id", "report", "mask", "split", "series")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A study as the table tells it.
+
+    Attributes:
+      root: The folder of scans.
+      image: The volume.
+      cells: {column: text}; empty cells are left out.
+      table: For errors.
+      number: Line of the table, for errors.
+    """
+
+    root: epath.Path
+    image: epath.Path
+    cells: Mapping[str, str] = field(default_factory=dict)
+    table: epath.PathLike = ""
+    number: int = 0
+
+    def path(self, column: str) -> epath.Path:
+        """Returns the path in this column.
+
+        Raises:
+          DataError: It is not there, or not in the folder: a table may not read the whole disk.
+        """
+        name = self.cells[column]
+        path = self.root / name
+        if not path.is_relative_to(self.root) or ".." in path.parts[len(self.root.parts) :]:
+            cure = "give a path relative to the folder of scans, without '..'"
+            raise self.error(f"{column} {name!r} is outside of the folder of scans", cure)
+        if not path.exists():
+            cure = f"correct the path, which starts at {self.root}"
+            raise self.error(f"{column} {name!r} is not there", cure)
+        return path
+
+    def label(self, column: str) -> float:
+        """Returns 1.0 or 0.0.
+
+        Raises:
+          DataError: The cell holds something else.
+        """
+        if (text := self.cells[column]) not in ("0", "1", "0.0", "1.0"):
+            cure = "write 1, 0, or nothing when it is not known"
+            raise self.error(f"{text!r} is no value for the label {column!r}", cure)
+        return float(text)
+
+    def error(self, problem: str, cure: str) -> DataError:
+        """Returns the error for a problem in this row."""
+        return DataError(self.table, f"row {self.number}: {problem}", cure)
+
+
+def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tuple[str, ...]]:
+    """Returns the rows of a table and the names of its label columns.
+
+    Args:
+      root: The folder of scans.
+      table: The CSV file.
+
+    Raises:
+      DataError: Names the row and the column at fault.
+    """
+    reader = csv.DictReader(io.StringIO(_text(table), newline=""), strict=True)
+    columns = [name.strip() for name in reader.fieldnames or ()]
+    if "image" not in columns or "" in columns or len(set(columns)) < len(columns):
+        problem = f"its first row reads {', '.join(columns) or 'nothing'}"
+        cure = "the first row must name every column, each once, one of them 'image'"
+        raise DataError(table, problem, cure)
+    reader.fieldnames = columns
+    rows: dict[tuple[epath.Path, str | None], Row] = {}
+    try:
+        for cells in reader:
+            row = _row(root, table, reader.line_num, cells)
+            key = row.image, row.cells.get("series")
+            if key in rows:
+                problem = f"image {row.cells['image']!r} is also in row {rows[key].number}"
+                raise row.error(problem, "list every image once")
+            rows[key] = row
+    except csv.Error as error:
+        problem = f"row {reader.line_num}: {error}"
+        cure = "put text with commas, quotes or line ends into double quotes"
+        raise DataError(table, problem, cure) from error
+    return list(rows.values()), tuple(name for name in columns if name not in _COLUMNS)
+
+
+def _text(table: epath.PathLike) -> str:
+    try:
+        return epath.Path(table).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        cure = "check the path of the table"
+        raise DataError(table, "there is no such readable file", cure) from error
+    except UnicodeDecodeError as error:
+        cure = 'save the table as "CSV UTF-8"'
+        raise DataError(table, f"byte {error.start} is not UTF-8", cure) from error
+
+
+def _row(root: epath.Path, table: epath.PathLike, number: int, cells: Mapping[Any, Any]) -> Row:
+    if None in cells or None in cells.values():
+        problem = f"row {number}: it has more or fewer cells than there are columns"
+        raise DataError(table, problem, "put text with commas into double quotes")
+    known = {name: text.strip() for name, text in cells.items() if text.strip()}
+    row = Row(root, root, known, table, number)
+    if "image" not in known:
+        raise row.error("the column 'image' is empty", "name the volume or DICOM folder")
+    return Row(root, row.path("image"), known, table, number)

@@ -1,0 +1,22 @@
+"""The one error type for everything a user's file can cause."""
+
+
+class DataError(ValueError):
+    """A file, folder or array that cannot be used, why, and what to do about it.
+
+    Attributes:
+      path: the file or folder at fault; "" when an array has no file.
+      problem: what is wrong, without any patient tag.
+      cure: what the user can do.
+    """
+
+    def __init__(self, path: object, problem: str, cure: str):
+        """Keeps the three parts; `str()` prints "PATH: problem. Cure: ..."."""
+        self.path = str(path)
+        self.problem = problem
+        self.cure = cure
+        super().__init__(self.path, problem, cure)  # all arguments: survives worker pickling
+
+    def __str__(self) -> str:
+        """The message as the user reads it."""
+        return f"{self.path or 'array'}: {self.problem}. Cure: {self.cure}."

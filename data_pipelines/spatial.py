@@ -1,0 +1,232 @@
+"""Geometric preprocessing steps, named and parametrised as in MONAI.
+
+Each step is an axis permutation or a map `old index = start + step * new index` per axis, applied
+to the image (linear) and the mask (nearest), and remembered in `Volume.to_source`. All sizes and
+spacings are in the order (D, H, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from nibabel import orientations
+
+from data_pipelines import resample
+from data_pipelines.errors import DataError
+from data_pipelines.volume import Volume
+
+Size = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Orientation:
+    """Permutes and flips the axes so that they run towards `axcodes`; no voxel changes its value.
+
+    Attributes:
+      axcodes: where D, H and W run to. "SPL": slices upwards, rows to the back, columns to the
+        patient's left, as a radiologist sees an axial slice.
+    """
+
+    axcodes: str = "SPL"
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Raises: DataError, when the volume has no affine."""
+        if volume.affine is None:
+            raise DataError(
+                volume.source,
+                "nothing in the file says how the image lies in the patient",
+                "give an affine, or use a recipe without Orientation",
+            )
+        now = orientations.io_orientation(volume.affine)
+        change = orientations.ornt_transform(now, orientations.axcodes2ornt(tuple(self.axcodes)))
+        return _reorient(volume, change)
+
+
+@dataclasses.dataclass(frozen=True)
+class Permute:
+    """Transposes the axes, as M3D's scripts do without asking the affine.
+
+    Attributes:
+      axes: new axis i is old axis `axes[i]`.
+    """
+
+    axes: Size
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Image and mask transposed."""
+        change = np.ones((3, 2))
+        change[list(self.axes), 0] = range(3)
+        return _reorient(volume, change)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spacing:
+    """Resamples to exactly this spacing; the centre of the volume stays where it is.
+
+    Attributes:
+      pixdim: mm along D, H, W.
+      anti_alias: low-pass filter axes that become coarser.
+    """
+
+    pixdim: tuple[float, float, float]
+    anti_alias: bool = True
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Raises: DataError, when the volume has no spacing."""
+        if volume.spacing is None:
+            raise DataError(
+                volume.source, "the voxel spacing is unknown", "give spacing=(D, H, W) in mm"
+            )
+        # Headers store spacings in float32: 1.5 and 1.4999999 mm are the same grid.
+        same = np.isclose(volume.spacing, self.pixdim, rtol=1e-5)
+        step = np.where(same, 1.0, np.divide(self.pixdim, volume.spacing))
+        old = np.array(volume.shape)
+        new = np.maximum(1, np.round(old / step)).astype(int)
+        start = (old - 1) / 2 - step * (new - 1) / 2
+        return _resample(volume, new.tolist(), start, step, self.anti_alias)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """Resamples to a fixed number of voxels; the field of view stays, the aspect does not.
+
+    Attributes:
+      spatial_size: voxels along D, H, W.
+      anti_alias: low-pass filter axes that become coarser; M3D's releases did not.
+      mask_mode: "half_pixel" takes the voxel nearest to the image's sampling point; "floor" is
+        torch's legacy "nearest" of M3D's releases, half a voxel off.
+    """
+
+    spatial_size: Size
+    anti_alias: bool = True
+    mask_mode: Literal["half_pixel", "floor"] = "half_pixel"
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Image and mask of shape `spatial_size`."""
+        step = np.divide(volume.shape, self.spatial_size)
+        out = _resample(volume, self.spatial_size, step / 2 - 0.5, step, self.anti_alias)
+        if volume.mask is None or self.mask_mode == "half_pixel":
+            return out
+        mask = resample.nearest_floor(volume.mask, self.spatial_size)
+        return dataclasses.replace(out, mask=mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropForeground:
+    """Crops to the bounding box of the voxels above a threshold.
+
+    Attributes:
+      threshold: foreground is `array > threshold`.
+      margin: voxels to keep around the box, inside the volume.
+    """
+
+    threshold: float = 0.0
+    margin: int = 0
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Raises: DataError, when no voxel is foreground."""
+        foreground = volume.array > self.threshold
+        start, stop = [], []
+        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+            inside = np.flatnonzero(foreground.any(axis=others))
+            if not len(inside):
+                raise DataError(
+                    volume.source,
+                    f"no voxel is above {self.threshold}: the image is empty or constant",
+                    "leave this scan out",
+                )
+            start.append(max(int(inside[0]) - self.margin, 0))
+            stop.append(min(int(inside[-1]) + 1 + self.margin, volume.shape[axis]))
+        return crop(volume, start, stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeWithPadOrCrop:
+    """Crops or pads every axis around its centre to a fixed number of voxels.
+
+    Attributes:
+      spatial_size: voxels along D, H, W.
+      value: the image's value in the padding; the mask is 0 there.
+    """
+
+    spatial_size: Size
+    value: float = 0.0
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Image and mask of shape `spatial_size`."""
+        start = [
+            _centred(old, new) for old, new in zip(volume.shape, self.spatial_size, strict=True)
+        ]
+        stop = [begin + new for begin, new in zip(start, self.spatial_size, strict=True)]
+        return crop(volume, start, stop, self.value)
+
+
+def center_crop(volume: Volume, size: Size) -> Volume:
+    """Crops around the centre.
+
+    Raises:
+      ValueError: the volume is smaller than the crop.
+    """
+    if any(new > old for new, old in zip(size, volume.shape, strict=True)):
+        raise ValueError(f"a crop of {size} does not fit into a volume of {volume.shape}")
+    return ResizeWithPadOrCrop(size)(volume)
+
+
+def crop(volume: Volume, start: Sequence[int], stop: Sequence[int], value: float = 0.0) -> Volume:
+    """The box of voxels start..stop (exclusive); where it leaves the volume it is padded.
+
+    Args:
+      volume: to crop, with its mask.
+      start: (3,) first voxel; may be negative.
+      stop: (3,) end, exclusive; may lie outside.
+      value: of the image in the padding; the mask is 0 there.
+    """
+
+    def cut(array: np.ndarray, fill: float) -> np.ndarray:
+        inner = tuple(slice(max(a, 0), b) for a, b in zip(start, stop, strict=True))
+        width = [
+            (max(-a, 0), max(b - n, 0)) for a, b, n in zip(start, stop, array.shape, strict=True)
+        ]
+        inside = array[inner]
+        return _pad(inside, width, fill) if np.any(width) else inside
+
+    shift = np.eye(4)
+    shift[:3, 3] = start
+    mask = None if volume.mask is None else cut(volume.mask, 0)
+    return volume.regrid(cut(volume.array, value), mask, shift)
+
+
+def _pad(array: np.ndarray, width: list[tuple[int, int]], fill: float) -> np.ndarray:
+    # An unsigned image cannot hold -1024: widen it rather than let the air wrap around.
+    needed = np.min_scalar_type(int(fill) if float(fill).is_integer() else fill)
+    wide = array.astype(np.result_type(array, needed), copy=False)
+    return np.pad(wide, width, constant_values=fill)
+
+
+def _centred(old: int, new: int) -> int:
+    """First voxel of a centred crop (negative: padding); odd differences round as in MONAI."""
+    return old // 2 - new // 2 if new <= old else -((new - old) // 2)
+
+
+def _reorient(volume: Volume, change: np.ndarray) -> Volume:
+    mask = volume.mask
+    return volume.regrid(
+        orientations.apply_orientation(volume.array, change),
+        None if mask is None else orientations.apply_orientation(mask, change),
+        orientations.inv_ornt_aff(change, volume.shape),
+    )
+
+
+def _resample(
+    volume: Volume, shape: Sequence[int], start: np.ndarray, step: np.ndarray, anti_alias: bool
+) -> Volume:
+    to_old = np.diag([*step, 1.0])
+    to_old[:3, 3] = start
+    image = resample.linear(volume.array, shape, start, step, anti_alias=anti_alias)
+    if volume.units == "unit":
+        image = image.clip(0, 1)  # float32 weights may sum to 1 + 1e-7
+    mask = None if volume.mask is None else resample.nearest(volume.mask, shape, start, step)
+    return volume.regrid(image, mask, to_old)

@@ -1,0 +1,176 @@
+"""Scans of one's own: crops of a real CT in folders, with and without a table."""
+
+import math
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from etils import epath
+
+from data_pipelines import preprocess
+from data_pipelines.datasets import open_dataset
+from data_pipelines.datasets.folder import folder
+from data_pipelines.datasets.study import split_by_hash
+from data_pipelines.errors import DataError
+from data_pipelines.prepare import Prepare
+
+_RECIPE = preprocess.ct()
+
+
+@pytest.fixture
+def scans(sample_scans, tmp_path):
+    """Four crops of a real CT, one with a mask, and one real DICOM series."""
+    image = nib.load(sample_scans / "example_ct_sm.nii.gz")
+    mask = nib.load(sample_scans / "example_seg.nii.gz")
+    root = tmp_path / "scans"
+    for index, name in enumerate(("one", "two", "deep/er/three", "four")):
+        path = root / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image.slicer[20 + index : 60, 30:70, 5:25], path)
+    nib.save(mask.slicer[20:60, 30:70, 5:25], root / "one_mask.nii.gz")
+    shutil.copytree(sample_scans / "example_ct_dicom", root / "series")
+    (root / "readme.txt").write_text("not a scan")
+    return root
+
+
+def _table(scans, text):
+    path = scans.parent / "table.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_without_a_table_every_scan_is_a_patient(scans):
+    (scans / "one_mask.nii.gz").unlink()
+    collection = folder(scans, _RECIPE)
+    ids = [study.study_id for study in collection.studies]
+    assert ids == ["deep/er/three", "four", "one", "series", "two"]
+    assert [study.patient_id for study in collection.studies] == ids
+    assert "every scan counts as a patient of its own" in collection.notes[0]
+
+
+def test_prepared_from_a_table(scans, tmp_path, capsys):
+    table = _table(
+        scans,
+        "image,patient_id,study_id,report,mask,split,nodule,effusion\n"
+        'one.nii.gz,p1,s1,"No nodule, no effusion.\nNormal.",one_mask.nii.gz,train,0,0\n'
+        "two.nii.gz,p1,s2,,,train,1,\n"
+        "deep/er/three.nii.gz,p2,s3,A nodule.,,test,1,1\n"
+        "series,p3,s4,,,train,,\n",
+    )
+    out = tmp_path / "data"
+    prepare = Prepare("folder", str(scans), str(table), str(out), units="HU", workers=0)
+    assert prepare.run() == 0
+    assert "Wrote 4 studies (3 train, 1 test)" in capsys.readouterr().out
+
+    train = open_dataset(out, "train")
+    assert train.label_names == ("nodule", "effusion")
+    first, second, series = train
+    assert first["report"] == "No nodule, no effusion.\nNormal."
+    assert first["report_valid"] and not second["report_valid"] and second["report"] == ""
+    assert first["labels"].tolist() == [0, 0] and first["labels"].dtype == np.float32
+    assert second["labels"][0] == 1 and math.isnan(second["labels"][1])
+    assert second["labels_valid"] and not series["labels_valid"]
+    assert series["source"] == "series" and series["patient_id"] == "p3"
+    stored = np.asarray(nib.load(scans / "one_mask.nii.gz").dataobj)
+    np.testing.assert_array_equal(first["mask"], stored.transpose(2, 1, 0)[:, ::-1, ::-1])
+    assert first["mask_valid"] and first["annotated"].all()
+    assert not second["mask_valid"] and not second["mask"].any() and not second["annotated"].any()
+    (test,) = open_dataset(out, "test")
+    assert test["labels"].tolist() == [1, 1]
+    assert "| nodule | 2 of 3 |" in (out / "card.md").read_text()
+
+
+def test_a_dicom_folder_with_two_series_is_one_patient(scans):
+    files = sorted((scans / "series").iterdir())
+    uid = pydicom.uid.generate_uid()
+    for path in files[10:]:
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = uid
+        dataset.save_as(path)
+    collection = folder(scans / "series", _RECIPE)
+    assert [study.study_id for study in collection.studies] == ["series/1", "series/2"]
+    assert {study.patient_id for study in collection.studies} == {"series"}
+    assert len({study.split for study in collection.studies}) == 1
+    out = scans.parent / "data"
+    Prepare("folder", str(scans / "series"), out=str(out), workers=0, test_fraction=0).prepare()
+    assert [record["source_shape"][0] for record in open_dataset(out, "train")] == [10, 10]
+
+
+def test_the_split_follows_the_patient(scans):
+    rows = "".join(f"{name},p{index}\n" for index, name in enumerate(("one.nii.gz", "series")))
+    same = _table(scans, "image,patient_id\ntwo.nii.gz,p0\nfour.nii.gz,p0\n" + rows)
+    for fraction in (0.0, 0.3, 0.5, 1.0):
+        studies = folder(scans, _RECIPE, table=same, test_fraction=fraction).studies
+        assert len({study.split for study in studies if study.patient_id == "p0"}) == 1
+    assert {study.split for study in studies} == {"test"}
+
+
+def test_the_hash_takes_the_wanted_share_and_keeps_it():
+    split = {f"patient {n}": split_by_hash(f"patient {n}", 0.1) for n in range(2000)}
+    test = {name for name, part in split.items() if part == "test"}
+    assert 0.08 < len(test) / 2000 < 0.12
+    more = {name for name in split if split_by_hash(name, 0.2) == "test"}
+    assert test < more  # a larger share only adds patients
+
+
+def test_a_patient_in_two_splits_is_named(scans, tmp_path):
+    text = "image,patient_id,split\none.nii.gz,p1,train\ntwo.nii.gz,p1,test\nfour.nii.gz,p2,test\n"
+    prepare = Prepare("folder", str(scans), str(_table(scans, text)), str(tmp_path / "data"))
+    with pytest.raises(DataError, match="patient p1 is in the splits test and train"):
+        prepare.prepare()
+    assert not (tmp_path / "data").exists()
+
+
+def test_equal_study_ids_are_refused(scans, tmp_path):
+    table = _table(scans, "image,study_id\none.nii.gz,s\ntwo.nii.gz,s\n")
+    with pytest.raises(DataError, match="2 studies have the id s"):
+        Prepare("folder", str(scans), str(table), str(tmp_path / "data")).prepare()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "its first row reads nothing"),
+        ("file,report\none.nii.gz,x\n", "its first row reads file, report"),
+        ("image,image\none.nii.gz,x\n", "each once"),
+        ("image\none.nii.gz\nnine.nii.gz\n", "row 3: image 'nine.nii.gz' is not there"),
+        ("image\n../table.csv\n", "row 2: image '../table.csv' is outside"),
+        ("image\n/etc/hostname\n", "row 2: image '/etc/hostname' is outside"),
+        ("image,mask\none.nii.gz,m.nii.gz\n", "row 2: mask 'm.nii.gz' is not there"),
+        (
+            "image\none.nii.gz\ntwo.nii.gz\none.nii.gz\n",
+            "row 4: image 'one.nii.gz' is also in row 2",
+        ),
+        ("image,report\n,x\n", "row 2: the column 'image' is empty"),
+        ("image,report\none.nii.gz,a,b\n", "row 2: it has more or fewer cells"),
+        ("image,report\none.nii.gz\n", "row 2: it has more or fewer cells"),
+        ("image,nodule\none.nii.gz,yes\n", "row 2: 'yes' is no value for the label 'nodule'"),
+        ('image,report\none.nii.gz,"open\n', "row 2: unexpected end of data"),
+        (b"image,report\none.nii.gz,\xe4\n", "byte 24 is not UTF-8"),
+        ("image\n", "it holds no volumes"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named(scans, text, message):
+    table = _table(scans, text)
+    with pytest.raises(DataError) as error:
+        folder(scans, _RECIPE, table=table)
+    assert str(error.value).startswith(f"{table}: ")
+    assert message in str(error.value)
+
+
+def test_a_missing_table_and_a_missing_folder(scans):
+    with pytest.raises(DataError, match="none.csv: there is no such readable file"):
+        folder(scans, _RECIPE, table=scans / "none.csv")
+    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+        folder(epath.Path("nowhere"), _RECIPE)
+    (scans.parent / "empty").mkdir()
+    with pytest.raises(DataError, match="it holds no volumes"):
+        folder(scans.parent / "empty", _RECIPE)
+
+
+def test_a_table_saved_by_a_spreadsheet(scans):
+    table = _table(scans, "\ufeffimage;x\n".replace(";", ",") + "one.nii.gz,1\r\n")
+    (study,) = folder(scans, _RECIPE, table=table).studies
+    assert (study.study_id, dict(study.labels)) == ("one", {"x": 1.0})
