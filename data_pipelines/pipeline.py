@@ -1,8 +1,8 @@
 """The input pipeline: batch n is a pure function of (seed, n).
 
-It does not depend on the number of workers, processes or accelerators, so a run resumes at step n
-by asking for batch n. Workers read records and cut crops; integers go to the device, where windows and
-augmentation are applied inside the compiled step.
+It does not depend on the number of workers, processes or accelerators, so a run resumes at step
+n by asking for batch n. Workers read records and cut crops; integers go to the device, where
+windows and augmentation are applied inside the compiled step.
 """
 
 from __future__ import annotations

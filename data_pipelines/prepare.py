@@ -105,4 +105,4 @@ def _report(result: Result) -> None:
     print(f"Card:  {path / 'card.md'}")
     if result.quarantined:
         print(f"Put aside: {result.quarantined} studies, see {path / QUARANTINE}")
-    print(f"Next:  python run.py train CONFIG --data.path {path}")
+    print(f"Next:  python run.py train configs/quickstart.py --data.sources.0.path {path}")

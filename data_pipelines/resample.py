@@ -1,7 +1,7 @@
 """Separable resampling in numpy: any axis-aligned change of grid, one axis at a time.
 
 A new grid is given per axis by `start` and `step`: voxel i sits at `start + step * i` in voxels of
-the old axis. Linear interpolation is a product with a small weight matrix per axis, which BLAS
+the old axis. Linear interpolation is a product with a banded weight matrix per axis, which BLAS
 does faster than any gather, and the axis that shrinks most goes first.
 """
 
@@ -13,8 +13,9 @@ import numpy as np
 
 Numbers = Sequence[float] | np.ndarray
 
-_CHUNK_VOXELS = 1 << 24
-"""Voxels turned to float32 at a time: 64 MiB of working memory beside input and output."""
+_BLOCK = 16
+"""Output positions per matrix product. They need few input positions: that saves most of the
+multiplications with zeros and bounds the float32 copy of the input."""
 
 
 def linear(
@@ -97,23 +98,26 @@ def linear_weights(
 
 
 def _along(array: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    """Applies a weight matrix along one axis, a slab of another axis at a time."""
+    """Applies a weight matrix along one axis, a block of output positions at a time."""
     shape = list(array.shape)
     shape[axis] = len(weights)
-    out = np.empty(shape, np.float32)
-    across = 1 if axis == 0 else 0
-    slab = max(1, _CHUNK_VOXELS * array.shape[across] // array.size)
-    for begin in range(0, array.shape[across], slab):
-        part = (slice(None),) * across + (slice(begin, begin + slab),)
-        source = array[part].astype(np.float32, order="C")
-        if axis == 0:
-            flat = weights @ source.reshape(len(source), -1)
-            out[part] = flat.reshape(-1, *source.shape[1:])
-        else:
-            out[part] = weights @ source if axis == 1 else source @ weights.T
+    out = np.zeros(shape, np.float32)
+    for begin in range(0, len(weights), _BLOCK):
+        block = weights[begin : begin + _BLOCK]
+        used = np.flatnonzero(block.any(axis=0))
+        if not len(used):
+            continue
+        needed = slice(used[0], used[-1] + 1)
+        source = array[_at(axis, needed)].astype(np.float32)
+        product = np.tensordot(block[:, needed], source, (1, axis))
+        out[_at(axis, slice(begin, begin + _BLOCK))] = np.moveaxis(product, 0, axis)
     return out
 
 
 def _fill_outside(array: np.ndarray, axis: int, outside: np.ndarray, fill: float) -> None:
     if outside.any():
-        array[(slice(None),) * axis + (outside,)] = fill
+        array[_at(axis, outside)] = fill
+
+
+def _at(axis: int, index: slice | np.ndarray) -> tuple[slice | np.ndarray, ...]:
+    return (slice(None),) * axis + (index,)

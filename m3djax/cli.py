@@ -65,7 +65,7 @@ def _train(arguments: list[str]) -> int:
     config = load_config(arguments[0])
     prog = f"run.py train {arguments[0]}"
     config = tyro.cli(Experiment, default=config, args=arguments[1:], prog=prog)
-    _set_up_jax()
+    set_up_jax()
     from m3djax.train import train
 
     folder = train(config)
@@ -81,7 +81,7 @@ def _prepare(arguments: list[str]) -> int:
     return tyro.cli(Prepare, args=arguments, prog="run.py prepare").run()
 
 
-def _set_up_jax() -> None:
+def set_up_jax() -> None:
     """A compile cache, so that a second start is quick."""
     import jax
 

@@ -82,9 +82,9 @@ class Trainer:
         metrics = {name: value / loss.weight for name, value in loss.metrics.items()}
         metrics |= {
             "loss": loss.total / loss.weight,
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(trainable),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(trainable),
             "lr": jnp.asarray(self.experiment.optimizer.rate(self.experiment.steps)(state.step)),
         }
         health = _finite(metrics["loss"], grads)

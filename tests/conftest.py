@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 
+import jax
 import pytest
 from etils import epath
 
 from data_pipelines import fetch
+from m3djax import cli
+
+# Tests compile much and compute little: LLVM's optimisations would cost more than they save.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    + os.environ.get("XLA_FLAGS", "")
+)
+# Before the backend starts: every test sees 8 devices, so that meshes are meshes.
+jax.config.update("jax_num_cpu_devices", 8)
+cli.set_up_jax()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Random access to a prepared dataset."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
 
 from etils import epath
@@ -51,8 +51,16 @@ class RecordSource:
         number = index.__index__()
         if not -len(self) <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
-        record = self._open()[number % len(self)]
+        try:
+            record = self._open()[number % len(self)]
+        except RuntimeError as error:  # ArrayRecord keeps a hash of every chunk
+            problem = f"record {number} of split {self.split} is damaged"
+            raise DataError(self.path, problem, _cure(self.path)) from error
         return {key: self._typed(key, value) for key, value in record.items()}
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yields all records in order."""
+        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         """Path, split and length."""
@@ -97,7 +105,7 @@ def read_metadata(path: epath.PathLike) -> Mapping[str, Any]:
       DataError: The folder is not a complete dataset.
     """
     folder = epath.Path(path)
-    cure = f"prepare it again: python run.py prepare ... --out {path} --overwrite"
+    cure = _cure(folder)
     if not folder.is_dir():
         raise DataError(folder, "there is no such dataset", cure.removesuffix(" --overwrite"))
     try:
@@ -111,3 +119,7 @@ def read_metadata(path: epath.PathLike) -> Mapping[str, Any]:
         if not file.exists() or file.stat().length != size:
             raise DataError(file, "this file of the dataset is missing or not whole", cure)
     return metadata
+
+
+def _cure(folder: epath.Path) -> str:
+    return f"prepare it again: python run.py prepare ... --out {folder} --overwrite"

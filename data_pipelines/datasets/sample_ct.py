@@ -23,7 +23,8 @@ from data_pipelines.preprocess import Recipe
 NOTES = (
     "Source: test files of totalsegmentator 2.18.0 (Apache-2.0). "
     "Masks are its own predictions, not drawn by a radiologist.",
-    "Patient A is certainly another one than B; that C is another one than B is likely, not proven.",
+    "Patient A is certainly another one than B; "
+    "that C is another one than B is likely, not proven.",
     "B-top is the top of B and A-crop a part of A: neither is independent evidence.",
     "A, A-crop and B have masks of few organs, listed in the field `annotated` of the records: "
     "the absence of any other organ from their masks says nothing.",

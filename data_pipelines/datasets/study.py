@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def split_by_hash(patient_id: str, test_fraction: float) -> str:
 
 
 def check_studies(studies: Iterable[Study], where: epath.PathLike) -> dict[str, int]:
-    """Proves that no patient is in two splits and no study id is used twice.
+    """Proves that no patient is in two splits, no study id is used twice and splits have names.
 
     Args:
       studies: All studies of a dataset.
@@ -129,6 +130,9 @@ def check_studies(studies: Iterable[Study], where: epath.PathLike) -> dict[str, 
     splits: dict[str, set[str]] = defaultdict(set)
     for study in studies:
         splits[study.patient_id].add(study.split)
+        if not re.fullmatch(r"[A-Za-z]\w*", study.split) or study.split == "all":
+            problem = f"{study.split!r} cannot be the name of a split"
+            raise DataError(where, problem, "use letters, digits and _, such as train, val, test")
     for patient, names in splits.items():
         if len(names) > 1:
             problem = f"patient {patient} is in the splits {' and '.join(sorted(names))}"

@@ -33,7 +33,7 @@ class Row:
       image: The volume.
       cells: {column: text}; empty cells are left out.
       table: For errors.
-      number: Line of the table, for errors.
+      number: Row of the table as a spreadsheet counts, for errors.
     """
 
     root: epath.Path
@@ -92,16 +92,17 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
         raise DataError(table, problem, cure)
     reader.fieldnames = columns
     rows: dict[tuple[epath.Path, str | None], Row] = {}
+    number = 1  # as a spreadsheet counts; reports in quotes may run over several lines
     try:
-        for cells in reader:
-            row = _row(root, table, reader.line_num, cells)
+        for number, cells in enumerate(reader, 2):
+            row = _row(root, table, number, cells)
             key = row.image, row.cells.get("series")
             if key in rows:
                 problem = f"image {row.cells['image']!r} is also in row {rows[key].number}"
                 raise row.error(problem, "list every image once")
             rows[key] = row
     except csv.Error as error:
-        problem = f"row {reader.line_num}: {error}"
+        problem = f"row {number + 1}: {error}"
         cure = "put text with commas, quotes or line ends into double quotes"
         raise DataError(table, problem, cure) from error
     return list(rows.values()), tuple(name for name in columns if name not in _COLUMNS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from typing import Literal
+from typing import IO, Literal
 
 from etils import epath
 
@@ -46,7 +46,7 @@ def read_bytes(path: epath.PathLike) -> bytes:
     return _gunzip(path, gzip.GzipFile(fileobj=io.BytesIO(data)), -1)
 
 
-def _open(path: epath.PathLike):
+def _open(path: epath.PathLike) -> IO[bytes]:
     try:
         return epath.Path(path).open("rb")
     except OSError as error:

@@ -113,8 +113,8 @@ def _array(path: epath.PathLike, image: Any) -> np.ndarray:
         )
     if dtype.kind not in "iuf":
         raise DataError(path, f"voxels of type {dtype}", "save a grey-value or label image")
-    slope, intercept = image.header.get_slope_inter()
-    plain = slope in (None, 1) and intercept in (None, 0) and dtype.kind in "iu"
+    # nibabel blanks the slope in the header it keeps; the array proxy has it.
+    plain = (image.dataobj.slope, image.dataobj.inter) == (1, 0) and dtype.kind in "iu"
     try:
         if plain:
             array = image.dataobj.get_unscaled()

@@ -1,8 +1,8 @@
 """Declarative, two-way maps between published checkpoints and our parameters.
 
 A map is a tuple of `Rule`s. Each rule names tensors of the published layout, paths of ours, and
-how one becomes the other; `{i}` in a published name runs over layers, which ours keeps stacked along the
-first axis. The same map imports, exports and translates gradients.
+how one becomes the other; `{i}` in a published name runs over layers, which ours keeps stacked
+along the first axis. The same map imports, exports and translates gradients.
 """
 
 from __future__ import annotations

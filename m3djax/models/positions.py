@@ -49,6 +49,7 @@ class SinCosPositions(nn.Module):
     released: bool = False
 
     def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
+        """The table for `grid` = patches along (D, H, W) and width `dim`."""
         return jnp.asarray(sincos_3d(grid, dim, released=self.released), jnp.float32)
 
 
@@ -65,6 +66,7 @@ class LearnedPositions(nn.Module):
 
     @nn.compact
     def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
+        """The table for `grid` = patches along (D, H, W) and width `dim`."""
         table = self.param("table", self._initial, (int(np.prod(self.grid)), dim))
         if tuple(grid) == tuple(self.grid):
             return table

@@ -41,6 +41,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 n n"] | None = None
     ) -> Float[Array, "b n c"]:
+        """Attends; `mask` is true where a query may look. Raises ValueError on a wrong width."""
         b, n, c = x.shape
         if c % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide the width {c}.")
@@ -66,6 +67,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Transforms every token on its own."""
         hidden = nn.gelu(dense(self.mlp_dim, x, name="fc1")(x), approximate=False)
         hidden = constrain(hidden, ("batch", None, "mlp"))
         return dense(x.shape[-1], x, name="fc2")(hidden)
@@ -88,6 +90,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 n n"] | None = None
     ) -> Float[Array, "b n c"]:
+        """Transforms tokens; `mask` goes to the attention."""
         x = x + self.attention(layer_norm(x, epsilon=self.norm_eps, name="norm1")(x), mask)
         x = x + self.mlp(layer_norm(x, epsilon=self.norm_eps, name="norm2")(x))
         return constrain(x, ("batch", None, None))

@@ -5,8 +5,10 @@ import io
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from etils import epath
 
 from data_pipelines import fetch
 from data_pipelines.errors import DataError
@@ -20,7 +22,8 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
     pathlib.Path(os.environ["BUILD_TRACE"]).write_text("built")
     info = pathlib.Path(folder) / "totalsegmentator-2.18.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: totalsegmentator\\nVersion: 2.18.0\\n")
+    source = pathlib.Path("PKG-INFO").read_text()
+    (info / "METADATA").write_text(source)
     return info.name
 def build_wheel(*args, **kwargs): raise NotImplementedError
 """
@@ -36,7 +39,7 @@ _FILES = {
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch):
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that pip takes for its index, and the trace of a build."""
     archive = tmp_path / "index" / f"{_TOP}.tar.gz"
     archive.parent.mkdir()
@@ -52,11 +55,13 @@ def index(tmp_path, monkeypatch):
     return archive.parent
 
 
-def _no_network(*args, **kwargs):
+def _no_network(*args: object, **kwargs: Any) -> None:
     raise AssertionError("pip was called")
 
 
-def test_downloads_once_and_finds_damage(index, tmp_path, monkeypatch):
+def test_downloads_once_and_finds_damage(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scans = fetch.sample_scans(tmp_path / "cache")
     assert (scans / "a/scan.nii.gz").read_bytes() == _SCAN
     assert fetch.organ_names(scans) == {1: "spleen", 52: "aorta"}
@@ -79,7 +84,9 @@ def test_downloads_once_and_finds_damage(index, tmp_path, monkeypatch):
     )
 
 
-def test_a_changed_archive_is_refused_before_its_code_runs(index, tmp_path, monkeypatch):
+def test_a_changed_archive_is_refused_before_its_code_runs(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetch, "SHA256", "0" * 64)
     with pytest.raises(DataError, match=r"Expected sha256 0{64}") as error:
         fetch.sample_scans(tmp_path / "cache")
@@ -88,7 +95,9 @@ def test_a_changed_archive_is_refused_before_its_code_runs(index, tmp_path, monk
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_without_a_network_pip_is_quoted(index, tmp_path, monkeypatch):
+def test_without_a_network_pip_is_quoted(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     next(index.iterdir()).unlink()
     monkeypatch.setenv("M3DJAX_CACHE", str(tmp_path / "other"))
     with pytest.raises(DataError, match=r"No matching distribution.*Cure: look at pip's message"):
@@ -96,12 +105,12 @@ def test_without_a_network_pip_is_quoted(index, tmp_path, monkeypatch):
     assert not list((tmp_path / "other").iterdir())
 
 
-def test_the_real_class_map(sample_scans):
+def test_the_real_class_map(sample_scans: epath.Path) -> None:
     names = fetch.organ_names(sample_scans)
     assert len(names) == 117
     assert (names[1], names[52], names[117]) == ("spleen", "aorta", "costal_cartilages")
 
 
-def test_a_folder_without_class_map_is_an_error(tmp_path):
+def test_a_folder_without_class_map_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"map_to_binary.py: no readable class map"):
         fetch.organ_names(tmp_path / "tests/reference_files")

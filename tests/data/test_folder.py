@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +21,10 @@ _RECIPE = preprocess.ct()
 
 
 @pytest.fixture
-def scans(sample_scans, tmp_path):
+def scans(sample_scans: epath.Path, tmp_path: Path) -> Path:
     """Four crops of a real CT, one with a mask, and one real DICOM series."""
-    image = nib.load(sample_scans / "example_ct_sm.nii.gz")
-    mask = nib.load(sample_scans / "example_seg.nii.gz")
+    image = nib.Nifti1Image.from_filename(sample_scans / "example_ct_sm.nii.gz")
+    mask = nib.Nifti1Image.from_filename(sample_scans / "example_seg.nii.gz")
     root = tmp_path / "scans"
     for index, name in enumerate(("one", "two", "deep/er/three", "four")):
         path = root / f"{name}.nii.gz"
@@ -35,13 +36,13 @@ def scans(sample_scans, tmp_path):
     return root
 
 
-def _table(scans, text):
+def _table(scans: Path, text: str | bytes) -> Path:
     path = scans.parent / "table.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def test_without_a_table_every_scan_is_a_patient(scans):
+def test_without_a_table_every_scan_is_a_patient(scans: Path) -> None:
     (scans / "one_mask.nii.gz").unlink()
     collection = folder(scans, _RECIPE)
     ids = [study.study_id for study in collection.studies]
@@ -50,7 +51,9 @@ def test_without_a_table_every_scan_is_a_patient(scans):
     assert "every scan counts as a patient of its own" in collection.notes[0]
 
 
-def test_prepared_from_a_table(scans, tmp_path, capsys):
+def test_prepared_from_a_table(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = _table(
         scans,
         "image,patient_id,study_id,report,mask,split,nodule,effusion\n"
@@ -73,7 +76,7 @@ def test_prepared_from_a_table(scans, tmp_path, capsys):
     assert second["labels"][0] == 1 and math.isnan(second["labels"][1])
     assert second["labels_valid"] and not series["labels_valid"]
     assert series["source"] == "series" and series["patient_id"] == "p3"
-    stored = np.asarray(nib.load(scans / "one_mask.nii.gz").dataobj)
+    stored = np.asarray(nib.Nifti1Image.from_filename(scans / "one_mask.nii.gz").dataobj)
     np.testing.assert_array_equal(first["mask"], stored.transpose(2, 1, 0)[:, ::-1, ::-1])
     assert first["mask_valid"] and first["annotated"].all()
     assert not second["mask_valid"] and not second["mask"].any() and not second["annotated"].any()
@@ -82,7 +85,7 @@ def test_prepared_from_a_table(scans, tmp_path, capsys):
     assert "| nodule | 2 of 3 |" in (out / "card.md").read_text()
 
 
-def test_a_dicom_folder_with_two_series_is_one_patient(scans):
+def test_a_dicom_folder_with_two_series_is_one_patient(scans: Path) -> None:
     files = sorted((scans / "series").iterdir())
     uid = pydicom.uid.generate_uid()
     for path in files[10:]:
@@ -98,7 +101,7 @@ def test_a_dicom_folder_with_two_series_is_one_patient(scans):
     assert [record["source_shape"][0] for record in open_dataset(out, "train")] == [10, 10]
 
 
-def test_the_split_follows_the_patient(scans):
+def test_the_split_follows_the_patient(scans: Path) -> None:
     rows = "".join(f"{name},p{index}\n" for index, name in enumerate(("one.nii.gz", "series")))
     same = _table(scans, "image,patient_id\ntwo.nii.gz,p0\nfour.nii.gz,p0\n" + rows)
     for fraction in (0.0, 0.3, 0.5, 1.0):
@@ -107,7 +110,7 @@ def test_the_split_follows_the_patient(scans):
     assert {study.split for study in studies} == {"test"}
 
 
-def test_the_hash_takes_the_wanted_share_and_keeps_it():
+def test_the_hash_takes_the_wanted_share_and_keeps_it() -> None:
     split = {f"patient {n}": split_by_hash(f"patient {n}", 0.1) for n in range(2000)}
     test = {name for name, part in split.items() if part == "test"}
     assert 0.08 < len(test) / 2000 < 0.12
@@ -115,7 +118,7 @@ def test_the_hash_takes_the_wanted_share_and_keeps_it():
     assert test < more  # a larger share only adds patients
 
 
-def test_a_patient_in_two_splits_is_named(scans, tmp_path):
+def test_a_patient_in_two_splits_is_named(scans: Path, tmp_path: Path) -> None:
     text = "image,patient_id,split\none.nii.gz,p1,train\ntwo.nii.gz,p1,test\nfour.nii.gz,p2,test\n"
     prepare = Prepare("folder", str(scans), str(_table(scans, text)), str(tmp_path / "data"))
     with pytest.raises(DataError, match="patient p1 is in the splits test and train"):
@@ -123,7 +126,14 @@ def test_a_patient_in_two_splits_is_named(scans, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_equal_study_ids_are_refused(scans, tmp_path):
+@pytest.mark.parametrize("name", ["held-out", "all", "train[:1]", "1st"])
+def test_a_split_needs_a_usable_name(scans: Path, tmp_path: Path, name: str) -> None:
+    table = _table(scans, f"image,split\none.nii.gz,{name}\n")
+    with pytest.raises(DataError, match="cannot be the name of a split"):
+        Prepare("folder", str(scans), str(table), str(tmp_path / "data")).prepare()
+
+
+def test_equal_study_ids_are_refused(scans: Path, tmp_path: Path) -> None:
     table = _table(scans, "image,study_id\none.nii.gz,s\ntwo.nii.gz,s\n")
     with pytest.raises(DataError, match="2 studies have the id s"):
         Prepare("folder", str(scans), str(table), str(tmp_path / "data")).prepare()
@@ -145,14 +155,14 @@ def test_equal_study_ids_are_refused(scans, tmp_path):
         ),
         ("image,report\n,x\n", "row 2: the column 'image' is empty"),
         ("image,report\none.nii.gz,a,b\n", "row 2: it has more or fewer cells"),
-        ("image,report\none.nii.gz\n", "row 2: it has more or fewer cells"),
+        ('image,report\none.nii.gz,"a\nb"\ntwo.nii.gz\n', "row 3: it has more or fewer cells"),
         ("image,nodule\none.nii.gz,yes\n", "row 2: 'yes' is no value for the label 'nodule'"),
         ('image,report\none.nii.gz,"open\n', "row 2: unexpected end of data"),
         (b"image,report\none.nii.gz,\xe4\n", "byte 24 is not UTF-8"),
         ("image\n", "it holds no volumes"),
     ],
 )
-def test_what_is_wrong_in_a_table_is_named(scans, text, message):
+def test_what_is_wrong_in_a_table_is_named(scans: Path, text: str | bytes, message: str) -> None:
     table = _table(scans, text)
     with pytest.raises(DataError) as error:
         folder(scans, _RECIPE, table=table)
@@ -160,8 +170,8 @@ def test_what_is_wrong_in_a_table_is_named(scans, text, message):
     assert message in str(error.value)
 
 
-def test_a_missing_table_and_a_missing_folder(scans):
-    with pytest.raises(DataError, match="none.csv: there is no such readable file"):
+def test_a_missing_table_and_a_missing_folder(scans: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv: there is no such readable file"):
         folder(scans, _RECIPE, table=scans / "none.csv")
     with pytest.raises(DataError, match="nowhere: there is no such folder"):
         folder(epath.Path("nowhere"), _RECIPE)
@@ -170,7 +180,7 @@ def test_a_missing_table_and_a_missing_folder(scans):
         folder(scans.parent / "empty", _RECIPE)
 
 
-def test_a_table_saved_by_a_spreadsheet(scans):
+def test_a_table_saved_by_a_spreadsheet(scans: Path) -> None:
     table = _table(scans, "\ufeffimage;x\n".replace(";", ",") + "one.nii.gz,1\r\n")
     (study,) = folder(scans, _RECIPE, table=table).studies
     assert (study.study_id, dict(study.labels)) == ("one", {"x": 1.0})

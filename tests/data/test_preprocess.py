@@ -148,12 +148,12 @@ def test_linear_against_float64_loops(anti_alias: bool) -> None:
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-def test_linear_in_slabs_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounding the memory changes nothing, also for flipped and transposed views."""
     array = random_volume((12, 15, 18)).array[::-1].transpose(2, 0, 1)
     args = ((7, 20, 9), (0.4, -0.1, 0.2), (2.5, 0.6, 1.6))
     whole = resample.linear(array, *args, anti_alias=True)
-    monkeypatch.setattr(resample, "_CHUNK_VOXELS", 500)
+    monkeypatch.setattr(resample, "_BLOCK", 3)
     np.testing.assert_allclose(resample.linear(array, *args, anti_alias=True), whole, atol=1e-3)
 
 

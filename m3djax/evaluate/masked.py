@@ -1,0 +1,80 @@
+"""Hides patches of crops and fills them in: by the model, by a mean, by a smooth surface."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from m3djax.evaluate.fill_in import harmonic
+from m3djax.models.patches import patch_grid, patchify, unpatchify
+from m3djax.params import Params
+from m3djax.tasks.mae import MAE
+
+METHODS = ("model", "mean", "fill_in")
+
+
+@struct.dataclass
+class Filled:
+    """Crops with their hidden patches filled in, in network units.
+
+    Attributes:
+      volumes: "truth"; "hidden", True where a voxel was hidden; for each of `METHODS` the crops with
+        their visible voxels as they are. All (B, d, h, w).
+      sums: for each of `METHODS` the summed squared error over the hidden voxels that count, and
+        "count", how many those are. All (B,).
+    """
+
+    volumes: dict[str, Array]
+    sums: dict[str, Float[Array, "b"]]
+
+
+def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
+    """Fills in with all `METHODS`; they see the same voxels.
+
+    A model of normalised patches (`norm_pix`) is given the mean and deviation of the true patches
+    to put its prediction back: it has never learned them.
+
+    Args:
+      task: the autoencoder.
+      params: its parameters.
+      batch: image (B, d, h, w, 1), scale and offset (B,), key (B, ...) raw random keys;
+        inside (B, d, h, w) False in padding, counts (B, d, h, w) True where errors count.
+    """
+    keys = jax.random.wrap_key_data(batch["key"])
+    images = task.intensity(batch, keys, train=False)
+    result = task.reconstruct(params, images, task.noise(keys, images.shape))
+    size = task.vision.patch_size
+    grid = patch_grid(images.shape[1:4], size)
+    prediction = result.prediction
+    if task.norm_pix:
+        prediction = _denormalise(prediction, patchify(images, size))
+    hidden_patches = jnp.broadcast_to(result.hidden[..., None] > 0, prediction.shape)
+    hidden = unpatchify(hidden_patches, grid, size)[..., 0]
+    truth, known = images[..., 0], ~hidden & batch["inside"]
+    guesses = {
+        "model": unpatchify(prediction, grid, size)[..., 0],
+        "mean": _mean(truth, known)[:, None, None, None],
+        "fill_in": jax.vmap(harmonic)(truth, known, batch["inside"]),
+    }
+    volumes = {name: jnp.where(hidden, guess, truth) for name, guess in guesses.items()}
+    counted = hidden & batch["counts"]
+    sums = {
+        name: jnp.sum(jnp.square(volume - truth) * counted, (1, 2, 3))
+        for name, volume in volumes.items()
+    }
+    sums["count"] = jnp.sum(counted, (1, 2, 3), dtype=jnp.float32)
+    return Filled({"truth": truth, "hidden": hidden, **volumes}, sums)
+
+
+def _mean(values: Float[Array, "b d h w"], chosen: Bool[Array, "b d h w"]) -> Float[Array, "b"]:
+    return jnp.sum(values * chosen, (1, 2, 3)) / jnp.maximum(jnp.sum(chosen, (1, 2, 3)), 1)
+
+
+def _denormalise(
+    prediction: Float[Array, "b n p"], patches: Float[Array, "b n p"]
+) -> Float[Array, "b n p"]:
+    """The inverse of `m3djax.tasks.mae.normalise_patches`."""
+    deviation = jnp.sqrt(patches.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
+    return prediction * deviation + patches.mean(axis=-1, keepdims=True)

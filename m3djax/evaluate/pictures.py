@@ -1,0 +1,121 @@
+"""Pictures of volumes in three planes, the way radiologists look at them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+_BACKGROUND, _TEXT, _DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#21425f"
+_WIDTH = 11.0  # inches
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """A cut through a (D, H, W) volume whose axes run to Superior, Posterior and Left.
+
+    Attributes:
+      name: of the plane.
+      axis: which the plane is perpendicular to.
+      flip: whether rows run upwards: superior is always up.
+      edges: directions at the left, right, top and bottom of the picture.
+    """
+
+    name: str
+    axis: int
+    flip: bool
+    edges: str
+
+    def cut(self, volume: np.ndarray, index: int) -> np.ndarray:
+        """The slice as rows and columns of the picture."""
+        image = volume.take(index, self.axis)
+        return image[::-1] if self.flip else image
+
+
+PLANES = (
+    Plane("axial", 0, False, "RLAP"),
+    Plane("coronal", 1, True, "RLSI"),
+    Plane("sagittal", 2, True, "APSI"),
+)
+
+
+def centre(image: Float[np.ndarray, "d h w"], air: float) -> tuple[int, ...]:
+    """The middle of what is denser than air, along each axis."""
+    dense = image > air
+    if not dense.any():
+        return tuple(side // 2 for side in image.shape)
+    return tuple(round(float(where.mean())) for where in np.nonzero(dense))
+
+
+def three_planes(
+    path: epath.Path,
+    columns: Mapping[str, Float[np.ndarray, "d h w"]],
+    *,
+    spacing: tuple[float, float, float],
+    window: tuple[float, float],
+    at: tuple[int, ...],
+    units: str = "HU",
+) -> None:
+    """Writes a PNG: a row per plane, a column per volume.
+
+    Args:
+      path: of the PNG.
+      columns: title -> volume on a common grid; NaN marks hidden voxels.
+      spacing: mm along (D, H, W).
+      window: values shown as black and white.
+      at: voxel through which the planes are cut.
+      units: of the values.
+    """
+    shape = next(iter(columns.values())).shape
+    extent = [side * mm for side, mm in zip(shape, spacing, strict=True)]
+    sizes = [tuple(e for axis, e in enumerate(extent) if axis != plane.axis) for plane in PLANES]
+    widest = max(width for _, width in sizes)
+    # Inches per mm such that the columns fill the page; a thin slab still gets a legible row.
+    scale = (_WIDTH - 0.5) / len(columns) / widest
+    heights = [max(height * scale, 0.45) for height, _ in sizes]
+    figure = Figure((_WIDTH, sum(heights) + 0.1 * len(heights) + 0.55), facecolor=_BACKGROUND)
+    grid = figure.add_gridspec(
+        len(PLANES), len(columns), height_ratios=heights, hspace=0.03, wspace=0.03,
+        left=0.04, right=0.995, top=1 - 0.32 / figure.get_figheight(), bottom=0.3 / figure.get_figheight(),
+    )  # fmt: skip
+    for row, plane in enumerate(PLANES):
+        for column, (title, volume) in enumerate(columns.items()):
+            axes = figure.add_subplot(grid[row, column])
+            _draw(axes, plane, plane.cut(volume, at[plane.axis]), spacing, window)
+            if row == 0:
+                axes.set_title(title, color=_TEXT, fontsize=11, pad=6)
+            if column == 0:
+                axes.set_ylabel(plane.name, color=_DIM, fontsize=9, labelpad=6)
+                _letters(axes, plane.edges)
+    position = ", ".join(f"{axis} {i}" for axis, i in zip("DHW", at, strict=True))
+    figure.text(0.04, 0.012, f"Window {window[0]:g} to {window[1]:g} {units}. Cut at voxel {position}. "
+                "Patient's right is on the left.", color=_DIM, fontsize=8)  # fmt: skip
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=130, facecolor=_BACKGROUND)
+
+
+def _draw(axes, plane, image, spacing, window) -> None:
+    rows, columns = (mm for axis, mm in enumerate(spacing) if axis != plane.axis)
+    colours = matplotlib.colormaps["gray"].with_extremes(bad=_HIDDEN)
+    axes.imshow(
+        np.ma.masked_invalid(image), cmap=colours, vmin=window[0], vmax=window[1],
+        aspect=rows / columns, interpolation="nearest",
+    )  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _letters(axes, edges: str) -> None:
+    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
+    for letter, (x, y) in zip(edges, places, strict=True):
+        axes.text(x, y, letter, color=_TEXT, fontsize=7, transform=axes.transAxes,
+                  ha="center", va="center")  # fmt: skip

@@ -1,0 +1,127 @@
+"""`python run.py evaluate RUN`: measures a run and writes what was found into its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import jax
+from etils import epath
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from m3djax import params as params_lib
+from m3djax import report, run_folder, train
+from m3djax.checkpoint import load_params, newest_readable
+from m3djax.experiment import Experiment
+from m3djax.params import Params
+
+FOLDER = "evaluation"
+RESULTS = "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What all evaluators of a run found.
+
+    Attributes:
+      folder: the run's.
+      step: of the checkpoint that was measured.
+      found: by name of the evaluator, see `Findings.to_json`.
+      report: the HTML page.
+    """
+
+    folder: epath.Path
+    step: int
+    found: dict[str, dict[str, Any]]
+    report: epath.Path
+
+    @property
+    def passed(self) -> bool:
+        """False if any evaluator with a test says that it failed."""
+        return all(findings["passed"] is not False for findings in self.found.values())
+
+    def summary(self) -> str:
+        """The result in plain words, a line per sentence."""
+        parts = [findings["report"]["sentences"] for findings in self.found.values()]
+        return "\n".join(sentence for part in parts for sentence in part)
+
+
+def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
+    """Runs a run's evaluators on its newest readable checkpoint.
+
+    Each writes into `evaluation/NAME` of the run's folder; `evaluation/results.json` and
+    `report.html` appear at the end, whole or not at all.
+
+    Args:
+      folder: the run's folder.
+      console: where tables are printed; by default the screen.
+
+    Raises:
+      RunError: the folder is not a run, or its config names no evaluator.
+      CheckpointError: it has no readable checkpoint.
+      EvaluationError: an evaluator does not fit the run or the data.
+      DataError: a dataset cannot be read.
+    """
+    folder, console = epath.Path(folder), console or Console()
+    experiment = run_folder.read_experiment(folder)
+    if not experiment.evaluators:
+        raise run_folder.RunError(
+            f"{folder}: its config names no evaluators. Cure: add some, as configs/quickstart.py "
+            "does, and run train again: a finished run is not trained again, only its config changes."
+        )
+    step = newest_readable(folder)
+    params = read_params(folder, experiment)
+    found = {}
+    for name, evaluator in experiment.evaluators.items():
+        place = folder / FOLDER / name
+        place.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        with console.status(f"evaluating: {name}"):
+            found[name] = evaluator.run(experiment.task, params, place)
+        found[name]["seconds"] = round(time.perf_counter() - start, 1)
+        show(found[name], console)
+    results = Results(folder, step, found, folder / report.NAME)
+    _write(folder / FOLDER / RESULTS, {"step": step, "passed": results.passed, "found": found})
+    report.write(folder)
+    console.print(f"results: {folder / FOLDER / RESULTS}\nreport:  {results.report}")
+    return results
+
+
+def read_params(folder: epath.PathLike, experiment: Experiment) -> Params:
+    """A run's parameters in float32 on the first device."""
+    state = jax.eval_shape(train.trainer_of(experiment).init, jax.random.key(0))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    flat = load_params(
+        folder,
+        {
+            path: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=place)
+            for path, leaf in (state.trainable | state.frozen).items()
+        },
+    )
+    return params_lib.unflatten(flat)
+
+
+def show(findings: dict[str, Any], console: Console) -> None:
+    """Prints tables, sentences and caveats."""
+    report = findings["report"]
+    console.rule(report["title"])
+    for table in report["tables"]:
+        grid = Table(*table["columns"], title=table["title"], box=box.SIMPLE_HEAD, caption=table["note"])
+        for row in table["rows"]:
+            grid.add_row(*row)
+        console.print(grid)
+    for sentence in report["sentences"]:
+        console.print(f"- {sentence}", markup=False)
+    for caveat in report["caveats"]:
+        console.print(f"! {caveat}", style="dim", markup=False)
+
+
+def _write(path: epath.Path, results: dict[str, Any]) -> None:
+    """Whole or not at all: a reader never sees half a file."""
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    partial.replace(path)

@@ -1,0 +1,95 @@
+"""Bootstrap intervals over independent units: crops of a scan, studies, patients.
+
+The percentile bootstrap (Efron 1979): whole units are drawn with replacement, the same ones for all
+methods, so that the difference of two methods keeps what they share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+RESAMPLES = 4000
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Estimate:
+    """A number and how it varies when other units are drawn.
+
+    Attributes:
+      value: on all units.
+      samples: the same on every resample; NaN where it is undefined.
+    """
+
+    value: float
+    samples: Float[np.ndarray, "r"]
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The paired difference; both must come from the same draws."""
+        return Estimate(self.value - other.value, self.samples - other.samples)
+
+    @property
+    def interval(self) -> list[float]:
+        """`[low, high]`, which holds the middle 95 % of the resamples."""
+        tail = (1 - LEVEL) / 2
+        return [float(end) for end in np.nanquantile(self.samples, (tail, 1 - tail))]
+
+    def text(self, digits: int, sign: str = "") -> str:
+        """The number and its interval.
+
+        Args:
+          digits: after the point.
+          sign: "+" writes the sign of positive numbers too.
+        """
+        value, low, high = (f"{n:{sign}.{digits}f}" for n in (self.value, *self.interval))
+        return f"{value} [{low}, {high}]"
+
+
+def draw(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.ndarray, "r u"]:
+    """How often every unit is drawn in every resample.
+
+    Raises:
+      ValueError: there are fewer than two units, so nothing can be said about their spread.
+    """
+    if units < 2:
+        raise ValueError(f"an interval needs at least 2 independent units, and there are {units}.")
+    counts = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples)
+    return counts.astype(np.float64)
+
+
+def weighted_mean(
+    sums: Float[np.ndarray, "u"], weights: Float[np.ndarray, "u"], draws: Float[np.ndarray, "r u"]
+) -> Estimate:
+    """A mean over units of different size.
+
+    Args:
+      sums: what every unit adds to the numerator.
+      weights: what it adds to the denominator.
+      draws: see `draw`.
+    """
+    value = _ratio(sums.sum(), weights.sum())
+    return Estimate(float(value), _ratio(draws @ sums, draws @ weights))
+
+
+def balanced_accuracy(
+    correct: Float[np.ndarray, "u c"],
+    total: Float[np.ndarray, "u c"],
+    draws: Float[np.ndarray, "r u"],
+) -> Estimate:
+    """The mean recall of the classes; in a resample, of those that it holds.
+
+    Args:
+      correct: right answers per unit and true class.
+      total: questions per unit and true class.
+      draws: see `draw`.
+    """
+    value = np.nanmean(_ratio(correct.sum(0), total.sum(0)))
+    return Estimate(float(value), np.nanmean(_ratio(draws @ correct, draws @ total), axis=-1))
+
+
+def _ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """NaN where there is no weight."""
+    return np.where(weights > 0, sums / np.where(weights > 0, weights, 1), np.nan)

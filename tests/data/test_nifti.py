@@ -1,0 +1,224 @@
+"""NIfTI files: what is read is what was written, and what is doubtful is refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from etils import epath
+
+from data_pipelines import readers
+from data_pipelines.errors import DataError
+from tests.data.scans import affine_of, mask_of
+
+AFFINE = np.array([[-2.0, 0, 0, 30], [0, 1.5, 0.2, -20], [0, -0.1, 3, 5], [0, 0, 0, 1]])
+
+
+def _image(array: np.ndarray, affine: np.ndarray = AFFINE, **header: Any) -> bytes:
+    """A NIfTI-1 file; `header` fields are written over what nibabel made consistent."""
+    data = nib.Nifti1Image(array, affine).to_bytes()
+    fields = nib.Nifti1Header.from_fileobj(io.BytesIO(data), check=False)
+    for name, value in header.items():
+        fields[name] = value
+    return fields.binaryblock + data[len(fields.binaryblock) :]
+
+
+def _save(folder: pathlib.Path, data: bytes, name: str = "scan.nii") -> pathlib.Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    """(5, 6, 7) int16."""
+    return np.random.default_rng(0).integers(-1024, 3000, (5, 6, 7), np.int16)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan"])
+def test_reads_what_was_written(
+    tmp_path: pathlib.Path, noise: np.ndarray, kind: Any, name: str
+) -> None:
+    """Both versions, gzipped or not, under any name; the units are the caller's."""
+    data = kind(noise, AFFINE).to_bytes()
+    path = tmp_path / name
+    path.write_bytes(data if name == "scan.nii" else gzip.compress(data))
+    volume = readers.read(path, units="HU", patient_id="p1", study_id="s1")
+    np.testing.assert_array_equal(volume.array, noise)
+    assert volume.array.dtype == np.int16 and volume.array.dtype.isnative
+    np.testing.assert_allclose(affine_of(volume), AFFINE, atol=1e-5)
+    assert (volume.units, volume.patient_id, volume.study_id) == ("HU", "p1", "s1")
+    assert volume.source == str(path)
+    assert readers.read(path).units == "raw"
+
+
+def test_big_endian(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
+    """Foreign byte order is converted."""
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.dtype(">i2"))
+    image = nib.Nifti1Image(noise.astype(">i2"), AFFINE, header)
+    assert image.header.endianness == ">"
+    volume = readers.read(_save(tmp_path, image.to_bytes()))
+    np.testing.assert_array_equal(volume.array, noise)
+    assert volume.array.dtype.isnative
+
+
+def test_slope_and_intercept_once(tmp_path: pathlib.Path) -> None:
+    """Stored 0..9 with slope 2 and intercept -1024 is -1024..-1006, and float32."""
+    stored = np.arange(10, dtype=np.uint16).reshape(1, 2, 5)
+    path = _save(tmp_path, _image(stored, scl_slope=2, scl_inter=-1024))
+    volume = readers.read(path)
+    np.testing.assert_array_equal(volume.array, stored * 2.0 - 1024)
+    assert volume.array.dtype == np.float32
+
+
+def test_trailing_axes_of_length_one(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
+    """A single time point is a volume."""
+    assert readers.read(_save(tmp_path, _image(noise[..., None]))).shape == noise.shape
+
+
+def _nan(array: np.ndarray) -> bytes:
+    array = array.astype(np.float32)
+    array[0, 0, :2] = np.nan, np.inf
+    return _image(array)
+
+
+def _pixdim(value: float) -> Callable[[np.ndarray], bytes]:
+    return lambda array: _image(array, pixdim=[1, 2, value, 3, 1, 1, 1, 1])
+
+
+def _colour(array: np.ndarray) -> bytes:
+    kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    return _image(np.zeros(array.shape, kind))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (_nan, "2 voxels are NaN or infinite"),
+        (_pixdim(0), "voxel sizes of"),
+        (_pixdim(-1), "voxel sizes of"),
+        (_pixdim(np.nan), "voxel sizes of"),
+        (lambda a: _image(a, sform_code=0, qform_code=0), "neither qform nor sform"),
+        (lambda a: _image(a, srow_x=[0, 0, 0, 0]), "singular"),
+        (lambda a: _image(a, srow_y=[0, np.nan, 0, 0]), "not a finite"),
+        (lambda a: _image(np.stack([a, a], -1)), "not three axes"),
+        (lambda a: _image(a[0]), "not three axes"),
+        (lambda a: _image(a.astype(np.complex64)), "voxels of type"),
+        (_colour, "voxels of type"),
+        (lambda a: _image(a, xyzt_units=1), "not in millimetres"),
+        (lambda a: _image(a, datatype=9999), "not a readable NIfTI"),
+    ],
+)
+def test_refuses(
+    tmp_path: pathlib.Path, noise: np.ndarray, make: Callable[[np.ndarray], bytes], problem: str
+) -> None:
+    """The error names the file, the field and a cure."""
+    path = _save(tmp_path, make(noise), "doubtful.nii.gz")
+    with pytest.raises(DataError, match=problem) as caught:
+        readers.read(path)
+    assert caught.value.path == str(path) and caught.value.cure
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.99])
+def test_truncated(tmp_path: pathlib.Path, noise: np.ndarray, name: str, part: float) -> None:
+    """Wherever the download broke off, it is an error and never a black half."""
+    path = _save(tmp_path, _image(np.tile(noise, (4, 4, 4))), name)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(DataError, match=r"empty|truncated|ends before|neither NIfTI nor DICOM"):
+        readers.read(path)
+
+
+def test_damaged_gzip(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
+    """A flipped bit fails gzip's checksum."""
+    path = _save(tmp_path, _image(np.tile(noise, (4, 4, 4))), "scan.nii.gz")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="truncated or damaged"):
+        readers.read(path)
+
+
+def test_not_an_image(tmp_path: pathlib.Path) -> None:
+    """A missing file and a text file named .nii."""
+    with pytest.raises(DataError, match="no such file"):
+        readers.read(tmp_path / "missing.nii.gz")
+    path = tmp_path / "notes.nii"
+    path.write_text("these are notes" * 100)
+    with pytest.raises(DataError, match="neither NIfTI nor DICOM"):
+        readers.read(path)
+
+
+# ---- Masks
+
+
+def test_real_mask(sample_scans: epath.Path) -> None:
+    """The liver of the sample scan is brighter than its lungs."""
+    volume = readers.read(
+        sample_scans / "example_ct_sm.nii.gz",
+        sample_scans / "example_seg.nii.gz",
+        units="HU",
+        mask_names={1: "spleen"},
+    )
+    assert mask_of(volume).dtype == np.uint8 and volume.mask_names == {1: "spleen"}
+    outside = volume.array[mask_of(volume) == 0].mean()
+    assert volume.array[mask_of(volume) > 0].mean() > outside + 200
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "SPL", "PIR"])
+def test_mask_in_another_axis_order(
+    tmp_path: pathlib.Path, noise: np.ndarray, axcodes: str
+) -> None:
+    """A mask stored with other axes, but of the same voxels, is turned to the image's."""
+    labels = (noise > 1000).astype(np.uint8)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(labels, AFFINE))
+    change = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axcodes)
+    )
+    mask = _save(tmp_path, turned.as_reoriented(change).to_bytes(), "mask.nii.gz")
+    volume = readers.read(_save(tmp_path, _image(noise)), mask)
+    np.testing.assert_array_equal(volume.mask, labels)
+
+
+def _moved(millimetres: float) -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[0, 3] += millimetres
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (_image(np.zeros((5, 6, 8), np.uint8)), "another grid"),
+        (_image(np.zeros((5, 6, 7), np.uint8), _moved(2.0)), "another grid"),
+        (_image(np.zeros((5, 6, 7), np.uint8), AFFINE * [[1.1], [1], [1], [1]]), "another grid"),
+        (_image(np.full((5, 6, 7), -1, np.int16)), "labels from -1"),
+        (_image(np.full((5, 6, 7), 255, np.uint8)), "labels from 255"),
+        (_image(np.full((5, 6, 7), 0.5, np.float32)), "not whole numbers"),
+        (_image(np.full((5, 6, 7), np.nan, np.float32)), "labels from nan"),
+    ],
+)
+def test_refuses_masks(
+    tmp_path: pathlib.Path, noise: np.ndarray, mask: bytes, problem: str
+) -> None:
+    """Another grid or interpolated labels would train the wrong voxels."""
+    scan, path = _save(tmp_path, _image(noise)), _save(tmp_path, mask, "mask.nii")
+    with pytest.raises(DataError, match=problem) as caught:
+        readers.read(scan, path)
+    assert caught.value.path == str(path)
+
+
+def test_mask_within_tolerance(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
+    """Rounded headers and float labels are fine."""
+    mask = _image(np.full(noise.shape, 3.0, np.float32), _moved(0.01))
+    volume = readers.read(_save(tmp_path, _image(noise)), _save(tmp_path, mask, "mask.nii"))
+    assert (mask_of(volume) == 3).all()

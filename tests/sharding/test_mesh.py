@@ -1,0 +1,108 @@
+"""The same training on 1 device and on any mesh of 8."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from m3djax import sharding
+from m3djax.experiment import Experiment
+from m3djax.step import TrainState, compile_step
+from m3djax.train import abstract_state, to_devices, trainer_of
+from tests import tiny
+
+MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2)]
+
+
+def run(
+    experiment: Experiment, mesh: jax.sharding.Mesh, steps: int = 5
+) -> tuple[TrainState, list[dict]]:
+    history = []
+    with jax.set_mesh(mesh):
+        state = sharding.sharded(mesh, trainer_of(experiment).init, jax.random.key(0))
+        step = compile_step(trainer_of(experiment), mesh)
+        for number in range(steps):
+            batch = to_devices(tiny.batch(number), mesh)
+            state, metrics = step(state, batch, jax.random.key(1))
+            history.append({name: np.asarray(value) for name, value in metrics.items()})
+        assert step._cache_size() == 1, "the step compiled more than once"
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[TrainState, list[dict]]:
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+    return run(tiny.experiment(), mesh)
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_five_updates_equal_those_of_one_device(
+    shape: tuple[int, int, int], alone: tuple[TrainState, list[dict]]
+) -> None:
+    state, history = run(tiny.experiment(), sharding.make_mesh(shape))
+    for here, there in zip(history, alone[1], strict=True):
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
+        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)
+    assert tiny.largest_difference(state.trainable, alone[0].trainable) < 2e-3
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulation_is_the_same_training(
+    parts: int, alone: tuple[TrainState, list[dict]]
+) -> None:
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+    state, history = run(tiny.experiment(accumulate=parts), mesh)
+    for here, there in zip(history, alone[1], strict=True):
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
+        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)
+
+
+def test_parameters_and_moments_are_split_alike() -> None:
+    mesh = sharding.make_mesh((2, 2, 2))
+    state = abstract_state(tiny.experiment(), mesh)
+    path = "vision/transformer/block/mlp/fc1/kernel"
+    moments = state.opt_state[1]
+    wanted = jax.sharding.PartitionSpec(None, ("fsdp",), ("tensor",))
+    assert state.trainable[path].sharding.spec == wanted
+    assert moments.mu[path].sharding.spec == moments.nu[path].sharding.spec == wanted
+    assert moments.count.sharding.is_fully_replicated
+
+
+def test_the_table_is_exact() -> None:
+    mesh = sharding.make_mesh((2, 2, 2))
+    state = abstract_state(tiny.experiment(), mesh)
+    rows = {path: split for path, _, split in sharding.table(state.trainable, mesh)}
+    assert rows["vision/transformer/block/attention/out/kernel"] == "(None, 'tensor', 'fsdp')"
+    assert rows["vision/positions/table"] == "(None, None)"
+    assert set(rows) == set(state.trainable)
+
+
+def test_a_parameter_without_a_row_is_an_error() -> None:
+    mesh = sharding.make_mesh((8, 1, 1))
+    with pytest.raises(ValueError, match="llm/wte of shape .* matches no row"):
+        sharding.parameter_spec("llm/wte", (4, 4), mesh)
+    with pytest.raises(ValueError, match="exactly one row with one entry per dimension"):
+        sharding.parameter_spec("vision/norm/scale", (4, 4), mesh)
+
+
+def test_what_cannot_be_split_is_kept_whole(caplog: pytest.LogCaptureFixture) -> None:
+    mesh = sharding.make_mesh((1, 8, 1))
+    with caplog.at_level("INFO"):
+        spec = sharding.parameter_spec("vision/patch_embed/kernel", (64, 20), mesh)
+    assert spec == jax.sharding.PartitionSpec(None, None)
+    assert "dimension 20 (embed) is not divisible" in caplog.text
+
+
+def test_a_mesh_that_does_not_fit_is_an_error() -> None:
+    assert dict(sharding.make_mesh((-1, 2, 1)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    with pytest.raises(ValueError, match=r"mesh=\(3, 1, 1\) does not fit 8 devices"):
+        sharding.make_mesh((3, 1, 1))
+    with pytest.raises(ValueError, match="does not fit"):
+        sharding.make_mesh((-1, -1, 1))
+
+
+def test_every_process_of_one_makes_the_whole_batch() -> None:
+    assert sharding.process_shard(sharding.make_mesh((4, 1, 2)), 8) == (0, 1)
+    with pytest.raises(ValueError, match="batch_size=6 cannot be split"):
+        sharding.process_shard(sharding.make_mesh((8, 1, 1)), 6)

@@ -1,0 +1,57 @@
+"""A tiny experiment for tests of everything around the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.pipeline import Data, Source
+from m3djax.augment import Augment, Intensity, Window
+from m3djax.experiment import Experiment
+from m3djax.models.mae_decoder import MAEDecoder
+from m3djax.models.positions import LearnedPositions
+from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.vit import ViT3D
+from m3djax.optim import AdamW
+from m3djax.tasks.mae import MAE
+
+
+def mae(**changes: Any) -> MAE:
+    """Two layers of width 16 over 2 x 4 x 4 patches of 4 x 4 x 4 voxels."""
+    block = Block(Attention(2), Mlp(32))
+    vision = ViT3D(
+        (4, 4, 4), 16, Transformer(2, block), LearnedPositions((2, 4, 4)), cls_token=True
+    )
+    intensity = Intensity(Window(), Augment((0.5, 0.5, 0.5), 0.1, 0.1))
+    return dataclasses.replace(
+        MAE(vision, MAEDecoder(16, Transformer(1, block)), intensity), **changes
+    )
+
+
+def experiment(path: str = "nowhere", **changes: Any) -> Experiment:
+    """The tiny task on crops of 8 x 16 x 16 voxels, 8 at a time."""
+    data = Data((Source(path),), size=(8, 16, 16), batch_size=8)
+    default = Experiment("tiny", mae(), data, AdamW(1e-2), steps=6, log_every=1, save_every=3)
+    return dataclasses.replace(default, **changes)
+
+
+def batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
+    """A random batch as the pipeline makes them."""
+    rng = np.random.default_rng(number)
+    return {
+        "image": rng.integers(-1000, 1000, (rows, 8, 16, 16, 1)).astype(np.int16),
+        "scale": np.ones(rows, np.float32),
+        "offset": np.zeros(rows, np.float32),
+        "spacing": np.ones((rows, 3), np.float32),
+    }
+
+
+def largest_difference(one: Any, two: Any) -> float:
+    """Largest absolute difference between two trees of arrays."""
+    differences = jax.tree.map(
+        lambda a, b: float(np.max(np.abs(np.asarray(a) - np.asarray(b)))), one, two
+    )
+    return max(jax.tree.leaves(differences))
