@@ -120,7 +120,7 @@ class Data:
             raise ValueError(f"batch_size={self.batch_size} cannot be split over {shards} shards.")
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails if nobody parsed them
-        dataset = self._samples(seed).batch(self.batch_size // shards)
+        dataset = self._samples(seed).batch(self.batch_size // shards, drop_remainder=True)
         dataset = dataset[start * shards + shard :: shards]
         stream = dataset.to_iter_dataset(grain.ReadOptions(1, self.buffer))
         if self.workers:

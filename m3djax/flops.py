@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 # Dense bfloat16 peak per chip in FLOP/s, from the vendors' data sheets.
 _PEAK = {
@@ -33,23 +35,26 @@ def count(function: Callable[..., Any], *args: Any) -> int:
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def peak(device: jax.Device) -> float:
-    """Peak FLOP/s of one device: from the data sheet or, for a CPU, measured here in float32."""
+def peak(mesh: jax.sharding.Mesh) -> float:
+    """Peak FLOP/s of all devices: from data sheets or, for CPUs, measured here in float32."""
+    device = mesh.devices.flat[0]
     for kind, value in sorted(_PEAK.items(), key=lambda item: -len(item[0])):
         if device.device_kind.startswith(kind):
-            return value
-    return _measured_peak(device)
+            return value * mesh.devices.size
+    return _measured_peak(mesh)
 
 
-def _measured_peak(device: jax.Device, side: int = 1024) -> float:
-    x = jax.device_put(jnp.ones((side, side)), device)
-    product = jax.jit(jnp.matmul).lower(x, x).compile()
+def _measured_peak(mesh: jax.sharding.Mesh, side: int = 1024) -> float:
+    rows = NamedSharding(mesh, P(mesh.axis_names))
+    x = jax.device_put(jnp.ones((mesh.devices.size * side, side)), rows)
+    y = jax.device_put(jnp.ones((side, side)), NamedSharding(mesh, P()))
+    product = jax.jit(jnp.matmul, out_shardings=rows).lower(x, y).compile()
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        jax.block_until_ready(product(x, x))
+        jax.block_until_ready(product(x, y))
         seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
+    return 2 * side**3 * mesh.devices.size / min(seconds)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

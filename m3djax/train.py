@@ -175,7 +175,7 @@ class Meter:
         self._flops = 3 * flops.count(
             lambda *a: task.loss(*a, train=True).total, shapes, spec, keys
         )
-        self._peak = flops.peak(mesh.devices.flat[0]) * mesh.devices.size
+        self._peak = flops.peak(mesh)
         self._last: int | None = None
         self._since, self._waited = time.perf_counter(), 0.0
 

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from data_pipelines import fetch
+from data_pipelines.prepare import Prepare
 from m3djax import cli
 
 # Tests compile much and compute little: LLVM's optimisations would cost more than they save.
@@ -26,3 +27,11 @@ def sample_scans() -> epath.Path:
     """The folder of real sample scans; downloaded once unless $M3DJAX_SAMPLE_SCANS names it."""
     named = os.environ.get("M3DJAX_SAMPLE_SCANS")
     return epath.Path(named) if named else fetch.sample_scans()
+
+
+@pytest.fixture(scope="session")
+def prepared(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The prepared sample dataset's folder."""
+    out = tmp_path_factory.mktemp("prepared") / "sample_ct"
+    Prepare("sample_ct", source=str(sample_scans), out=str(out), workers=0).prepare()
+    return str(out)

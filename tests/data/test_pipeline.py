@@ -1,0 +1,130 @@
+"""Batch n is a pure function of (seed, n)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipelines.datasets import open_dataset
+from data_pipelines.errors import DataError
+from data_pipelines.pipeline import CachedRecords, Crop, Data, RandomCrop, Source, random_window
+
+SIZE = (8, 16, 16)
+
+
+def data(path: str, **changes: Any) -> Data:
+    return dataclasses.replace(Data((Source(path),), SIZE, batch_size=4, buffer=1), **changes)
+
+
+def take(
+    data: Data, count: int, seed: int = 0, start: int = 0, shard: int = 0, shards: int = 1
+) -> list[dict[str, np.ndarray]]:
+    batches = data.batches(seed, start, shard, shards)
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+@pytest.fixture(scope="module")
+def expected(prepared: str) -> list[dict[str, np.ndarray]]:
+    return take(data(prepared), 5)
+
+
+def same(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_batches_are_what_the_spec_says(prepared: str, expected: list) -> None:
+    spec = data(prepared).spec()
+    for batch in expected:
+        assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+            k: (s.shape, s.dtype) for k, s in spec.items()
+        }
+
+
+@pytest.mark.parametrize("workers, shards", [(0, 2), (0, 4), (1, 1), (2, 2)])
+@pytest.mark.parametrize("start", [0, 3])
+def test_workers_shards_and_starts_agree(
+    prepared: str, expected: list, workers: int, shards: int, start: int
+) -> None:
+    parts = [
+        take(data(prepared, workers=workers), 2, start=start, shard=shard, shards=shards)
+        for shard in range(shards)
+    ]
+    for number in range(2):
+        joined = {key: np.concatenate([part[number][key] for part in parts]) for key in expected[0]}
+        assert same(joined, expected[start + number])
+
+
+def test_another_seed_is_another_stream(prepared: str, expected: list) -> None:
+    assert not same(take(data(prepared), 1, seed=1)[0], expected[0])
+    assert not same(expected[0], expected[1])
+
+
+def test_mixtures_keep_their_weights(prepared: str) -> None:
+    sources = (Source(prepared, "train", 3.0), Source(prepared, "test", 1.0))
+    mixed = data(prepared, sources=sources, batch_size=40)
+    records = {split: open_dataset(prepared, split) for split in ("train", "test")}
+    lows = {split: {int(r["image"].max()) for r in records[split]} for split in records}
+    assert lows["train"].isdisjoint(lows["test"])
+    samples = [mixed._samples(0)[n] for n in range(400)]
+    assert len(samples) == 400
+    alone = [data(prepared)._samples(0)[n]["image"] for n in range(150)]
+    shared = sum(any(np.array_equal(s["image"], a) for a in alone) for s in samples[:40])
+    assert shared == 30  # three of four come from the first source, in its own order
+
+
+def test_crop_recipes_keep_their_weights(prepared: str) -> None:
+    record = open_dataset(prepared, "train")[0]
+    cut = RandomCrop(SIZE, (Crop(0.5, 1.0), Crop(1.0, 1.0), Crop(2.0, 2.0)))
+    rng = np.random.default_rng(0)
+    samples = [cut.random_map(record, rng) for _ in range(400)]
+    spacings = np.array([sample["spacing"][0] for sample in samples])
+    for spacing, share in ((1.5, 0.25), (3.0, 0.25), (6.0, 0.5)):
+        assert abs((spacings == spacing).mean() - share) < 0.08
+    assert {sample["image"].shape for sample in samples} == {(*SIZE, 1)}
+
+
+def test_a_zoomed_crop_is_the_resampled_scan() -> None:
+    ramp = np.broadcast_to(np.arange(64, dtype=np.int16) * 10, (32, 64, 64))
+    record = {"image": ramp, "scale": 1.0, "offset": 0.0, "spacing": np.ones(3, np.float32)}
+    cut = RandomCrop(SIZE, (Crop(2.0),))
+    image = cut.random_map(record, np.random.default_rng(0))["image"][..., 0].astype(float)
+    np.testing.assert_allclose(np.diff(image, axis=2)[:, :, 1:-1], 20, atol=1)
+    np.testing.assert_allclose(np.diff(image, axis=0), 0, atol=1)
+
+
+def test_windows_cover_every_place_and_small_volumes_are_padded_with_air() -> None:
+    image = np.arange(6 * 4 * 4, dtype=np.int16).reshape(6, 4, 4) + 7
+    rng = np.random.default_rng(0)
+    starts = {int(random_window(image, (2, 4, 4), rng)[0, 0, 0] - 7) // 16 for _ in range(200)}
+    assert starts == {0, 1, 2, 3, 4}
+    window = random_window(image, (6, 4, 9), rng)
+    assert window.shape == (6, 4, 9)
+    assert (window == 7).sum() == 6 * 4 * 5 + 1
+
+
+def test_the_cache_forgets_the_oldest_and_changes_nothing(prepared: str) -> None:
+    records = open_dataset(prepared, "test")
+    one = records[0]["image"].nbytes + records[0]["mask"].nbytes
+    cached = CachedRecords(records, limit=one)
+    for index in (0, 1, 2, 0, 0, 1):
+        np.testing.assert_array_equal(cached[index]["image"], records[index]["image"])
+    assert list(cached._kept) == [1]
+
+
+def test_what_cannot_work_is_an_error(prepared: str, tmp_path: Any) -> None:
+    with pytest.raises(DataError, match="prepare"):
+        take(data(str(tmp_path / "none")), 1)
+    with pytest.raises(DataError, match="no split 'validation'"):
+        take(data(prepared, sources=(Source(prepared, "validation"),)), 1)
+    with pytest.raises(ValueError, match="batch_size=4 cannot be split over 3"):
+        take(data(prepared), 1, shards=3)
+    with pytest.raises(ValueError, match="weights must be positive"):
+        data(prepared, crops=(Crop(weight=0.0),))
+    with pytest.raises(ValueError, match="must be positive"):
+        data(prepared, size=(0, 4, 4))

@@ -1,0 +1,182 @@
+"""The loop: it resumes exactly, stops at NaN, freezes, and takes parts of other runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from m3djax import checkpoint, params, run_folder
+from m3djax.checkpoint import CheckpointError, load_params
+from m3djax.experiment import Experiment
+from m3djax.logging import read_metrics
+from m3djax.optim import AdamW, Group
+from m3djax.run_folder import RunError
+from m3djax.train import NonFiniteError, abstract_state, specification, train
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def whole(prepared: str, workplace: Path) -> Path:
+    """A run of six steps without a break."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        train(tiny.experiment(prepared, name="whole"))
+    return workplace / "runs/whole"
+
+
+@pytest.fixture(autouse=True)
+def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+
+
+def weights(run: Path | epath.Path, experiment: Experiment) -> dict[str, np.ndarray]:
+    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), specification(experiment))
+    return {k: np.asarray(v) for k, v in load_params(run, params.flatten(shapes)).items()}
+
+
+def test_a_run_explains_itself(whole: Path, prepared: str) -> None:
+    assert run_folder.read_experiment(whole) == tiny.experiment(prepared, name="whole")
+    assert json.loads((whole / "environment.json").read_text())["jax"] == jax.__version__
+    assert (whole / "command.txt").read_text().strip()
+    assert list((whole / "tensorboard").iterdir())
+    rows = read_metrics(whole)
+    assert [row["step"] for row in rows] == list(range(6))
+    assert rows[-1].keys() >= {"loss", "lr", "grad_norm", "param_norm", "update_norm"}
+    assert rows[-1].keys() >= {"volumes_per_second", "data_wait", "mfu"}
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_broken_run_goes_on_bit_for_bit(whole: Path, prepared: str, workplace: Path) -> None:
+    experiment = tiny.experiment(prepared, name="broken")
+    shutil.copytree(whole, workplace / "runs/broken")
+    (workplace / "runs/broken/config.json").write_text(
+        (whole / "config.json").read_text().replace('"whole"', '"broken"')
+    )
+    shutil.rmtree(workplace / "runs/broken/checkpoints/6")
+    folder = train(experiment)
+    before, after = weights(whole, experiment), weights(folder, experiment)
+    for path, value in before.items():
+        np.testing.assert_array_equal(after[path], value, err_msg=path)
+    losses = [[row["loss"] for row in read_metrics(run)] for run in (whole, folder)]
+    assert losses[0] == losses[1]
+
+
+def test_damage_is_found_and_the_step_before_is_taken(
+    whole: Path, prepared: str, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = workplace / "runs/damaged"
+    shutil.copytree(whole, run)
+    state = run / "checkpoints/6/state"
+    victim = max((p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    assert checkpoint.newest_readable(run) == 3
+    assert "files missing or changed" in caplog.text
+    (run / "checkpoints/3/manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"step 6: files.*step 3: it was never finished"):
+        checkpoint.newest_readable(run)
+
+
+def test_a_run_with_another_config_is_refused(whole: Path, prepared: str) -> None:
+    changed = tiny.experiment(prepared, name="whole", seed=1, optimizer=AdamW(1.0))
+    with pytest.raises(RunError, match=r"another optimizer, seed.*Cure: choose another --name"):
+        train(changed)
+
+
+def test_a_checkpoint_of_another_model_is_refused(whole: Path, prepared: str) -> None:
+    other = tiny.experiment(prepared)
+    vision = other.task.vision.clone(hidden_size=32)
+    other = dataclasses.replace(other, task=dataclasses.replace(other.task, vision=vision))
+    shapes = jax.eval_shape(other.task.init, jax.random.key(0), specification(other))
+    with pytest.raises(
+        CheckpointError, match=r"another model(.|\n)*\(64, 16\) there, \(64, 32\) here"
+    ):
+        load_params(whole, params.flatten(shapes))
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_parameters(prepared: str) -> None:
+    # An infinite factor turns the input, and with it the loss, into NaN.
+    task = tiny.mae()
+    augment = dataclasses.replace(task.intensity.augment, scale=float("inf"), jitter=1.0)
+    task = dataclasses.replace(task, intensity=dataclasses.replace(task.intensity, augment=augment))
+    experiment = tiny.experiment(prepared, name="nan", task=task)
+    with pytest.raises(NonFiniteError, match=r"step 0: not finite: loss, mae_decoder, vision"):
+        train(experiment)
+    assert all(np.isfinite(value).all() for value in weights(Path("runs/nan"), experiment).values())
+
+
+def test_frozen_parameters_cost_nothing_and_never_move(whole: Path, prepared: str) -> None:
+    experiment = tiny.experiment(
+        prepared,
+        name="frozen",
+        trainable="mae_decoder/",
+        init_from={"vision": "runs/whole"},
+        groups=(Group("mae_decoder/predict", lr_scale=0.1),),
+        steps=2,
+    )
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
+    state = abstract_state(experiment, mesh)
+    assert all(path.startswith("mae_decoder/") for path in state.opt_state[1].mu)
+    folder = train(experiment)
+    before, after = weights(whole, experiment), weights(folder, experiment)
+    for path in before:
+        moved = not np.array_equal(before[path], after[path])
+        assert moved == path.startswith("mae_decoder/"), path
+
+
+def test_init_from_takes_the_named_component_only(whole: Path, prepared: str) -> None:
+    still = AdamW(1e-12, "constant", warmup=0, weight_decay=0)
+    experiment = tiny.experiment(
+        prepared,
+        name="second",
+        init_from={"vision": "runs/whole"},
+        optimizer=still,
+        steps=1,
+        seed=5,
+    )
+    before, after = weights(whole, experiment), weights(train(experiment), experiment)
+    for path in before:
+        close = np.allclose(before[path], after[path], atol=1e-6)
+        learned = path.endswith("kernel") or path == "mae_decoder/mask_token"
+        if path.startswith("vision/"):
+            assert close, path
+        elif learned:
+            assert not close, path
+    with pytest.raises(ValueError, match="no component 'text'"):
+        train(tiny.experiment(prepared, name="third", init_from={"text": "runs/whole"}))
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is not a run \(no config.json\)"):
+        run_folder.read_experiment(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing was saved"):
+        checkpoint.newest_readable(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        run_folder.read_experiment(tmp_path)
+
+
+def test_a_profile_is_written_on_request(prepared: str) -> None:
+    folder = train(tiny.experiment(prepared, name="profile", steps=3, profile=(1, 2)))
+    assert list(Path(folder).rglob("*.xplane.pb"))
+
+
+def test_sizes_that_do_not_divide_are_explained(prepared: str) -> None:
+    data = dataclasses.replace(tiny.experiment(prepared).data, size=(8, 16, 18))
+    with pytest.raises(ValueError, match="side W of the volume has 18 voxels.*a size of 16 or 20"):
+        train(tiny.experiment(prepared, name="sizes", data=data))
+    with pytest.raises(ValueError, match="accumulate=3 does not divide batch_size=8"):
+        tiny.experiment(prepared, accumulate=3)
