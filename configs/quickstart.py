@@ -9,12 +9,21 @@ It trains on patient B and is judged on patients A and C, whom it never saw.
 
 from data_pipelines.pipeline import Data, Source
 from m3djax.augment import Augment, Intensity, Window
+from m3djax.evaluate.probe import OrganProbe
+from m3djax.evaluate.reconstruction import Reconstruction
 from m3djax.experiment import Experiment
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.mae import MAE
+
+DATASET = "data/sample_ct"
+SIZE = (16, 32, 32)
+CAVEAT = (
+    "The probe learns from patient B and is asked about patient C. That these are two people is "
+    "likely but not proven. C has contrast agent and B has none. The masks are another network's."
+)
 
 
 def get_config() -> Experiment:
@@ -30,8 +39,19 @@ def get_config() -> Experiment:
             mae_decoder=MAEDecoder(128, Transformer(2, Block(Attention(4), Mlp(512)), unroll=2)),
             intensity=Intensity(Window(-1000, 1000), Augment(flip=(0.5, 0.5, 0.5))),
         ),
-        data=Data((Source("data/sample_ct"),), size=(16, 32, 32), batch_size=32),
+        data=Data((Source(DATASET),), size=SIZE, batch_size=32),
         optimizer=AdamW(learning_rate=2e-3),
+        evaluators={
+            "reconstruction": Reconstruction(DATASET, SIZE, studies=("A", "C")),
+            "probe": OrganProbe(
+                DATASET,
+                SIZE,
+                train_studies=("B-top",),
+                test_studies=("C",),
+                groups=(("vertebrae_.*", "vertebrae"), ("autochthon_.*", "back muscles")),
+                caveats=(CAVEAT,),
+            ),
+        },
         steps=1500,
         log_every=20,
         save_every=500,

@@ -101,6 +101,15 @@ class Data:
             "spacing": ArraySpec((b, 3), np.dtype(np.float32)),
         }
 
+    def check(self) -> None:
+        """Opens every source, so that a missing one is found before anything is compiled.
+
+        Raises:
+          DataError: a source is not a whole dataset, or has no records.
+        """
+        for source in self.sources:
+            self._records(source)
+
     def batches(
         self, seed: int, start: int = 0, shard: int = 0, shards: int = 1
     ) -> Generator[Batch, None, None]:
@@ -138,11 +147,7 @@ class Data:
         cut = RandomCrop(self.size, self.crops)
         members = []
         for number, source in enumerate(self.sources):
-            records = open_dataset(source.path, source.split)
-            if not len(records):
-                raise DataError(
-                    source.path, f"split {source.split!r} is empty", "prepare more scans"
-                )
+            records = self._records(source)
             cached = CachedRecords(records, int(self.cache_gb * 2**30))
             dataset = grain.MapDataset.source(cached).seed(seed + 7919 * number)
             # Grain's shuffle walks cycles of a larger permutation: with few elements it takes
@@ -151,6 +156,12 @@ class Data:
             dataset = dataset.repeat(copies).shuffle().repeat(None)
             members.append(dataset.random_map(cut))
         return grain.MapDataset.mix(members, [source.weight for source in self.sources])
+
+    def _records(self, source: Source) -> RecordSource:
+        records = open_dataset(source.path, source.split)
+        if not len(records):
+            raise DataError(source.path, f"split {source.split!r} is empty", "prepare more scans")
+        return records
 
 
 class CachedRecords:

@@ -15,6 +15,7 @@ from data_pipelines.datasets.study import Collection
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Units
 
+_CONFIGS = {"sample_ct": "configs/quickstart.py", "folder": "configs/own_scans.py"}
 QUARANTINED = 3
 """Exit status when the dataset is complete but for scans that were put aside."""
 
@@ -60,7 +61,7 @@ class Prepare:
           DataError: See `prepare`.
         """
         result = self.prepare()
-        _report(result)
+        _report(result, _CONFIGS[self.dataset])
         return QUARANTINED if result.quarantined else 0
 
     def prepare(self) -> Result:
@@ -97,7 +98,7 @@ class Prepare:
         )
 
 
-def _report(result: Result) -> None:
+def _report(result: Result, config: str) -> None:
     path = Path(os.path.relpath(result.path))
     counts = ", ".join(f"{count} {split}" for split, count in result.splits.items())
     done = "Wrote" if result.fresh else "Nothing to do: already there, complete and up to date:"
@@ -105,4 +106,4 @@ def _report(result: Result) -> None:
     print(f"Card:  {path / 'card.md'}")
     if result.quarantined:
         print(f"Put aside: {result.quarantined} studies, see {path / QUARANTINE}")
-    print(f"Next:  python run.py train configs/quickstart.py --data.sources.0.path {path}")
+    print(f"Next:  python run.py train {config} --data.sources.0.path {path}")

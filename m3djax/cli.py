@@ -6,32 +6,31 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-VERBS = {
-    "quickstart": "the main job on real CT: fetch, prepare, train, evaluate, report",
-    "prepare": "DATASET --source ... --out ...: scans to a dataset",
-    "train": "CONFIG [--field value ...]: run an experiment, or go on with it",
-    "evaluate": "RUN: measure a run, write its report",
-}
-USAGE = "usage: python run.py VERB ...\n\n" + "\n".join(f"  {v:12}{t}" for v, t in VERBS.items())
+QUICKSTART = "configs/quickstart.py"
 
 
 def main(arguments: list[str]) -> int:
     """Runs a verb; returns the exit status."""
+    usage = "usage: python run.py VERB ...\n\n" + "\n".join(
+        f"  {name:12}{verb.__doc__}" for name, verb in VERBS.items()
+    )
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage)
         return 0 if arguments else 2
-    verb, *rest = arguments
-    if verb not in VERBS:
-        print(f"run.py: no verb {verb!r}\n\n{USAGE}", file=sys.stderr)
+    name, *rest = arguments
+    if name not in VERBS:
+        print(f"run.py: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its own errors twice
     try:
-        return globals()[f"_{verb}"](rest)
+        return VERBS[name](rest)
     except _expected_errors() as error:
-        print(f"run.py {verb}: {error}", file=sys.stderr)
+        print(f"run.py {name}: {error}", file=sys.stderr)
         return 1
 
 
@@ -54,7 +53,44 @@ def load_config(path: str) -> Any:
     return module.get_config()
 
 
+def _quickstart(arguments: list[str]) -> int:
+    """The main job on real CT: fetch, prepare, pretrain, evaluate on patients it never saw."""
+    if arguments:
+        print("usage: python run.py quickstart (it takes no options)", file=sys.stderr)
+        return 2
+    print("1/3 scans: fetch and prepare", flush=True)
+    _prepare(["sample_ct"])
+    print("2/3 pretraining: a small 3D ViT by masked autoencoding", flush=True)
+    set_up_jax()
+    from m3djax.evaluate.run import evaluate
+    from m3djax.train import train
+
+    folder = train(load_config(QUICKSTART))
+    print("3/3 evaluation on scans that it never saw", flush=True)
+    results = evaluate(folder)
+    print(f"\n{results.summary()}\n")
+    print(f"report:    {results.report}  (open it in a browser)")
+    print(f"numbers:   {folder}/evaluation/results.json")
+    print(f"curves:    tensorboard --logdir {folder}/tensorboard")
+    print("try next:  python run.py train configs/quickstart.py --name mine --task.mask-ratio 0.5")
+    print("           python run.py evaluate runs/mine")
+    print("           python run.py prepare folder --source YOUR_SCANS --units HU --out data/mine")
+    if not results.passed:
+        print("FAILED: the model does not beat the mean baseline beyond its interval.")
+    return 0 if results.passed else 1
+
+
+def _prepare(arguments: list[str]) -> int:
+    """Scans to a dataset: DATASET --source ... --out ...."""
+    import tyro
+
+    from data_pipelines.prepare import Prepare
+
+    return tyro.cli(Prepare, args=arguments, prog="run.py prepare").run()
+
+
 def _train(arguments: list[str]) -> int:
+    """Run an experiment, or go on with it: CONFIG [--field value ...]."""
     import tyro
 
     from m3djax.experiment import Experiment
@@ -62,9 +98,9 @@ def _train(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         print("usage: python run.py train CONFIG [--help] [--field value ...]", file=sys.stderr)
         return 2
-    config = load_config(arguments[0])
+    default = load_config(arguments[0])
     prog = f"run.py train {arguments[0]}"
-    config = tyro.cli(Experiment, default=config, args=arguments[1:], prog=prog)
+    config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
     from m3djax.train import train
 
@@ -73,12 +109,15 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
-def _prepare(arguments: list[str]) -> int:
-    import tyro
+def _evaluate(arguments: list[str]) -> int:
+    """Measure a run on held-out scans and write its report: RUN."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python run.py evaluate RUN", file=sys.stderr)
+        return 2
+    set_up_jax()
+    from m3djax.evaluate.run import evaluate
 
-    from data_pipelines.prepare import Prepare
-
-    return tyro.cli(Prepare, args=arguments, prog="run.py prepare").run()
+    return 0 if evaluate(arguments[0]).passed else 1
 
 
 def set_up_jax() -> None:
@@ -94,7 +133,24 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is for the user; anything else is ours, and shows its trace."""
     from data_pipelines.errors import DataError
     from m3djax.checkpoint import CheckpointError
+    from m3djax.evaluate.findings import EvaluationError
     from m3djax.run_folder import RunError
     from m3djax.train import NonFiniteError
 
-    return (DataError, CheckpointError, RunError, NonFiniteError, FileNotFoundError, ValueError)
+    return (
+        DataError,
+        EvaluationError,
+        CheckpointError,
+        RunError,
+        NonFiniteError,
+        FileNotFoundError,
+        ValueError,
+    )
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "quickstart": _quickstart,
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+}

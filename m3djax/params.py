@@ -33,7 +33,7 @@ def split(flat: FlatParams, pattern: str) -> tuple[FlatParams, FlatParams]:
     if not match:
         components = sorted({path.split("/")[0] for path in flat})
         raise ValueError(
-            f"trainable={pattern!r} matches no parameter. Cure: paths start with one of {components}."
+            f"trainable={pattern!r} matches no parameter. Cure: paths start with {components}."
         )
     return match, {path: leaf for path, leaf in flat.items() if path not in match}
 

@@ -98,7 +98,7 @@ def process_shard(mesh: Mesh, rows: int) -> tuple[int, int]:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Shardings for a train state: any leaf under a parameter's path goes where that parameter goes.
+    """Shardings for a train state: a leaf under a parameter's path goes where the parameter goes.
 
     Args:
       state: tree of arrays or shapes; parameters, moments and frozen leaves are dicts keyed by the

@@ -38,6 +38,7 @@ def train(experiment: Experiment) -> epath.Path:
       CheckpointError: the run has checkpoints and none is readable.
       RunError: the run's folder belongs to another config.
     """
+    experiment.data.check()
     folder = run_folder.open_for_training(experiment)
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
@@ -84,6 +85,8 @@ class Loop:
     def run(self) -> None:
         """Trains to the last step."""
         e = self.experiment
+        if int(self.state.step) >= e.steps:
+            return
         step_fn = compile_step(trainer_of(e), self.mesh)
         seed = jax.random.key(e.seed)
         start = int(self.state.step)

@@ -59,7 +59,5 @@ def _neighbours(values: Array) -> list[Array]:
         pad[axis] = (1, 1)
         padded = jnp.pad(values, pad)
         n = values.shape[axis]
-        shifted += [
-            jax.lax.slice_in_dim(padded, start, start + n, axis=axis) for start in (0, 2)
-        ]
+        shifted += [jax.lax.slice_in_dim(padded, start, start + n, axis=axis) for start in (0, 2)]
     return shifted

@@ -20,14 +20,14 @@ class Filled:
     """Crops with their hidden patches filled in, in network units.
 
     Attributes:
-      volumes: "truth"; "hidden", True where a voxel was hidden; for each of `METHODS` the crops with
-        their visible voxels as they are. All (B, d, h, w).
+      volumes: "truth"; "hidden", True where a voxel was hidden; for each of `METHODS` the crops
+        with their visible voxels as they are. All (B, d, h, w).
       sums: for each of `METHODS` the summed squared error over the hidden voxels that count, and
         "count", how many those are. All (B,).
     """
 
     volumes: dict[str, Array]
-    sums: dict[str, Float[Array, "b"]]
+    sums: dict[str, Float[Array, " b"]]
 
 
 def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
@@ -68,7 +68,7 @@ def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
     return Filled({"truth": truth, "hidden": hidden, **volumes}, sums)
 
 
-def _mean(values: Float[Array, "b d h w"], chosen: Bool[Array, "b d h w"]) -> Float[Array, "b"]:
+def _mean(values: Float[Array, "b d h w"], chosen: Bool[Array, "b d h w"]) -> Float[Array, " b"]:
     return jnp.sum(values * chosen, (1, 2, 3)) / jnp.maximum(jnp.sum(chosen, (1, 2, 3)), 1)
 
 

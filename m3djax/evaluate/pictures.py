@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
-_BACKGROUND, _TEXT, _DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#21425f"
-_WIDTH = 11.0  # inches
+_BACKGROUND, _TEXT, _DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#1b3a57"
+_WIDTH, _MARGIN, _HEAD, _FOOT = 11.0, 0.3, 0.34, 0.34  # inches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def three_planes(
     path: epath.Path,
     columns: Mapping[str, Float[np.ndarray, "d h w"]],
     *,
-    spacing: tuple[float, float, float],
+    spacing: Sequence[float],
     window: tuple[float, float],
     at: tuple[int, ...],
     units: str = "HU",
@@ -75,15 +74,15 @@ def three_planes(
     """
     shape = next(iter(columns.values())).shape
     extent = [side * mm for side, mm in zip(shape, spacing, strict=True)]
-    sizes = [tuple(e for axis, e in enumerate(extent) if axis != plane.axis) for plane in PLANES]
-    widest = max(width for _, width in sizes)
+    sizes = [[mm for axis, mm in enumerate(extent) if axis != plane.axis] for plane in PLANES]
     # Inches per mm such that the columns fill the page; a thin slab still gets a legible row.
-    scale = (_WIDTH - 0.5) / len(columns) / widest
-    heights = [max(height * scale, 0.45) for height, _ in sizes]
-    figure = Figure((_WIDTH, sum(heights) + 0.1 * len(heights) + 0.55), facecolor=_BACKGROUND)
+    scale = (_WIDTH - _MARGIN) / len(columns) / max(width for _, width in sizes)
+    heights = [max(height * scale, 0.6) for height, _ in sizes]
+    total = sum(heights) + _HEAD + _FOOT
+    figure = Figure((_WIDTH, total), facecolor=_BACKGROUND)
     grid = figure.add_gridspec(
         len(PLANES), len(columns), height_ratios=heights, hspace=0.03, wspace=0.03,
-        left=0.04, right=0.995, top=1 - 0.32 / figure.get_figheight(), bottom=0.3 / figure.get_figheight(),
+        left=_MARGIN / _WIDTH, right=0.996, top=1 - _HEAD / total, bottom=_FOOT / total,
     )  # fmt: skip
     for row, plane in enumerate(PLANES):
         for column, (title, volume) in enumerate(columns.items()):
@@ -92,16 +91,25 @@ def three_planes(
             if row == 0:
                 axes.set_title(title, color=_TEXT, fontsize=11, pad=6)
             if column == 0:
-                axes.set_ylabel(plane.name, color=_DIM, fontsize=9, labelpad=6)
                 _letters(axes, plane.edges)
+                cell = grid[row, column].get_position(figure)
+                figure.text(0.011, (cell.y0 + cell.y1) / 2, plane.name, rotation=90,
+                            va="center", ha="center", color=_DIM, fontsize=9)  # fmt: skip
     position = ", ".join(f"{axis} {i}" for axis, i in zip("DHW", at, strict=True))
-    figure.text(0.04, 0.012, f"Window {window[0]:g} to {window[1]:g} {units}. Cut at voxel {position}. "
-                "Patient's right is on the left.", color=_DIM, fontsize=8)  # fmt: skip
+    note = f"Window {window[0]:g} to {window[1]:g} {units}, cut at voxel {position}; "
+    figure.text(_MARGIN / _WIDTH, 0.1 / total, note + "the patient's right is on the left.",
+                color=_DIM, fontsize=8)  # fmt: skip
     with path.open("wb") as file:
         figure.savefig(file, format="png", dpi=130, facecolor=_BACKGROUND)
 
 
-def _draw(axes, plane, image, spacing, window) -> None:
+def _draw(
+    axes: Axes,
+    plane: Plane,
+    image: np.ndarray,
+    spacing: Sequence[float],
+    window: tuple[float, float],
+) -> None:
     rows, columns = (mm for axis, mm in enumerate(spacing) if axis != plane.axis)
     colours = matplotlib.colormaps["gray"].with_extremes(bad=_HIDDEN)
     axes.imshow(
@@ -114,7 +122,7 @@ def _draw(axes, plane, image, spacing, window) -> None:
         side.set_visible(False)
 
 
-def _letters(axes, edges: str) -> None:
+def _letters(axes: Axes, edges: str) -> None:
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
     for letter, (x, y) in zip(edges, places, strict=True):
         axes.text(x, y, letter, color=_TEXT, fontsize=7, transform=axes.transAxes,

@@ -71,7 +71,7 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
     if not experiment.evaluators:
         raise run_folder.RunError(
             f"{folder}: its config names no evaluators. Cure: add some, as configs/quickstart.py "
-            "does, and run train again: a finished run is not trained again, only its config changes."
+            "does, and call train again: a finished run is not trained again, its config changes."
         )
     step = newest_readable(folder)
     params = read_params(folder, experiment)
@@ -110,7 +110,9 @@ def show(findings: dict[str, Any], console: Console) -> None:
     report = findings["report"]
     console.rule(report["title"])
     for table in report["tables"]:
-        grid = Table(*table["columns"], title=table["title"], box=box.SIMPLE_HEAD, caption=table["note"])
+        grid = Table(
+            *table["columns"], title=table["title"], box=box.SIMPLE_HEAD, caption=table["note"]
+        )
         for row in table["rows"]:
             grid.add_row(*row)
         console.print(grid)

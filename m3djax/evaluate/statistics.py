@@ -7,6 +7,8 @@ methods, so that the difference of two methods keeps what they share.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +27,7 @@ class Estimate:
     """
 
     value: float
-    samples: Float[np.ndarray, "r"]
+    samples: Float[np.ndarray, " r"]
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The paired difference; both must come from the same draws."""
@@ -37,15 +39,21 @@ class Estimate:
         tail = (1 - LEVEL) / 2
         return [float(end) for end in np.nanquantile(self.samples, (tail, 1 - tail))]
 
-    def text(self, digits: int, sign: str = "") -> str:
-        """The number and its interval.
+    def to_json(self) -> dict[str, Any]:
+        """As results are stored."""
+        return {"value": self.value, "interval": self.interval}
 
-        Args:
-          digits: after the point.
-          sign: "+" writes the sign of positive numbers too.
-        """
-        value, low, high = (f"{n:{sign}.{digits}f}" for n in (self.value, *self.interval))
-        return f"{value} [{low}, {high}]"
+
+def number_text(number: Mapping[str, Any], style: str) -> str:
+    """A stored estimate as "value [low, high]", each in the format `style`."""
+    low, high = number["interval"]
+    return f"{number['value']:{style}} [{low:{style}}, {high:{style}}]"
+
+
+def verdict(interval: Sequence[float]) -> str:
+    """What the interval of a gain says about the one that gains."""
+    low, high = interval
+    return "better than" if low > 0 else "worse than" if high < 0 else "not clearly different from"
 
 
 def draw(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.ndarray, "r u"]:
@@ -61,7 +69,7 @@ def draw(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.n
 
 
 def weighted_mean(
-    sums: Float[np.ndarray, "u"], weights: Float[np.ndarray, "u"], draws: Float[np.ndarray, "r u"]
+    sums: Float[np.ndarray, " u"], weights: Float[np.ndarray, " u"], draws: Float[np.ndarray, "r u"]
 ) -> Estimate:
     """A mean over units of different size.
 
@@ -88,6 +96,12 @@ def balanced_accuracy(
     """
     value = np.nanmean(_ratio(correct.sum(0), total.sum(0)))
     return Estimate(float(value), np.nanmean(_ratio(draws @ correct, draws @ total), axis=-1))
+
+
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates that come from the same draws."""
+    value = float(np.mean([estimate.value for estimate in estimates]))
+    return Estimate(value, np.mean([estimate.samples for estimate in estimates], axis=0))
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:

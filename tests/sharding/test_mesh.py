@@ -52,7 +52,7 @@ def test_accumulation_is_the_same_training(
     parts: int, alone: tuple[TrainState, list[dict]]
 ) -> None:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    state, history = run(tiny.experiment(accumulate=parts), mesh)
+    _state, history = run(tiny.experiment(accumulate=parts), mesh)
     for here, there in zip(history, alone[1], strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
         np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)

@@ -29,7 +29,8 @@ def test_command_line_without_overrides_changes_nothing(config: Experiment) -> N
 
 def test_overrides_reach_modules() -> None:
     default = load_config(str(ROOT / "configs/quickstart.py"))
-    arguments = "--task.vision.transformer.num-layers 2 --data.batch-size 8 --mesh 1 1 1".split()
+    layers = ("--task.vision.transformer.num-layers", "2")
+    arguments = [*layers, "--data.batch-size", "8", "--mesh", "1", "1", "1"]
     config = tyro.cli(Experiment, default=default, args=arguments)
     assert config.task.vision.transformer.num_layers == 2
     assert (

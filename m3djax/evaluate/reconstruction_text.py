@@ -1,0 +1,102 @@
+"""What the numbers of `Reconstruction` say, in sentences and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from m3djax.evaluate.findings import Findings, Picture, Table
+from m3djax.evaluate.statistics import number_text, verdict
+
+_NAMES = {
+    "model": "model",
+    "mean": "mean of the crop's visible voxels",
+    "fill_in": "smooth fill-in",
+}
+_ONE_SCAN = (
+    "The intervals (95 %, bootstrap over crops) say how much the result depends on which part of "
+    "the scan is looked at. They say nothing about other patients."
+)
+_NORM_PIX = (
+    "The model predicts normalised patches: it was given the mean and the deviation of the true "
+    "hidden patches, which the baselines were not. The comparison favours it."
+)
+
+
+def present(
+    groups: Mapping[str, Any],
+    pictures: tuple[Picture, ...],
+    units: str,
+    kind: str,
+    *,
+    norm_pix: bool,
+) -> Findings:
+    """The findings; the first group decides whether the test is passed.
+
+    Args:
+      groups: what is reported on -> its numbers.
+      pictures: of some studies.
+      units: of the voxels.
+      kind: what the intervals are over, "crops" or "studies".
+      norm_pix: whether the model predicts normalised patches.
+    """
+    first, decides = next(iter(groups.items()))
+    caveats = ((_ONE_SCAN,) if kind == "crops" else ()) + ((_NORM_PIX,) if norm_pix else ())
+    return Findings(
+        title="Reconstruction of hidden patches",
+        numbers={
+            **{f"mse_{method}": mse["value"] for method, mse in decides["mse"].items()},
+            "decides": first,
+            "groups": groups,
+        },
+        sentences=tuple(_sentence(name, numbers, units) for name, numbers in groups.items()),
+        tables=tuple(_table(name, numbers, units, kind) for name, numbers in groups.items()),
+        pictures=pictures,
+        caveats=caveats,
+        passed=decides["beats_mean"],
+    )
+
+
+def caption(record: dict[str, Any]) -> str:
+    """Of a study's picture."""
+    mm = " x ".join(f"{side:g}" for side in record["spacing"].tolist())
+    return (
+        f"Study {record['study_id']}, voxels of {mm} mm, the first of the random masks. A crop is "
+        "all that the model sees of the scan at a time, hence the seams between crops."
+    )
+
+
+def _sentence(name: str, numbers: Mapping[str, Any], units: str) -> str:
+    rmse, gains = numbers["rmse"], numbers["gain_over"]
+    others = ", ".join(
+        f"{verdict(gains[method]['interval'])} the {_NAMES[method]} ({_error(rmse[method])})"
+        for method in gains
+    )
+    return (
+        f"On hidden patches of held-out {name} the model is off by {_error(rmse['model'])} {units} "
+        f"(root mean square): {others}."
+    )
+
+
+def _table(name: str, numbers: Mapping[str, Any], units: str, kind: str) -> Table:
+    def row(method: str) -> tuple[str, ...]:
+        gain = numbers["gain_over"].get(method)
+        return (
+            _NAMES[method],
+            number_text(numbers["mse"][method], ".4f"),
+            _error(numbers["rmse"][method]),
+            number_text(gain, "+.4f") if gain else "",
+        )
+
+    return Table(
+        name[0].upper() + name[1:],
+        ("filled in by", "mean squared error", f"RMSE, {units}", "error above the model's"),
+        tuple(row(method) for method in numbers["mse"]),
+        f"{numbers['hidden_voxels']:,} hidden voxels, squared errors in network units. In "
+        f"brackets: 95 % bootstrap over {numbers['units']} {kind}, paired in the last column.",
+    )
+
+
+def _error(value: float) -> str:
+    """HU need no digits after the point, values of 0..1 do."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

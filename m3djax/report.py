@@ -1,0 +1,114 @@
+"""The run's report: one HTML page that holds everything, needs no network and runs no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import jinja2
+from etils import epath
+
+from m3djax import curves, experiment, run_folder
+from m3djax.experiment import Experiment
+from m3djax.logging import METRICS, read_metrics
+
+NAME = "report.html"
+_TEMPLATE = Path(__file__).with_name("report_template.html")
+
+
+def write(folder: epath.PathLike) -> epath.Path:
+    """Writes `report.html` from what lies in a run's folder; whole or not at all.
+
+    Raises:
+      RunError: the folder is not a run.
+    """
+    folder = epath.Path(folder)
+    partial = folder / f".{NAME}.partial"
+    partial.write_text(render(folder))
+    return partial.replace(folder / NAME)
+
+
+def render(folder: epath.Path) -> str:
+    """The page as text; whatever comes from files is escaped."""
+    config = run_folder.read_experiment(folder)
+    rows = read_metrics(folder) if (folder / METRICS).exists() else []
+    results = _json(folder / "evaluation" / "results.json") or {}
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_TEMPLATE.read_text()).render(
+        name=config.name,
+        folder=str(folder),
+        summary=summary(config, rows),
+        command=_command(folder),
+        config=experiment.dumps(config),
+        environment=_json(folder / "environment.json") or {},
+        cards=[card for source in config.data.sources if (card := _card(source.path))],
+        curves=[(c.title, svg) for c in curves.CURVES if (svg := curves.draw(c, rows)) is not None],
+        results=results,
+        sections=[
+            _section(folder / "evaluation" / name, findings)
+            for name, findings in results.get("found", {}).items()
+        ],
+    )
+
+
+def summary(config: Experiment, rows: list[dict[str, float]]) -> dict[str, str]:
+    """What was run, in a few lines."""
+    optimizer = config.optimizer
+    speeds = [row["volumes_per_second"] for row in rows if "volumes_per_second" in row]
+    done = f"{int(rows[-1]['step']) + 1:,} of " if rows else ""
+    lines = {
+        "task": type(config.task).__name__,
+        "parameters": f"{_parameters(config):,}",
+        "input": " x ".join(map(str, config.data.size)) + " voxels",
+        "steps": f"{done}{config.steps:,}, batch {config.data.batch_size}",
+        "optimizer": f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}",
+        "seed": str(config.seed),
+    }
+    if speeds:
+        lines["speed"] = f"{sorted(speeds)[len(speeds) // 2]:.3g} crops per second (median)"
+    return lines
+
+
+def _parameters(config: Experiment) -> int:
+    spec = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in config.data.spec().items()}
+    shapes = jax.eval_shape(config.task.init, jax.random.key(0), spec)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def _section(folder: epath.Path, findings: dict[str, Any]) -> dict[str, Any]:
+    """An evaluator's part of the page, with every picture of its folder inside."""
+    report = findings["report"]
+    captions = {picture["file"]: picture["caption"] for picture in report["pictures"]}
+    files = [*captions, *sorted(p.name for p in folder.glob("*.png") if p.name not in captions)]
+    pictures = [
+        {"caption": captions.get(file, file), "data": _base64(folder / file)} for file in files
+    ]
+    return {**report, "pictures": pictures, "seconds": findings.get("seconds")}
+
+
+def _base64(path: epath.Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _command(folder: epath.Path) -> str:
+    """The command without the places of python and run.py on the machine that ran it."""
+    path = folder / "command.txt"
+    if not path.exists():
+        return ""
+    python, script, *rest = shlex.split(path.read_text())
+    return shlex.join([Path(python).name, Path(script).name, *rest])
+
+
+def _card(path: str) -> dict[str, Any] | None:
+    return _json(epath.Path(path) / "card.json")
+
+
+def _json(path: epath.Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None

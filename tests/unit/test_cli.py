@@ -1,0 +1,77 @@
+"""The verbs as a user calls them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from m3djax.cli import VERBS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_usage_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    usage = capsys.readouterr().out
+    assert all(verb in usage for verb in VERBS)
+    assert main(["trian"]) == 2
+    assert "no verb 'trian'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "configs/nothing.py"], "there is no such config"),
+        (["evaluate", "runs/nothing"], "is not a run"),
+        (["prepare", "folder", "--source", "nowhere"], "nowhere"),
+        (
+            ["train", str(ROOT / "configs/quickstart.py")],
+            "data/sample_ct: there is no such dataset",
+        ),
+    ],
+)
+def test_errors_are_one_line_with_a_cure(
+    arguments: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error and "Cure: " in error and "Traceback" not in error
+
+
+def test_a_config_without_get_config_is_named(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "empty.py").write_text("")
+    assert main(["train", "empty.py"]) == 1
+    assert "empty.py: has no get_config()" in capsys.readouterr().err
+
+
+def test_prepare_train_evaluate(sample_scans: Path, workplace: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        # A process of its own: one device, and the compiler's optimisations on.
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        command = [sys.executable, str(ROOT / "run.py"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    prepared = run("prepare", "sample_ct", "--source", str(sample_scans))
+    assert prepared.returncode == 0, prepared.stderr
+    small = ["--steps", "2", "--data.batch-size", "8", "--task.vision.transformer.num-layers", "1"]
+    trained = run("train", str(ROOT / "configs/quickstart.py"), *small)
+    assert trained.returncode == 0, trained.stderr
+    assert "next: python run.py evaluate runs/quickstart" in trained.stdout
+    # Two steps teach nothing: the evaluation says so with its status, and still reports.
+    evaluated = run("evaluate", "runs/quickstart")
+    assert evaluated.returncode == 1, evaluated.stderr
+    page = (workplace / "runs/quickstart/report.html").read_text()
+    assert "<img" in page and "mean of the crop" in page
