@@ -46,29 +46,41 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random flips and intensity jitter, drawn per sample (M3D: multi_dataset.py).
+    """Random flips, quarter turns and intensity jitter, drawn per sample (M3D: multi_dataset.py).
 
     Attributes:
       flip: chance to flip along D, H and W, each on its own.
+      rotate90: chance of one to three quarter turns in the axial plane; needs H = W.
       scale: with chance `jitter`, values are multiplied by 1 + U(-scale, scale).
       shift: with chance `jitter`, U(-shift, shift) is added, in network units.
       jitter: chance of each of the two.
     """
 
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    rotate90: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
     jitter: float = 0.5
 
     def __call__(self, key: Key[Array, ""], image: Float[Array, "d h w c"]) -> Array:
         """Augments one sample; vmap it over a batch and its keys."""
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
         for axis, chance in enumerate(self.flip):
             if chance:
                 flipped = jax.random.bernoulli(keys[axis], chance)
                 image = jnp.where(flipped, jnp.flip(image, axis), image)
+        if self.rotate90:
+            image = self._rotate(keys[5], image)
         factor = 1.0 + self.scale * self._jitter(keys[3])
         return image * factor + self.shift * self._jitter(keys[4])
+
+    def _rotate(self, key: Key[Array, ""], image: Float[Array, "d h w c"]) -> Array:
+        if image.shape[1] != image.shape[2]:
+            raise ValueError(f"rotate90 needs H = W, and crops are {image.shape[:3]}.")
+        chance, turns = jax.random.split(key)
+        turned = jnp.stack([jnp.rot90(image, k, axes=(1, 2)) for k in range(4)])
+        count = jax.random.randint(turns, (), 1, 4)
+        return turned[jnp.where(jax.random.bernoulli(chance, self.rotate90), count, 0)]
 
     def _jitter(self, key: Key[Array, ""]) -> Float[Array, ""]:
         amount, chance = jax.random.split(key)

@@ -25,7 +25,7 @@ def mae(**changes: Any) -> MAE:
     vision = ViT3D(
         (4, 4, 4), 16, Transformer(2, block), LearnedPositions((2, 4, 4)), cls_token=True
     )
-    intensity = Intensity(Window(), Augment((0.5, 0.5, 0.5), 0.1, 0.1))
+    intensity = Intensity(Window(), Augment((0.5, 0.5, 0.5), scale=0.1, shift=0.1))
     return dataclasses.replace(
         MAE(vision, MAEDecoder(16, Transformer(1, block)), intensity), **changes
     )

@@ -1,8 +1,7 @@
 """Anybody's own scans: a folder of volumes, and a table if there is more to tell about them.
 
 Without a table every NIfTI file and every DICOM series is a study, every file and DICOM folder
-a patient. With
-one, its rows are the studies: see `table`.
+a patient. With one, its rows are the studies: see `table`.
 """
 
 import re
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.datasets.study import Collection, Study, split_by_hash
+from data_pipelines.datasets.study import Collection, Study, hold_one_out, split_by_hash
 from data_pipelines.datasets.table import Row, read_table
 from data_pipelines.errors import DataError
 from data_pipelines.preprocess import Recipe
@@ -36,7 +35,8 @@ def folder(
       table: A CSV file; see the module `table`.
       units: Of NIfTI files, which cannot tell: "HU" for CT.
       test_fraction: Share of the patients in "test", chosen by a hash of patient_id, so that a
-        patient stays in its split when others are added.
+        patient stays in its split when others are added. If it is above 0 and there are two
+        patients, there is at least one.
 
     Raises:
       DataError: Names the file, and in a table the row and the column at fault.
@@ -55,6 +55,8 @@ def folder(
         cure = "put NIfTI files (.nii, .nii.gz) or folders of DICOM files there"
         raise DataError(table or root, "it holds no volumes", cure)
     studies = tuple(_study(row, labels, test_fraction) for row in rows)
+    if test_fraction > 0 and not any(row.cells.get("split") for row in rows):
+        studies = hold_one_out(studies)
     return Collection(root.name, root, studies, recipe, labels, notes=(note,), units=units)
 
 

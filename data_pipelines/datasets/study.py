@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from etils import epath
 
@@ -109,8 +109,26 @@ def _size_and_time(path: epath.Path) -> tuple[int, float]:
 
 def split_by_hash(patient_id: str, test_fraction: float) -> str:
     """Returns "test" for about this fraction of the patients, always the same ones."""
-    digest = hashlib.sha256(patient_id.encode()).digest()
-    return "test" if int.from_bytes(digest[:8], "big") < test_fraction * 2**64 else "train"
+    return "test" if _hash(patient_id) < test_fraction * 2**64 else "train"
+
+
+def hold_one_out(studies: tuple[Study, ...]) -> tuple[Study, ...]:
+    """Moves the patient with the lowest hash to "test" if chance put nobody there.
+
+    Small datasets need it; it is the patient that a growing fraction takes first anyway.
+    """
+    patients = {study.patient_id for study in studies}
+    if len(patients) < 2 or any(study.split == "test" for study in studies):
+        return studies
+    held_out = min(patients, key=_hash)
+    return tuple(
+        replace(study, split="test") if study.patient_id == held_out else study
+        for study in studies
+    )
+
+
+def _hash(patient_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8], "big")
 
 
 def check_studies(studies: Iterable[Study], where: epath.PathLike) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -30,6 +32,8 @@ class Filled:
     sums: dict[str, Float[Array, " b"]]
 
 
+# Compiled once for equal tasks, also when it is called again and again during training.
+@functools.partial(jax.jit, static_argnums=0)
 def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
     """Fills in with all `METHODS`; they see the same voxels.
 

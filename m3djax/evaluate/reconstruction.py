@@ -75,7 +75,7 @@ class Reconstruction(Evaluator):
                 f"Reconstruction measures MAE runs, and the task is a {type(task).__name__}. "
                 "Cure: leave this evaluator out of the config."
             )
-        compiled = functools.partial(jax.jit(functools.partial(fill, task)), params)
+        compiled = functools.partial(fill, task, params)
         window = task.intensity.window
         measured: dict[str, Arrays] = {}
         shown: list[Picture] = []

@@ -80,8 +80,8 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
         place = folder / FOLDER / name
         place.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        with console.status(f"evaluating: {name}"):
-            found[name] = evaluator.run(experiment.task, params, place)
+        console.print(f"evaluating: {name} ...", style="dim")
+        found[name] = evaluator.run(experiment.task, params, place)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)
     results = Results(folder, step, found, folder / report.NAME)

@@ -118,6 +118,16 @@ def test_the_hash_takes_the_wanted_share_and_keeps_it() -> None:
     assert test < more  # a larger share only adds patients
 
 
+def test_small_datasets_hold_out_a_patient_too(scans: Path) -> None:
+    table = _table(scans, "image,patient_id\none.nii.gz,p1\ntwo.nii.gz,p2\nfour.nii.gz,p2\n")
+    for fraction, expected in ((1e-9, {"train", "test"}), (0.0, {"train"})):
+        studies = folder(scans, _RECIPE, table=table, test_fraction=fraction).studies
+        assert {study.split for study in studies} == expected
+        assert len({study.split for study in studies if study.patient_id == "p2"}) == 1
+    alone = _table(scans, "image,patient_id\none.nii.gz,p1\ntwo.nii.gz,p1\n")
+    assert {s.split for s in folder(scans, _RECIPE, table=alone).studies} == {"train"}
+
+
 def test_a_patient_in_two_splits_is_named(scans: Path, tmp_path: Path) -> None:
     text = "image,patient_id,split\none.nii.gz,p1,train\ntwo.nii.gz,p1,test\nfour.nii.gz,p2,test\n"
     prepare = Prepare("folder", str(scans), str(_table(scans, text)), str(tmp_path / "data"))

@@ -33,7 +33,7 @@ def test_stored_integers_become_real_values() -> None:
 
 
 def test_evaluation_has_no_randomness() -> None:
-    intensity = Intensity(augment=Augment((0.5, 0.5, 0.5), 0.1, 0.1))
+    intensity = Intensity(augment=Augment((0.5, 0.5, 0.5), scale=0.1, shift=0.1))
     one, two = (
         intensity(batch(), jax.random.split(jax.random.key(seed), 4), train=False)
         for seed in (1, 2)
@@ -58,3 +58,13 @@ def test_jitter_is_drawn_per_sample_and_stays_in_range() -> None:
     )
     assert 0.3 - 1e-6 <= values.min() < 0.35 and 0.65 < values.max() <= 0.7 + 1e-6
     np.testing.assert_allclose((jnp.abs(values - 0.5) < 1e-6).mean(), 0.25, atol=0.05)
+
+
+def test_quarter_turns_stay_in_the_axial_plane() -> None:
+    image = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
+    keys = jax.random.split(jax.random.key(1), 64)
+    turned = np.asarray(jax.vmap(lambda key: Augment(rotate90=0.5)(key, image))(keys))
+    counts = [sum(np.array_equal(t, jnp.rot90(image, k, (1, 2))) for t in turned) for k in range(4)]
+    assert sum(counts) == 64 and 20 <= counts[0] <= 44 and min(counts[1:]) >= 3
+    with pytest.raises(ValueError, match="rotate90 needs H = W"):
+        Augment(rotate90=0.5)(keys[0], image[:, :4])
