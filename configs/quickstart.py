@@ -4,7 +4,9 @@
     python run.py train configs/quickstart.py
     python run.py evaluate runs/quickstart
 
-It trains on patient B and is judged on patients A and C, whom it never saw.
+It trains on patient B and is judged on patient A, whom it never saw, and on C, who is likely, but
+not provably, a third one. Expect four minutes, and hidden patches of A to be off by about 290 HU
+(root mean square); the mean of what is visible is off by 423.
 """
 
 from data_pipelines.pipeline import Data, Source
@@ -34,9 +36,9 @@ def get_config() -> Experiment:
             vision=ViT3D(
                 patch_size=(4, 8, 8),
                 hidden_size=192,
-                transformer=Transformer(4, Block(Attention(6), Mlp(768)), unroll=4),
+                transformer=Transformer(4, Block(Attention(6), Mlp(768))),
             ),
-            mae_decoder=MAEDecoder(128, Transformer(2, Block(Attention(4), Mlp(512)), unroll=2)),
+            mae_decoder=MAEDecoder(128, Transformer(2, Block(Attention(4), Mlp(512)))),
             intensity=Intensity(Window(-1000, 1000), Augment(flip=(0.5, 0.5, 0.5))),
         ),
         data=Data((Source(DATASET),), size=SIZE, batch_size=32),
@@ -52,7 +54,7 @@ def get_config() -> Experiment:
                 caveats=(CAVEAT,),
             ),
         },
-        steps=1500,
+        steps=1000,
         log_every=20,
         save_every=500,
     )

@@ -102,13 +102,13 @@ class Data:
         }
 
     def check(self) -> None:
-        """Opens every source, so that a missing one is found before anything is compiled.
+        """Reads a record of every source, so that what is missing is found before compilation.
 
         Raises:
           DataError: a source is not a whole dataset, or has no records.
         """
         for source in self.sources:
-            self._records(source)
+            self._records(source)[0]
 
     def batches(
         self, seed: int, start: int = 0, shard: int = 0, shards: int = 1

@@ -38,6 +38,11 @@ class Window:
         scaled = self.to[0] + unit * (self.to[1] - self.to[0])
         return (scaled - self.mean) / self.std
 
+    def inverse(self, images: Float[Array, " ..."]) -> Float[Array, " ..."]:
+        """Network units back to HU; what was clipped stays clipped."""
+        unit = (images * self.std + self.mean - self.to[0]) / (self.to[1] - self.to[0])
+        return self.low + unit * (self.high - self.low)
+
     @property
     def hu_per_unit(self) -> float:
         """How many HU one network unit spans."""

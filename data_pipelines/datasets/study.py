@@ -122,8 +122,7 @@ def hold_one_out(studies: tuple[Study, ...]) -> tuple[Study, ...]:
         return studies
     held_out = min(patients, key=_hash)
     return tuple(
-        replace(study, split="test") if study.patient_id == held_out else study
-        for study in studies
+        replace(study, split="test") if study.patient_id == held_out else study for study in studies
     )
 
 

@@ -173,12 +173,12 @@ def _joined(parts: list[Arrays]) -> Arrays:
 def _draw(path: epath.Path, record: Record, tiles: Tiles, crops: Arrays, window: Window) -> None:
     """The whole scan, put together from its crops, in three planes."""
     volumes = {name: tiles.stitch(part) for name, part in crops.items()}
-    truth = _values(window, volumes["truth"])
+    truth = window.inverse(volumes["truth"])
     columns = {
         "original": truth,
         "what the model sees": np.where(volumes["hidden"], np.nan, truth),
-        "reconstruction": _values(window, volumes["model"]),
-        "smooth fill-in": _values(window, volumes["fill_in"]),
+        "reconstruction": window.inverse(volumes["model"]),
+        "smooth fill-in": window.inverse(volumes["fill_in"]),
     }
     pictures.three_planes(
         path,
@@ -188,9 +188,3 @@ def _draw(path: epath.Path, record: Record, tiles: Tiles, crops: Arrays, window:
         at=pictures.centre(truth, air=0.75 * window.low + 0.25 * window.high),
         units=record["units"],
     )
-
-
-def _values(window: Window, images: np.ndarray) -> np.ndarray:
-    """Network units back to those of the data set."""
-    unit = (images * window.std + window.mean - window.to[0]) / (window.to[1] - window.to[0])
-    return window.low + unit * (window.high - window.low)
