@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 
@@ -38,7 +39,9 @@ class Window:
         scaled = self.to[0] + unit * (self.to[1] - self.to[0])
         return (scaled - self.mean) / self.std
 
-    def inverse(self, images: Float[Array, " ..."]) -> Float[Array, " ..."]:
+    def inverse(
+        self, images: Float[Array | np.ndarray, " ..."]
+    ) -> Float[Array | np.ndarray, " ..."]:
         """Network units back to HU; what was clipped stays clipped."""
         unit = (images * self.std + self.mean - self.to[0]) / (self.to[1] - self.to[0])
         return self.low + unit * (self.high - self.low)

@@ -29,6 +29,12 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its own errors twice
     try:
         return VERBS[name](rest)
+    except KeyboardInterrupt:
+        print(
+            f"\nrun.py {name}: interrupted. The same command goes on from the last save.",
+            file=sys.stderr,
+        )
+        return 130
     except _expected_errors() as error:
         print(f"run.py {name}: {error}", file=sys.stderr)
         return 1

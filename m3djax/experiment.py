@@ -66,6 +66,8 @@ class Experiment:
             )
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep) < 1:
             raise ValueError("steps, accumulate, log_every, save_every and keep start at 1.")
+        if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
+            raise ValueError(f"profile={self.profile} must be two rising steps of {self.steps}.")
 
 
 def to_json(config: Any) -> Any:

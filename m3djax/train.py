@@ -110,6 +110,7 @@ class Loop:
                         pending = None
                         self._save()
                         self._evaluate(writer, step + 1)
+                self._profile(e.steps)
             finally:
                 batches.close()
 

@@ -173,12 +173,12 @@ def _joined(parts: list[Arrays]) -> Arrays:
 def _draw(path: epath.Path, record: Record, tiles: Tiles, crops: Arrays, window: Window) -> None:
     """The whole scan, put together from its crops, in three planes."""
     volumes = {name: tiles.stitch(part) for name, part in crops.items()}
-    truth = window.inverse(volumes["truth"])
+    truth = np.asarray(window.inverse(volumes["truth"]))
     columns = {
         "original": truth,
         "what the model sees": np.where(volumes["hidden"], np.nan, truth),
-        "reconstruction": window.inverse(volumes["model"]),
-        "smooth fill-in": window.inverse(volumes["fill_in"]),
+        "reconstruction": np.asarray(window.inverse(volumes["model"])),
+        "smooth fill-in": np.asarray(window.inverse(volumes["fill_in"])),
     }
     pictures.three_planes(
         path,

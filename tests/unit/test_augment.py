@@ -21,6 +21,7 @@ def test_window_is_linear_between_its_ends() -> None:
     np.testing.assert_allclose(
         window.hu_per_unit * (window(hu)[2] - window(hu)[1]), 1000, rtol=1e-5
     )
+    np.testing.assert_allclose(window.inverse(window(hu)), np.clip(hu, -1000, 1000), atol=1e-2)
     with pytest.raises(ValueError, match="low must be below high"):
         Window(100, 100)
 
