@@ -5,7 +5,7 @@
     python run.py evaluate runs/own_scans
 
 Judged on the patients that `prepare` put into the split "test". With hours instead of minutes, go
-on to more steps, larger crops (`--data.size`, and the evaluator's `size`) and a wider model.
+on to more steps, larger crops (`--data.size`) and a wider model.
 """
 
 import dataclasses
@@ -15,8 +15,6 @@ from data_pipelines.pipeline import Source
 from m3djax.evaluate.reconstruction import Reconstruction
 from m3djax.experiment import Experiment
 
-DATASET = "data/mine"
-
 
 def get_config() -> Experiment:
     """See the module's docstring."""
@@ -24,6 +22,6 @@ def get_config() -> Experiment:
     return dataclasses.replace(
         config,
         name="own_scans",
-        data=dataclasses.replace(config.data, sources=(Source(DATASET),)),
-        evaluators={"reconstruction": Reconstruction(DATASET, config.data.size)},
+        data=dataclasses.replace(config.data, sources=(Source("data/mine"),)),
+        evaluators={"reconstruction": Reconstruction()},
     )

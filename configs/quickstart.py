@@ -20,8 +20,6 @@ from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.mae import MAE
 
-DATASET = "data/sample_ct"
-SIZE = (16, 32, 32)
 CAVEAT = (
     "The probe learns from patient B and is asked about patient C. That these are two people is "
     "likely but not proven. C has contrast agent and B has none. The masks are another network's."
@@ -41,13 +39,11 @@ def get_config() -> Experiment:
             mae_decoder=MAEDecoder(128, Transformer(2, Block(Attention(4), Mlp(512)))),
             intensity=Intensity(Window(-1000, 1000), Augment(flip=(0.5, 0.5, 0.5))),
         ),
-        data=Data((Source(DATASET),), size=SIZE, batch_size=32),
+        data=Data((Source("data/sample_ct"),), size=(16, 32, 32), batch_size=32),
         optimizer=AdamW(learning_rate=2e-3),
         evaluators={
-            "reconstruction": Reconstruction(DATASET, SIZE, studies=("A", "C")),
+            "reconstruction": Reconstruction(studies=("A", "C")),
             "probe": OrganProbe(
-                DATASET,
-                SIZE,
                 train_studies=("B-top",),
                 test_studies=("C",),
                 groups=(("vertebrae_.*", "vertebrae"), ("autochthon_.*", "back muscles")),

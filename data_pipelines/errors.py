@@ -1,4 +1,4 @@
-"""The one error type for everything a user's file can cause."""
+"""Errors whose message is for the user: of their files, and of their configs."""
 
 
 class DataError(ValueError):
@@ -20,3 +20,7 @@ class DataError(ValueError):
     def __str__(self) -> str:
         """The message as the user reads it."""
         return f"{self.path or 'array'}: {self.problem}. Cure: {self.cure}."
+
+
+class ConfigError(ValueError):
+    """Values of a config that cannot work, alone or together, and what to do about it."""

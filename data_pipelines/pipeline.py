@@ -18,12 +18,13 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.datasets import RecordSource, open_dataset
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.resample import linear
+from data_pipelines.volume import Units
 
 Batch = dict[str, np.ndarray]
 Size = tuple[int, int, int]
-_SHUFFLED_AT_LEAST = 1 << 16
+_SHUFFLED_AT_LEAST = 1 << 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Data:
       sources: the mixture.
       size: voxels along (D, H, W) of the network's input; smaller volumes are padded with air.
       batch_size: over all processes.
+      units: what the records must hold, as the task's window is made for it.
       crops: how crops are cut.
       workers: processes that read and cut; 0 does so in threads of this one.
       buffer: batches that are made ahead, per worker.
@@ -79,6 +81,7 @@ class Data:
     sources: tuple[Source, ...]
     size: Size = (112, 224, 224)
     batch_size: int = 8
+    units: Units = "HU"
     crops: tuple[Crop, ...] = (Crop(),)
     workers: int = 0
     buffer: int = 4
@@ -87,9 +90,9 @@ class Data:
     def __post_init__(self) -> None:
         weights = [s.weight for s in self.sources] + [c.weight for c in self.crops]
         if not self.sources or not self.crops or min(weights) <= 0:
-            raise ValueError("sources and crops must not be empty, and weights must be positive.")
+            raise ConfigError("sources and crops must not be empty, and weights must be positive.")
         if self.batch_size < 1 or min(self.size) < 1:
-            raise ValueError("batch_size and size must be positive.")
+            raise ConfigError("batch_size and size must be positive.")
 
     def spec(self) -> dict[str, ArraySpec]:
         """Shapes and dtypes of a batch; needs no data on disk."""
@@ -108,7 +111,7 @@ class Data:
           DataError: a source is not a whole dataset, or has no records.
         """
         for source in self.sources:
-            self._records(source)[0]
+            check_units(self._records(source)[0], self.units)
 
     def batches(
         self, seed: int, start: int = 0, shard: int = 0, shards: int = 1
@@ -126,7 +129,7 @@ class Data:
           ValueError: `shards` does not divide the batch.
         """
         if self.batch_size % shards:
-            raise ValueError(f"batch_size={self.batch_size} cannot be split over {shards} shards.")
+            raise ConfigError(f"batch_size={self.batch_size} cannot be split over {shards} shards.")
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails if nobody parsed them
         dataset = self._samples(seed).batch(self.batch_size // shards, drop_remainder=True)
@@ -144,14 +147,14 @@ class Data:
 
     def _samples(self, seed: int) -> grain.MapDataset:
         """Endless samples; all randomness is tied to a sample's number before any splitting."""
-        cut = RandomCrop(self.size, self.crops)
+        cut = RandomCrop(self.size, self.crops, self.units)
         members = []
         for number, source in enumerate(self.sources):
             records = self._records(source)
             cached = CachedRecords(records, int(self.cache_gb * 2**30))
             dataset = grain.MapDataset.source(cached).seed(seed + 7919 * number)
-            # Grain's shuffle walks cycles of a larger permutation: with few elements it takes
-            # milliseconds per index, so small datasets are shuffled many copies at a time.
+            # Every epoch is a pass in a new order. Grain's shuffle takes milliseconds per index
+            # below a thousand elements, so small datasets are shuffled several copies at a time.
             copies = -(-_SHUFFLED_AT_LEAST // len(records))
             dataset = dataset.repeat(copies).shuffle().repeat(None)
             members.append(dataset.random_map(cut))
@@ -200,13 +203,16 @@ class RandomCrop(grain.transforms.RandomMap):
     Attributes:
       size: voxels along (D, H, W) of the sample.
       crops: the recipes to choose from.
+      units: what the records must hold.
     """
 
     size: Size
     crops: tuple[Crop, ...]
+    units: Units = "HU"
 
     def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> Batch:
-        """Cuts one crop."""
+        """Cuts one crop; a record in other units is a DataError."""
+        check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(self.crops), p=weights / weights.sum())]
         wanted = tuple(max(round(side * crop.zoom), 1) for side in self.size)
@@ -220,6 +226,16 @@ class RandomCrop(grain.transforms.RandomMap):
             "offset": record["offset"],
             "spacing": spacing.astype(np.float32),
         }
+
+
+def check_units(record: dict[str, Any], units: Units) -> None:
+    """Raises DataError if the record's values are not in these units."""
+    if record["units"] != units:
+        raise DataError(
+            record["source"],
+            f"holds {record['units']!r} values, and the config is made for {units!r}",
+            "set data.units and the task's window for them, or prepare it with another recipe",
+        )
 
 
 def random_window(image: np.ndarray, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:

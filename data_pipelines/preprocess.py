@@ -70,7 +70,7 @@ __all__ = [
     "save_like",
 ]
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when a step computes something else than before: prepared data is then redone."""
 
 M3D_SIZE: Size = (32, 256, 256)

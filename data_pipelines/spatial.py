@@ -84,7 +84,8 @@ class Spacing:
         same = np.isclose(volume.spacing, self.pixdim, rtol=1e-5)
         step = np.where(same, 1.0, np.divide(self.pixdim, volume.spacing))
         old = np.array(volume.shape)
-        new = np.maximum(1, np.round(old / step)).astype(int)
+        # Rounded up, so that the new grid covers every voxel and a mask comes back whole.
+        new = np.ceil(old / step - 1e-3).astype(int)
         start = (old - 1) / 2 - step * (new - 1) / 2
         return _resample(volume, new.tolist(), start, step, self.anti_alias)
 

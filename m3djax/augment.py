@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from data_pipelines.errors import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -31,7 +33,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if not (self.low < self.high and self.std > 0):
-            raise ValueError(f"{self}: low must be below high, and std positive.")
+            raise ConfigError(f"{self}: low must be below high, and std positive.")
 
     def __call__(self, values: Float[Array, " ..."]) -> Float[Array, " ..."]:
         """HU to network units."""
@@ -84,7 +86,7 @@ class Augment:
 
     def _rotate(self, key: Key[Array, ""], image: Float[Array, "d h w c"]) -> Array:
         if image.shape[1] != image.shape[2]:
-            raise ValueError(f"rotate90 needs H = W, and crops are {image.shape[:3]}.")
+            raise ConfigError(f"rotate90 needs H = W, and crops are {image.shape[:3]}.")
         chance, turns = jax.random.split(key)
         turned = jnp.stack([jnp.rot90(image, k, axes=(1, 2)) for k in range(4)])
         count = jax.random.randint(turns, (), 1, 4)

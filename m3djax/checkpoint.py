@@ -10,6 +10,7 @@ import concurrent.futures
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,11 +42,8 @@ class Checkpointer:
     def __init__(self, folder: epath.Path, *, keep: int = 2) -> None:
         self._folder = epath.Path(folder).resolve()  # Orbax refuses relative paths
         self._steps = self._folder / "checkpoints"
-        self._orbax = ocp.training.Checkpointer(
-            self._steps,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        )
+        self._keep = keep
+        self._orbax = self._open()
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -91,11 +89,28 @@ class Checkpointer:
         if not steps_in(self._folder):
             return None
         step = newest_readable(self._folder)
+        self._put_aside_after(step)
         stored = _stored(abstract)
         _check_shapes(self._steps / str(step), "state", stored)
         loaded = self._orbax.load(step, stored)
         frozen = _load_frozen(self._folder, abstract.frozen) if abstract.frozen else {}
         return TrainState(loaded["step"], loaded["trainable"], loaded["opt_state"], frozen)
+
+    def _put_aside_after(self, step: int) -> None:
+        """Moves damaged newer steps out of the way: Orbax saves no step below one that it sees."""
+        damaged = [newer for newer in steps_in(self._folder) if newer > step]
+        for newer in damaged:
+            (self._steps / str(newer)).rename(self._folder / f"damaged-{newer}-{time.time_ns()}")
+        if damaged:
+            self._orbax.close()
+            self._orbax = self._open()
+
+    def _open(self) -> ocp.training.Checkpointer:
+        return ocp.training.Checkpointer(
+            self._steps,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+        )
 
     def _commit(self, response: Any, step: int) -> None:
         response.result()

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.errors import ConfigError
+
 QUICKSTART = "configs/quickstart.py"
 
 
@@ -30,10 +32,7 @@ def main(arguments: list[str]) -> int:
     try:
         return VERBS[name](rest)
     except KeyboardInterrupt:
-        print(
-            f"\nrun.py {name}: interrupted. The same command goes on from the last save.",
-            file=sys.stderr,
-        )
+        print(f"\nrun.py {name}: interrupted", file=sys.stderr)
         return 130
     except _expected_errors() as error:
         print(f"run.py {name}: {error}", file=sys.stderr)
@@ -44,18 +43,17 @@ def load_config(path: str) -> Any:
     """The experiment that a config file's `get_config()` returns.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it has no `get_config`.
+      ConfigError: there is no such file, or it has no `get_config`.
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{path}: there is no such config. Cure: pick one below configs/.")
+        raise ConfigError(f"{path}: there is no such config. Cure: pick one below configs/.")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"{path}: has no get_config(). Cure: see configs/quickstart.py.")
+        raise ConfigError(f"{path}: has no get_config(). Cure: see configs/quickstart.py.")
     return module.get_config()
 
 
@@ -65,7 +63,8 @@ def _quickstart(arguments: list[str]) -> int:
         print("usage: python run.py quickstart (it takes no options)", file=sys.stderr)
         return 2
     print("1/3 scans: fetch and prepare", flush=True)
-    _prepare(["sample_ct"])
+    if status := _prepare(["sample_ct"]):
+        return status
     print("2/3 pretraining: a small 3D ViT by masked autoencoding", flush=True)
     set_up_jax()
     from m3djax.evaluate.run import evaluate
@@ -102,14 +101,20 @@ def _train(arguments: list[str]) -> int:
     from m3djax.experiment import Experiment
 
     if not arguments or arguments[0].startswith("-"):
-        print("usage: python run.py train CONFIG [--help] [--field value ...]", file=sys.stderr)
+        usage = "CONFIG [--help] [--print-sharding] [--field value ...]"
+        print(f"usage: python run.py train {usage}", file=sys.stderr)
         return 2
+    only_print = "--print-sharding" in arguments
+    arguments = [argument for argument in arguments if argument != "--print-sharding"]
     default = load_config(arguments[0])
     prog = f"run.py train {arguments[0]}"
     config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
-    from m3djax.train import train
+    from m3djax.train import print_sharding, train
 
+    if only_print:
+        print_sharding(config)
+        return 0
     folder = train(config)
     print(f"run: {folder}\nnext: python run.py evaluate {folder}")
     return 0
@@ -141,7 +146,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from m3djax.checkpoint import CheckpointError
     from m3djax.evaluate.findings import EvaluationError
     from m3djax.run_folder import RunError
-    from m3djax.train import NonFiniteError
+    from m3djax.train import Interrupted, NonFiniteError
 
     return (
         DataError,
@@ -149,8 +154,8 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         CheckpointError,
         RunError,
         NonFiniteError,
-        FileNotFoundError,
-        ValueError,
+        Interrupted,
+        ConfigError,
     )
 
 

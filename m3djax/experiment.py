@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax.evaluate.base import Evaluator
 from m3djax.optim import AdamW, Group
@@ -61,13 +62,13 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.data.batch_size % self.accumulate:
-            raise ValueError(
+            raise ConfigError(
                 f"accumulate={self.accumulate} does not divide batch_size={self.data.batch_size}."
             )
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep) < 1:
-            raise ValueError("steps, accumulate, log_every, save_every and keep start at 1.")
+            raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
-            raise ValueError(f"profile={self.profile} must be two rising steps of {self.steps}.")
+            raise ConfigError(f"profile={self.profile} must be two rising steps of {self.steps}.")
 
 
 def to_json(config: Any) -> Any:
@@ -105,14 +106,14 @@ def from_json(value: Any) -> Any:
         return fields
     module, _, name = value["class"].partition(":")
     if not module.startswith(_PACKAGES):
-        raise ValueError(f"config class {value['class']!r} is not one of {_PACKAGES}.")
+        raise ConfigError(f"config class {value['class']!r} is not one of {_PACKAGES}.")
     cls = getattr(importlib.import_module(module), name, None)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ValueError(f"config class {value['class']!r} does not exist in this version.")
+        raise ConfigError(f"config class {value['class']!r} does not exist in this version.")
     try:
         return cls(**fields)
     except TypeError as error:
-        raise ValueError(f"config of {value['class']!r} is of another version: {error}") from error
+        raise ConfigError(f"config of {value['class']!r} is of another version: {error}") from error
 
 
 def dumps(config: Any) -> str:

@@ -10,6 +10,8 @@ from typing import Literal
 import jax
 import optax
 
+from data_pipelines.errors import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -81,7 +83,7 @@ class AdamW:
         paths = list(paths)
         for group in groups:
             if not any(re.match(group.pattern, path) for path in paths):
-                raise ValueError(f"group {group.pattern!r} matches no trainable parameter.")
+                raise ConfigError(f"group {group.pattern!r} matches no trainable parameter.")
         decay = {path: self.weight_decay if path.endswith("kernel") else 0.0 for path in paths}
         scale = dict.fromkeys(paths, 1.0)
         for group in groups:

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from flax import traverse_util
 
+from data_pipelines.errors import ConfigError
+
 Params = dict[str, Any]  # component -> nested dict of arrays, what Linen's apply takes
 FlatParams = dict[str, jax.Array]  # path -> array
 
@@ -32,7 +34,7 @@ def split(flat: FlatParams, pattern: str) -> tuple[FlatParams, FlatParams]:
     match = {path: leaf for path, leaf in flat.items() if re.match(pattern, path)}
     if not match:
         components = sorted({path.split("/")[0] for path in flat})
-        raise ValueError(
+        raise ConfigError(
             f"trainable={pattern!r} matches no parameter. Cure: paths start with {components}."
         )
     return match, {path: leaf for path, leaf in flat.items() if path not in match}

@@ -7,6 +7,7 @@ import json
 import platform
 import shlex
 import sys
+from typing import Any
 
 import jax
 from etils import epath
@@ -18,7 +19,10 @@ ROOT = "runs"
 CONFIG = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # These may change between the start of a run and its continuation.
-_FREE = ("mesh", "log_every", "save_every", "keep", "profile", "evaluators", "accumulate")
+_FREE = (
+    *("mesh", "accumulate", "log_every", "save_every", "keep", "profile", "evaluators"),
+    *("data.workers", "data.buffer", "data.cache_gb"),
+)
 
 
 class RunError(RuntimeError):
@@ -33,15 +37,17 @@ def open_for_training(experiment: Experiment) -> epath.Path:
     """
     folder = epath.Path(ROOT) / experiment.name
     if (folder / CONFIG).exists():
-        differing = _differences(json.loads((folder / CONFIG).read_text()),
-                                 experiment_lib.to_json(experiment))  # fmt: skip
+        differing = _differences(_read(folder / CONFIG), experiment_lib.to_json(experiment))
         if differing:
             raise RunError(
                 f"{folder}: is a run with another {', '.join(differing)}. "
                 "Cure: choose another --name, or delete the folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(experiment_lib.dumps(experiment))
+    # Renamed into place: a kill while it is written must not cost the run.
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(experiment_lib.dumps(experiment))
+    partial.replace(folder / CONFIG)
     (folder / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     return folder
@@ -57,7 +63,7 @@ def read_experiment(folder: epath.PathLike) -> Experiment:
     if not path.exists():
         raise RunError(f"{folder}: is not a run (no {CONFIG}). Cure: give a folder below {ROOT}/.")
     try:
-        config = experiment_lib.from_json(json.loads(path.read_text()))
+        config = experiment_lib.from_json(_read(path))
     except ValueError as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
     if not isinstance(config, Experiment):
@@ -76,5 +82,24 @@ def environment() -> dict[str, object]:
     }
 
 
-def _differences(old: dict, new: dict) -> list[str]:
-    return sorted(k for k in old.keys() | new.keys() if k not in _FREE and old.get(k) != new.get(k))
+def _read(path: epath.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(
+            f"{path}: is damaged: {error}. Cure: restore the file, or delete the run."
+        ) from error
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted paths of the fields that differ and may not."""
+    if path in _FREE or old == new:
+        return []
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [path]
+    prefix = f"{path}." if path else ""
+    return [
+        difference
+        for key in sorted(old.keys() | new.keys())
+        for difference in _differences(old.get(key), new.get(key), f"{prefix}{key}")
+    ]

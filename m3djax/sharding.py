@@ -16,6 +16,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data_pipelines.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
@@ -59,7 +61,7 @@ def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = No
     known = int(np.prod([size for size in shape if size != -1]))
     sizes = tuple(len(devices) // known if size == -1 else size for size in shape)
     if shape.count(-1) > 1 or int(np.prod(sizes)) != len(devices):
-        raise ValueError(
+        raise ConfigError(
             f"mesh={shape} does not fit {len(devices)} devices. Cure: let the sizes of {AXES} "
             "multiply to that number, with at most one -1."
         )
@@ -90,7 +92,7 @@ def process_shard(mesh: Mesh, rows: int) -> tuple[int, int]:
     where = batch_sharding(mesh)
     split = int(np.prod([mesh.shape[axis] for axis in MESH_AXES["batch"]]))
     if rows % split:
-        raise ValueError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
+        raise ConfigError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
     parts = [index for index in where.addressable_devices_indices_map((rows,)).values() if index]
     first = min(part[0].indices(rows)[0] for part in parts)
     last = max(part[0].indices(rows)[1] for part in parts)
@@ -121,7 +123,7 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The partition of one parameter; see `state_shardings` for errors."""
     rows = [axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}$", path)]
     if len(rows) != 1 or len(rows[0]) != len(shape):
-        raise ValueError(
+        raise ConfigError(
             f"parameter {path} of shape {shape} matches {rows or 'no row'} of the sharding table. "
             "Cure: give it exactly one row with one entry per dimension in m3djax/sharding.py."
         )

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
+from data_pipelines.errors import ConfigError
 from m3djax import experiment as experiment_lib
 from m3djax import flops, params, run_folder, sharding
 from m3djax.checkpoint import Checkpointer, load_params
@@ -26,6 +33,10 @@ class NonFiniteError(FloatingPointError):
     """Training met NaN or infinity and stopped; the last good parameters are saved."""
 
 
+class Interrupted(RuntimeError):
+    """Training was asked to end, and saved its state before it did."""
+
+
 def train(experiment: Experiment) -> epath.Path:
     """Runs an experiment, or goes on with it from its last readable checkpoint.
 
@@ -35,10 +46,13 @@ def train(experiment: Experiment) -> epath.Path:
     Raises:
       DataError: the data cannot be read.
       NonFiniteError: the loss or a gradient was not finite.
+      Interrupted: SIGTERM or ctrl-C came; the state is saved.
       CheckpointError: the run has checkpoints and none is readable.
       RunError: the run's folder belongs to another config.
     """
     experiment.data.check()
+    for evaluator in experiment.evaluators.values():
+        evaluator.for_data(experiment.data).check()
     folder = run_folder.open_for_training(experiment)
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
@@ -94,7 +108,7 @@ class Loop:
         shard = sharding.process_shard(self.mesh, e.data.batch_size)
         batches = e.data.batches(e.seed, start, *shard)
         pending: Metrics | None = None
-        with MetricsWriter(self.folder, start, e.steps) as writer:
+        with MetricsWriter(self.folder, start, e.steps) as writer, stop_signals() as stop:
             try:
                 for step in range(start, e.steps):
                     self._profile(step)
@@ -105,11 +119,16 @@ class Loop:
                     if pending is not None:
                         self._report(writer, meter, step - 1, pending)
                     pending = metrics
-                    if self._due(step + 1):
+                    if self._due(step + 1) or stop:
                         self._report(writer, meter, step, pending)
                         pending = None
                         self._save()
                         self._evaluate(writer, step + 1)
+                    if stop and step + 1 < e.steps:
+                        raise Interrupted(
+                            f"{signal.Signals(stop[0]).name} came: saved at step {step + 1} of "
+                            f"{e.steps}. The same command goes on from there."
+                        )
                 self._profile(e.steps)
             finally:
                 batches.close()
@@ -125,9 +144,9 @@ class Loop:
         if parts:
             self._save()
             raise NonFiniteError(
-                f"step {step}: not finite: {', '.join(parts)}. The update was not applied and the "
-                "parameters before it are saved. Cure: a lower learning rate, a longer warm-up, or "
-                "a look at the data of this step."
+                f"step {step}: not finite: {', '.join(parts)}. Such an update is never applied; "
+                "the last good parameters are saved. Cure: a lower learning rate, a longer "
+                "warm-up, or a look at the data of this step."
             )
         writer.advance(step + 1)
         last = step + 1 == self.experiment.steps
@@ -149,7 +168,8 @@ class Loop:
             if evaluator.every and done % evaluator.every == 0:
                 folder = self.folder / "evaluation" / name
                 folder.mkdir(parents=True, exist_ok=True)
-                results = evaluator.run(self.experiment.task, self.state.params, folder)
+                bound = evaluator.for_data(self.experiment.data)
+                results = bound.run(self.experiment.task, self.state.params, folder)
                 numbers = {f"{name}/{k}": v for k, v in results.items() if isinstance(v, float)}
                 writer.write(done - 1, numbers)
 
@@ -160,6 +180,28 @@ class Loop:
         if last > first and step == last:
             jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+    old = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+        signal.signal(number, old[number])
+
+    for number in old:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class Meter:
@@ -226,6 +268,19 @@ def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStat
     )
 
 
+def print_sharding(experiment: Experiment) -> None:
+    """Prints where every parameter would live on this machine's devices; needs no data."""
+    mesh = sharding.make_mesh(experiment.mesh)
+    state = abstract_state(experiment, mesh)
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    grid = Table(title=f"mesh: {sizes}", box=box.SIMPLE_HEAD)
+    for column in ("parameter", "shape", "split over"):
+        grid.add_column(column, overflow="fold")
+    for row in sharding.table(state.trainable | state.frozen, mesh):
+        grid.add_row(*row)
+    Console().print(grid)
+
+
 def start_from(state: TrainState, experiment: Experiment) -> TrainState:
     """Replaces components by those of other runs, as `init_from` asks."""
     for component, source in experiment.init_from.items():
@@ -239,7 +294,7 @@ def start_from(state: TrainState, experiment: Experiment) -> TrainState:
                 new = load_params(source, abstract)
                 state = dataclasses.replace(state, **{group: getattr(state, group) | new})
         if not params.component(state.trainable | state.frozen, component):
-            raise ValueError(f"init_from: the task has no component {component!r}.")
+            raise ConfigError(f"init_from: the task has no component {component!r}.")
     return state
 
 

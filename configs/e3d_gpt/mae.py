@@ -1,17 +1,18 @@
 """E3D-GPT's vision foundation: ViT-B by 3D masked autoencoding (arXiv 2410.14200).
 
-    python run.py prepare folder --source SCANS --recipe e3d --out data/ct
+    python run.py prepare folder --source SCANS --units HU --recipe e3d --out data/ct
     python run.py train configs/e3d_gpt/mae.py
 
 Volumes of 3 x 1.5 x 1.5 mm are cut to 112 x 224 x 224, patches of 8 x 16 x 16 give 2,744 tokens, of
 which 686 are seen. As published: ViT-B, 75 % hidden, plain pixel loss, HU clipped to +-1000 and
-standardised. Corrected: sin-cos positions by patch index in token order (published: `--released`
-tables, see `sincos_3d`), decoder heads of 128 instead of 32, which fill a matrix unit, no class
+standardised. Corrected: sin-cos positions by patch index in token order (`sincos_3d` tells how the
+published ones differ), decoder heads of 128 instead of 32, which fill a matrix unit, no class
 token. Optimizer settings are the MAE paper's: E3D-GPT's are not public.
 """
 
 from data_pipelines.pipeline import Crop, Data, Source
 from m3djax.augment import Augment, Intensity, Window
+from m3djax.evaluate.reconstruction import Reconstruction
 from m3djax.experiment import Experiment
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.positions import LearnedPositions
@@ -50,6 +51,7 @@ def get_config() -> Experiment:
             crops=(Crop(0.5, 1.0), Crop(0.75, 1.0), Crop(1.0, 2.0)),
             workers=8,
         ),
+        evaluators={"reconstruction": Reconstruction(draws=1)},
         optimizer=AdamW(learning_rate=1.5e-4, b2=0.95, weight_decay=0.05, warmup=0.05),
         steps=100_000,
         log_every=50,

@@ -1,7 +1,7 @@
 """Anybody's own scans: a folder of volumes, and a table if there is more to tell about them.
 
-Without a table every NIfTI file and every DICOM series is a study, every file and DICOM folder
-a patient. With one, its rows are the studies: see `table`.
+Without a table every NIfTI file and every DICOM series is a study, and everything directly below
+the root, file or folder, a patient. With one, its rows are the studies: see `table`.
 """
 
 import re
@@ -47,7 +47,10 @@ def folder(
     labels: tuple[str, ...] = ()
     if table is None:
         rows = [row for path in find_volumes(root) for row in _rows(root, path)]
-        note = "No table was given: every scan counts as a patient of its own."
+        note = (
+            "No table was given: each folder directly below the root, and each file there, counts "
+            "as a patient."
+        )
     else:
         rows, labels = read_table(root, table)
         note = f"Patients, reports, masks, splits and labels as in {epath.Path(table).name}."
@@ -75,8 +78,14 @@ def find_volumes(root: epath.Path) -> Iterator[epath.Path]:
 
 def _is_dicom(path: epath.Path) -> bool:
     # Unlike the readers' own test it never raises: a damaged file must not stop the search.
-    with path.open("rb") as file:
-        return file.read(132).endswith(b"DICM")
+    # A DICOMDIR is the table of contents of a disc, not a slice of the folder that it lies in.
+    if path.name.upper() == "DICOMDIR":
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132).endswith(b"DICM")
+    except OSError:
+        return False
 
 
 def _rows(root: epath.Path, path: epath.Path) -> list[Row]:
@@ -89,7 +98,7 @@ def _rows(root: epath.Path, path: epath.Path) -> list[Row]:
         return [Row(root, path)]
     own = _own_name(root, path)
     return [
-        Row(root, path, {"patient_id": own, "study_id": f"{own}/{number}", "series": uid})
+        Row(root, path, {"study_id": f"{own}/{number}", "series": uid})
         for number, uid in enumerate(series, 1)
     ]
 
@@ -102,7 +111,9 @@ def _own_name(root: epath.Path, path: epath.Path) -> str:
 def _study(row: Row, labels: tuple[str, ...], test_fraction: float) -> Study:
     """Makes the study of a row; what the row leaves open follows from the path of the image."""
     own = _own_name(row.root, row.image)
-    patient = row.cells.get("patient_id", own)
+    # Without a table, what lies in one folder of the root is taken for one patient: scans of two
+    # patients in one split are no harm, one patient in two splits is.
+    patient = row.cells.get("patient_id", own.split("/")[0])
     return Study(
         study_id=row.cells.get("study_id", own),
         patient_id=patient,

@@ -47,7 +47,15 @@ class Study:
         masks = self.mask.values() if isinstance(self.mask, Mapping) else [self.mask]
         for path in (self.image, *masks):
             if path is not None:
-                yield from sorted(path.iterdir()) if path.is_dir() else [path]
+                yield from _files(path)
+
+
+def _files(path: epath.Path) -> Iterator[epath.Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        yield from _files(child)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ class Row:
           DataError: The cell holds something else.
         """
         if (text := self.cells[column]) not in ("0", "1", "0.0", "1.0"):
-            cure = "write 1, 0, or nothing when it is not known"
-            raise self.error(f"{text!r} is no value for the label {column!r}", cure)
+            cure = "write 1, 0 or nothing when it is not known, or remove the column"
+            # The cell is not shown: it may be a name in a column that was never meant as a label.
+            raise self.error(f"label {column!r} holds other text", cure)
         return float(text)
 
     def error(self, problem: str, cure: str) -> DataError:

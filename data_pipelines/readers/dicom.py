@@ -16,6 +16,8 @@ from data_pipelines.volume import Units, Volume
 
 AIR_HU = -1024
 """What stands in for voxels outside the scanner's field of view."""
+_PREAMBLE = 132
+"""Bytes that every DICOM file starts with."""
 _VALUE_TAGS = (
     "Modality",
     "PhotometricInterpretation",
@@ -34,16 +36,27 @@ def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
     Series whose UID an anonymiser removed are together under "".
 
     Raises:
-      DataError: the folder does not exist or holds no DICOM image.
+      DataError: the folder does not exist or holds no DICOM image, or a file beside the images is
+        too short to be anything.
     """
     folder = epath.Path(folder)
     found: dict[str, list[epath.Path]] = {}
+    cut_short: list[epath.Path] = []
     for path in _files(folder):
-        if not path.stat().length or content.file_format(path) != "dicom":
+        length = path.stat().length
+        if length <= _PREAMBLE and _named_like_a_slice(path):
+            cut_short.append(path)
+        if length <= _PREAMBLE or content.file_format(path) != "dicom":
             continue
         header = _header(path, ("SeriesInstanceUID", "Rows", "Columns"))
         if "Rows" in header and "Columns" in header:
             found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(path)
+    if found and cut_short:
+        raise DataError(
+            cut_short[0],
+            "is empty or cut short, so a slice may be missing",
+            "copy the series again, or delete the file if it is no slice",
+        )
     if not found:
         raise DataError(folder, "no DICOM images in it", "give the folder that holds the series")
     return found
@@ -119,6 +132,12 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
             yield from _files(path)
         else:
             yield path
+
+
+def _named_like_a_slice(path: epath.Path) -> bool:
+    """Whether a file's name is that of a slice: IM0001, 1.dcm, CT.1.2.840; not notes.txt."""
+    end = path.suffix.lstrip(".").lower()
+    return not path.name.startswith(".") and (end in ("", "dcm", "ima") or end.isdigit())
 
 
 def _header(path: epath.Path, tags: Sequence[str]) -> pydicom.Dataset:

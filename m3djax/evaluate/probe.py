@@ -54,8 +54,6 @@ class OrganProbe(Evaluator):
       every: steps between two evaluations during training; 0 evaluates only when asked.
     """
 
-    dataset: str
-    size: Size
     train_split: str = "train"
     train_studies: tuple[str, ...] = ()
     test_split: str = "test"
@@ -67,7 +65,11 @@ class OrganProbe(Evaluator):
     batch_size: int = 32
     caveats: tuple[str, ...] = ()
     seed: int = 0
-    every: int = 0
+
+    def check(self) -> None:
+        """See `Evaluator.check`."""
+        for split in (self.train_split, self.test_split):
+            open_dataset(self.dataset, split)
 
     def run(self, task: Any, params: Params, folder: epath.Path) -> dict[str, Any]:
         """See `Evaluator.run`.

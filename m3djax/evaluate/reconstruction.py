@@ -21,7 +21,6 @@ from m3djax.evaluate.findings import EvaluationError, Picture
 from m3djax.evaluate.masked import METHODS, Filled, fill
 from m3djax.evaluate.reconstruction_text import caption, present
 from m3djax.evaluate.tiles import Tiles, batches, cut
-from m3djax.models.patches import Size
 from m3djax.params import Params
 from m3djax.step import sample_keys
 from m3djax.tasks.mae import MAE
@@ -42,26 +41,24 @@ class Reconstruction(Evaluator):
     Otherwise all studies of the split count together, with intervals over studies.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote.
-      size: voxels along (D, H, W) of a crop: those of training.
       split: of the dataset.
       studies: study ids, the one that decides first; () takes all of them together.
       draws: random masks per crop.
       pictures: of so many studies at most.
       batch_size: crops that are computed at once.
       seed: of the masks and of the intervals.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
     """
 
-    dataset: str
-    size: Size
     split: str = "test"
     studies: tuple[str, ...] = ()
     draws: int = 4
     pictures: int = 4
     batch_size: int = 32
     seed: int = 0
-    every: int = 0
+
+    def check(self) -> None:
+        """See `Evaluator.check`."""
+        open_dataset(self.dataset, self.split)
 
     def run(self, task: Any, params: Params, folder: epath.Path) -> dict[str, Any]:
         """See `Evaluator.run`.
@@ -86,8 +83,10 @@ class Reconstruction(Evaluator):
             name, units = record["study_id"], record["units"]
             measured[name], patients[name] = sums, record["patient_id"]
             if len(shown) < self.pictures:
-                _draw(folder / f"{name}.png", record, tiles, volumes, window)
-                shown.append(Picture(f"{name}.png", caption(record)))
+                # Numbered: a study id may be a path.
+                file = f"{len(shown)}.png"
+                _draw(folder / file, record, tiles, volumes, window)
+                shown.append(Picture(file, caption(record)))
         if self.studies or len(measured) == 1:
             groups = {f"study {n} (patient {patients[n]})": sums for n, sums in measured.items()}
             kind = "crops"

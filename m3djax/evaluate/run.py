@@ -81,7 +81,7 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
         place.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         console.print(f"evaluating: {name} ...", style="dim")
-        found[name] = evaluator.run(experiment.task, params, place)
+        found[name] = evaluator.for_data(experiment.data).run(experiment.task, params, place)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)
     results = Results(folder, step, found, folder / report.NAME)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Float
 
+from data_pipelines.errors import ConfigError
+
 Size = tuple[int, int, int]
 
 
@@ -18,7 +20,7 @@ def patch_grid(size: Sequence[int], patch_size: Size) -> Size:
     for axis, side, patch in zip("DHW", size, patch_size, strict=True):
         if side % patch or side < patch:
             lower = max(side // patch, 1) * patch
-            raise ValueError(
+            raise ConfigError(
                 f"side {axis} of the volume has {side} voxels, which the patch side {patch} does "
                 f"not divide. Cure: a size of {lower} or {lower + patch}, or another patch_size."
             )

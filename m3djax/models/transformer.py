@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Bool, Float
 
+from data_pipelines.errors import ConfigError
 from m3djax.models.attention import dot_product_attention
 from m3djax.sharding import constrain
 
@@ -44,7 +45,7 @@ class Attention(nn.Module):
         """Attends; `mask` is true where a query may look. Raises ValueError on a wrong width."""
         b, n, c = x.shape
         if c % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} does not divide the width {c}.")
+            raise ConfigError(f"num_heads={self.num_heads} does not divide the width {c}.")
         query, key, value = (
             constrain(
                 dense(c, x, name=name, use_bias=self.qkv_bias)(x).reshape(b, n, self.num_heads, -1),

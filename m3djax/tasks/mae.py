@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from data_pipelines.errors import ConfigError
 from m3djax.augment import Intensity
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patch_grid, patchify
@@ -63,7 +64,7 @@ class MAE(Task):
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1.")
+            raise ConfigError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1.")
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """See `Task.init`; `batch["image"]` is (B, D, H, W, 1)."""
@@ -101,7 +102,7 @@ class MAE(Task):
         _, n, p = patches.shape
         visible = int(n * (1 - self.mask_ratio))
         if visible < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"mask_ratio={self.mask_ratio} leaves none of {n} patches visible. "
                 "Cure: larger volumes, smaller patches or a lower ratio."
             )

@@ -152,6 +152,19 @@ def test_two_series_in_one_folder(tmp_path: pathlib.Path, series: list[pydicom.D
         readers.read(folder, series="7")
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_slice_that_is_cut_short_is_not_passed_over(
+    tmp_path: pathlib.Path, series: list[pydicom.Dataset], size: int
+) -> None:
+    """At the end of the stack nothing else would show that it is missing."""
+    folder = _write(tmp_path / "a", series)
+    last = sorted(folder.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:size])
+    with pytest.raises(DataError, match="is empty or cut short") as caught:
+        readers.read(folder)
+    assert caught.value.path == str(last)
+
+
 def test_a_report_is_no_series(tmp_path: pathlib.Path, series: list[pydicom.Dataset]) -> None:
     """A DICOM file without an image does not hide the series beside it."""
     folder = _write(tmp_path / "a", series)

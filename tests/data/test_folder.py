@@ -42,13 +42,32 @@ def _table(scans: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_without_a_table_every_scan_is_a_patient(scans: Path) -> None:
+def test_without_a_table_the_first_folder_is_the_patient(scans: Path) -> None:
     (scans / "one_mask.nii.gz").unlink()
-    collection = folder(scans, _RECIPE)
-    ids = [study.study_id for study in collection.studies]
-    assert ids == ["deep/er/three", "four", "one", "series", "two"]
-    assert [study.patient_id for study in collection.studies] == ids
-    assert "every scan counts as a patient of its own" in collection.notes[0]
+    shutil.copytree(scans / "series", scans / "deep" / "series")
+    collection = folder(scans, _RECIPE, test_fraction=0.5)
+    ids = {study.study_id: study.patient_id for study in collection.studies}
+    assert ids == {
+        "deep/er/three": "deep",
+        "deep/series": "deep",
+        "four": "four",
+        "one": "one",
+        "series": "series",
+        "two": "two",
+    }
+    assert len({study.split for study in collection.studies if study.patient_id == "deep"}) == 1
+    assert "each folder directly below the root" in collection.notes[0]
+
+
+def test_a_disc_with_a_table_of_contents_is_searched(scans: Path) -> None:
+    disc = scans.parent / "disc"
+    for patient in ("P1", "P2"):
+        shutil.copytree(scans / "series", disc / patient / "S1")
+    (disc / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (disc / "dangling.dcm").symlink_to(disc / "nowhere")
+    studies = folder(disc, _RECIPE).studies
+    assert [study.study_id for study in studies] == ["P1/S1", "P2/S1"]
+    assert [len(list(study.files())) for study in studies] == [20, 20]
 
 
 def test_prepared_from_a_table(
@@ -166,7 +185,10 @@ def test_equal_study_ids_are_refused(scans: Path, tmp_path: Path) -> None:
         ("image,report\n,x\n", "row 2: the column 'image' is empty"),
         ("image,report\none.nii.gz,a,b\n", "row 2: it has more or fewer cells"),
         ('image,report\none.nii.gz,"a\nb"\ntwo.nii.gz\n', "row 3: it has more or fewer cells"),
-        ("image,nodule\none.nii.gz,yes\n", "row 2: 'yes' is no value for the label 'nodule'"),
+        (
+            "image,nodule\none.nii.gz,yes\n",
+            "row 2: label 'nodule' holds other text",
+        ),
         ('image,report\none.nii.gz,"open\n', "row 2: unexpected end of data"),
         (b"image,report\none.nii.gz,\xe4\n", "byte 24 is not UTF-8"),
         ("image\n", "it holds no volumes"),

@@ -91,7 +91,13 @@ def test_crop_recipes_keep_their_weights(prepared: str) -> None:
 
 def test_a_zoomed_crop_is_the_resampled_scan() -> None:
     ramp = np.broadcast_to(np.arange(64, dtype=np.int16) * 10, (32, 64, 64))
-    record = {"image": ramp, "scale": 1.0, "offset": 0.0, "spacing": np.ones(3, np.float32)}
+    record = {
+        "image": ramp,
+        "units": "HU",
+        "scale": 1.0,
+        "offset": 0.0,
+        "spacing": np.ones(3, np.float32),
+    }
     cut = RandomCrop(SIZE, (Crop(2.0),))
     image = cut.random_map(record, np.random.default_rng(0))["image"][..., 0].astype(float)
     np.testing.assert_allclose(np.diff(image, axis=2)[:, :, 1:-1], 20, atol=1)

@@ -57,6 +57,15 @@ def test_a_config_without_get_config_is_named(
     assert "empty.py: has no get_config()" in capsys.readouterr().err
 
 
+def test_the_sharding_table_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "configs/e3d_gpt/mae.py")
+    assert main(["train", config, "--print-sharding", "--mesh", "2", "4", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "data 2, fsdp 4, tensor 1" in printed
+    row = next(line for line in printed.splitlines() if "(12, 768, 3072)" in line)
+    assert "(None, 'fsdp', None)" in row
+
+
 def test_prepare_train_evaluate(sample_scans: Path, workplace: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         # A process of its own: one device, and the compiler's optimisations on.

@@ -51,7 +51,7 @@ def test_results_are_whole(results):
     assert stored["step"] == results.step == 6
     assert stored["passed"] is results.passed
     assert stored["found"]["reconstruction"]["mse_model"] > 0
-    assert (folder / "evaluation/reconstruction/C.png").stat().st_size > 10_000
+    assert (folder / "evaluation/reconstruction/0.png").stat().st_size > 10_000
     assert results.summary() == "\n".join(stored["found"]["reconstruction"]["report"]["sentences"])
     assert not list(folder.rglob("*.partial"))
 
@@ -149,7 +149,7 @@ def test_a_run_without_metrics_or_results_has_a_page(config, tmp_path):
 def test_pictures_that_nobody_described_are_shown_too(results, tmp_path):
     folder = Path(results.folder)
     extra = folder / "evaluation/reconstruction/extra.png"
-    extra.write_bytes((folder / "evaluation/reconstruction/C.png").read_bytes())
+    extra.write_bytes((folder / "evaluation/reconstruction/0.png").read_bytes())
     try:
         assert report.render(results.folder).count("<img") == 2
     finally:

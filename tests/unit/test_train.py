@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -12,13 +14,14 @@ import numpy as np
 import pytest
 from etils import epath
 
+from data_pipelines.errors import DataError
 from m3djax import checkpoint, params, run_folder
 from m3djax.checkpoint import CheckpointError, load_params
 from m3djax.experiment import Experiment
-from m3djax.logging import read_metrics
+from m3djax.logging import MetricsWriter, read_metrics
 from m3djax.optim import AdamW, Group
 from m3djax.run_folder import RunError
-from m3djax.train import NonFiniteError, abstract_state, specification, train
+from m3djax.train import Interrupted, NonFiniteError, abstract_state, specification, train
 from tests import tiny
 
 
@@ -90,9 +93,61 @@ def test_damage_is_found_and_the_step_before_is_taken(
         checkpoint.newest_readable(run)
 
 
+def test_training_goes_on_after_damage_at_any_interval(
+    whole: Path, prepared: str, workplace: Path
+) -> None:
+    run = workplace / "runs/mended"
+    shutil.copytree(whole, run)
+    (run / "config.json").write_text(
+        (whole / "config.json").read_text().replace('"whole"', '"mended"')
+    )
+    (run / "checkpoints/6/manifest.json").unlink()
+    # The next save is below the damaged step, where Orbax by itself would refuse it.
+    experiment = tiny.experiment(prepared, name="mended", save_every=2)
+    before, after = weights(whole, experiment), weights(train(experiment), experiment)
+    for path, value in before.items():
+        np.testing.assert_array_equal(after[path], value, err_msg=path)
+    assert [p.name.split("-")[:2] for p in run.glob("damaged-*")] == [["damaged", "6"]]
+
+
+def test_a_signal_saves_and_ends_the_run(
+    whole: Path, prepared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tiny.experiment(prepared, name="signalled")
+    write = MetricsWriter.write
+
+    def interrupt(writer: MetricsWriter, step: int, metrics: dict) -> None:
+        write(writer, step, metrics)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Interrupted, match=r"SIGTERM came: saved at step \d of 6"),
+    ):
+        patch.setattr(MetricsWriter, "write", interrupt)
+        train(experiment)
+    assert checkpoint.newest_readable("runs/signalled") < 6
+    before, after = weights(whole, experiment), weights(train(experiment), experiment)
+    for path, value in before.items():
+        np.testing.assert_array_equal(after[path], value, err_msg=path)
+
+
+def test_loading_options_may_change_between_start_and_continuation(
+    whole: Path, prepared: str
+) -> None:
+    experiment = tiny.experiment(prepared, name="whole")
+    train(dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, workers=1)))
+    other = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, units="raw"))
+    with pytest.raises(DataError, match="holds 'HU' values, and the config is made for 'raw'"):
+        train(other)
+
+
 def test_a_run_with_another_config_is_refused(whole: Path, prepared: str) -> None:
     changed = tiny.experiment(prepared, name="whole", seed=1, optimizer=AdamW(1.0))
-    with pytest.raises(RunError, match=r"another optimizer, seed.*Cure: choose another --name"):
+    with pytest.raises(
+        RunError, match=r"another optimizer.learning_rate, seed.*Cure: choose another --name"
+    ):
         train(changed)
 
 
@@ -165,7 +220,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing was saved"):
         checkpoint.newest_readable(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match=r"config.json: is damaged.*Cure"):
         run_folder.read_experiment(tmp_path)
 
 
