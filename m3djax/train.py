@@ -119,12 +119,13 @@ class Loop:
                     if pending is not None:
                         self._report(writer, meter, step - 1, pending)
                     pending = metrics
-                    if self._due(step + 1) or stop:
+                    asked = bool(stop)  # once: a signal may come while this step is saved
+                    if self._due(step + 1) or asked:
                         self._report(writer, meter, step, pending)
                         pending = None
                         self._save()
                         self._evaluate(writer, step + 1)
-                    if stop and step + 1 < e.steps:
+                    if asked and step + 1 < e.steps:
                         raise Interrupted(
                             f"{signal.Signals(stop[0]).name} came: saved at step {step + 1} of "
                             f"{e.steps}. The same command goes on from there."
