@@ -24,16 +24,17 @@ format: .venv/dev
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
 
-.venv/bin/python:
+# pip is what a venv lacks when the system's Python comes without ensurepip.
+.venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "m3djax needs Python 3.11 or newer. Cure: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
 # The stamps are newer than the requirements they stand for, so a second make installs nothing.
-.venv/runtime: requirements.txt | .venv/bin/python
+.venv/runtime: requirements.txt | .venv/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev: requirements-dev.txt requirements.txt | .venv/bin/python
+.venv/dev: requirements-dev.txt requirements.txt | .venv/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@ .venv/runtime

@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -20,10 +16,12 @@ from rich.table import Table
 
 from data_pipelines.errors import ConfigError
 from m3djax import experiment as experiment_lib
-from m3djax import flops, params, run_folder, sharding
+from m3djax import params, run_folder, sharding
 from m3djax.checkpoint import Checkpointer, load_params
 from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter
+from m3djax.meter import Meter
+from m3djax.signals import stop_signals
 from m3djax.step import Metrics, Trainer, TrainState, compile_step
 
 log = logging.getLogger(__name__)
@@ -104,7 +102,7 @@ class Loop:
         step_fn = compile_step(trainer_of(e), self.mesh)
         seed = jax.random.key(e.seed)
         start = int(self.state.step)
-        meter = Meter(e, self.mesh)
+        meter = Meter(e.task, specification(e), self.mesh)
         shard = sharding.process_shard(self.mesh, e.data.batch_size)
         batches = e.data.batches(e.seed, start, *shard)
         pending: Metrics | None = None
@@ -181,70 +179,6 @@ class Loop:
         if last > first and step == last:
             jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may handle signals
-        return
-    old = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _: Any) -> None:
-        received.append(number)
-        signal.signal(number, old[number])
-
-    for number in old:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-class Meter:
-    """Measures speed between two lines of metrics.
-
-    Args:
-      experiment: the config.
-      mesh: the devices, for their peak.
-    """
-
-    def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-        task, spec = experiment.task, specification(experiment)
-        self._batch_size = experiment.data.batch_size
-        shapes = jax.eval_shape(task.init, jax.random.key(0), spec)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._batch_size))
-        # The backward pass costs twice the forward pass; recomputation is not work of the model.
-        self._flops = 3 * flops.count(
-            lambda *a: task.loss(*a, train=True).total, shapes, spec, keys
-        )
-        self._peak = flops.peak(mesh)
-        self._last: int | None = None
-        self._since, self._waited = time.perf_counter(), 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time in the block as waiting for data."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    def read(self, step: int) -> dict[str, float]:
-        """Numbers since the last call; none for the first one, which holds the compilation."""
-        now, numbers = time.perf_counter(), {}
-        if self._last is not None and step > self._last:
-            seconds, steps = now - self._since, step - self._last
-            numbers = {
-                "volumes_per_second": steps * self._batch_size / seconds,
-                "data_wait": self._waited / seconds,
-                "mfu": steps * self._flops / seconds / self._peak,
-            }
-        self._last, self._since, self._waited = step, now, 0.0
-        return numbers
 
 
 def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,7 +42,7 @@ def test_usage_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_errors_are_one_line_with_a_cure(
-    arguments: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 1
     error = capsys.readouterr().err.strip()
@@ -50,9 +50,9 @@ def test_errors_are_one_line_with_a_cure(
 
 
 def test_a_config_without_get_config_is_named(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (workplace / "empty.py").write_text("")
+    (home / "empty.py").write_text("")
     assert main(["train", "empty.py"]) == 1
     assert "empty.py: has no get_config()" in capsys.readouterr().err
 
@@ -66,7 +66,7 @@ def test_the_sharding_table_needs_no_data(capsys: pytest.CaptureFixture[str]) ->
     assert "(None, 'fsdp', None)" in row
 
 
-def test_prepare_train_evaluate(sample_scans: Path, workplace: Path) -> None:
+def test_prepare_train_evaluate(sample_scans: Path, home: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         # A process of its own: one device, and the compiler's optimisations on.
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -82,5 +82,5 @@ def test_prepare_train_evaluate(sample_scans: Path, workplace: Path) -> None:
     # Two steps teach nothing: the evaluation says so with its status, and still reports.
     evaluated = run("evaluate", "runs/quickstart")
     assert evaluated.returncode == 1, evaluated.stderr
-    page = (workplace / "runs/quickstart/report.html").read_text()
+    page = (home / "runs/quickstart/report.html").read_text()
     assert "<img" in page and "mean of the crop" in page

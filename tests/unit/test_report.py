@@ -25,7 +25,7 @@ NASTY = "<script>alert('x')</script>&\""
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("report")
         patch.chdir(folder)
@@ -40,7 +40,7 @@ def config(prepared):
 
 
 @pytest.fixture(scope="module")
-def results(config, workplace):
+def results(config, home):
     """A trained and evaluated run."""
     return evaluate(train(config), Console(quiet=True))
 

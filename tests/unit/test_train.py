@@ -26,22 +26,22 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("workplace")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def whole(prepared: str, workplace: Path) -> Path:
+def whole(prepared: str, home: Path) -> Path:
     """A run of six steps without a break."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(workplace)
+        patch.chdir(home)
         train(tiny.experiment(prepared, name="whole"))
-    return workplace / "runs/whole"
+    return home / "runs/whole"
 
 
 @pytest.fixture(autouse=True)
-def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
 
 
 def weights(run: Path | epath.Path, experiment: Experiment) -> dict[str, np.ndarray]:
@@ -61,13 +61,13 @@ def test_a_run_explains_itself(whole: Path, prepared: str) -> None:
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-def test_a_broken_run_goes_on_bit_for_bit(whole: Path, prepared: str, workplace: Path) -> None:
+def test_a_broken_run_goes_on_bit_for_bit(whole: Path, prepared: str, home: Path) -> None:
     experiment = tiny.experiment(prepared, name="broken")
-    shutil.copytree(whole, workplace / "runs/broken")
-    (workplace / "runs/broken/config.json").write_text(
+    shutil.copytree(whole, home / "runs/broken")
+    (home / "runs/broken/config.json").write_text(
         (whole / "config.json").read_text().replace('"whole"', '"broken"')
     )
-    shutil.rmtree(workplace / "runs/broken/checkpoints/6")
+    shutil.rmtree(home / "runs/broken/checkpoints/6")
     folder = train(experiment)
     before, after = weights(whole, experiment), weights(folder, experiment)
     for path, value in before.items():
@@ -77,9 +77,9 @@ def test_a_broken_run_goes_on_bit_for_bit(whole: Path, prepared: str, workplace:
 
 
 def test_damage_is_found_and_the_step_before_is_taken(
-    whole: Path, prepared: str, workplace: Path, caplog: pytest.LogCaptureFixture
+    whole: Path, prepared: str, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = workplace / "runs/damaged"
+    run = home / "runs/damaged"
     shutil.copytree(whole, run)
     state = run / "checkpoints/6/state"
     victim = max((p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
@@ -94,9 +94,9 @@ def test_damage_is_found_and_the_step_before_is_taken(
 
 
 def test_training_goes_on_after_damage_at_any_interval(
-    whole: Path, prepared: str, workplace: Path
+    whole: Path, prepared: str, home: Path
 ) -> None:
-    run = workplace / "runs/mended"
+    run = home / "runs/mended"
     shutil.copytree(whole, run)
     (run / "config.json").write_text(
         (whole / "config.json").read_text().replace('"whole"', '"mended"')

@@ -1,0 +1,56 @@
+"""How fast training is, and what share of the machine it uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import jax
+
+from m3djax import flops
+from m3djax.tasks.base import Task
+
+
+class Meter:
+    """Measures speed between two lines of metrics.
+
+    Args:
+      task: whose work is counted.
+      spec: shapes of a batch.
+      mesh: the devices, for their peak.
+    """
+
+    def __init__(
+        self, task: Task, spec: Mapping[str, jax.ShapeDtypeStruct], mesh: jax.sharding.Mesh
+    ) -> None:
+        self._batch_size = spec["image"].shape[0]
+        shapes = jax.eval_shape(task.init, jax.random.key(0), spec)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._batch_size))
+        # The backward pass costs twice the forward pass; recomputation is not work of the model.
+        self._flops = 3 * flops.count(
+            lambda *a: task.loss(*a, train=True).total, shapes, spec, keys
+        )
+        self._peak = flops.peak(mesh)
+        self._last: int | None = None
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time in the block as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def read(self, step: int) -> dict[str, float]:
+        """Numbers since the last call; none for the first one, which holds the compilation."""
+        now, numbers = time.perf_counter(), {}
+        if self._last is not None and step > self._last:
+            seconds, steps = now - self._since, step - self._last
+            numbers = {
+                "volumes_per_second": steps * self._batch_size / seconds,
+                "data_wait": self._waited / seconds,
+                "mfu": steps * self._flops / seconds / self._peak,
+            }
+        self._last, self._since, self._waited = step, now, 0.0
+        return numbers
