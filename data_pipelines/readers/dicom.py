@@ -37,11 +37,12 @@ def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
 
     Raises:
       DataError: the folder does not exist or holds no DICOM image, or a file beside the images is
-        too short to be anything.
+        empty or cut short.
     """
     folder = epath.Path(folder)
     found: dict[str, list[epath.Path]] = {}
     cut_short: list[epath.Path] = []
+    kinds, without_image = set(), []
     for path in _files(folder):
         length = path.stat().length
         if length <= _PREAMBLE and _named_like_a_slice(path):
@@ -49,8 +50,14 @@ def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
         if length <= _PREAMBLE or content.file_format(path) != "dicom":
             continue
         header = _header(path, ("SeriesInstanceUID", "Rows", "Columns"))
+        kind = str(header.file_meta.get("MediaStorageSOPClassUID"))
         if "Rows" in header and "Columns" in header:
             found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(path)
+            kinds.add(kind)
+        else:
+            without_image.append((path, kind))
+    # A file that says it is an image like the others and ends before its size is a broken slice.
+    cut_short += [path for path, kind in without_image if kind in kinds]
     if found and cut_short:
         raise DataError(
             cut_short[0],

@@ -12,7 +12,13 @@ import numpy as np
 import pydicom
 import pytest
 from etils import epath
-from pydicom.uid import MPEG2MPML, CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
+from pydicom.uid import (
+    MPEG2MPML,
+    BasicTextSRStorage,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+)
 
 from data_pipelines import readers
 from data_pipelines.errors import DataError
@@ -152,7 +158,7 @@ def test_two_series_in_one_folder(tmp_path: pathlib.Path, series: list[pydicom.D
         readers.read(folder, series="7")
 
 
-@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("size", [0, 100, 400])
 def test_a_slice_that_is_cut_short_is_not_passed_over(
     tmp_path: pathlib.Path, series: list[pydicom.Dataset], size: int
 ) -> None:
@@ -169,6 +175,7 @@ def test_a_report_is_no_series(tmp_path: pathlib.Path, series: list[pydicom.Data
     """A DICOM file without an image does not hide the series beside it."""
     folder = _write(tmp_path / "a", series)
     report = _slice(0, Rows=None, Columns=None, PixelData=None, SeriesInstanceUID="5.5")
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = BasicTextSRStorage
     _write(folder, [report], prefix="report")
     assert readers.read(folder).shape == SHAPE
 
