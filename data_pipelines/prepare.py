@@ -1,15 +1,19 @@
 """`python run.py prepare`: scans in, a checked dataset for training out."""
 
+import functools
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tyro
+from etils import epath
 
-from data_pipelines import preprocess
-from data_pipelines.datasets.assemble import QUARANTINE, Result, assemble
+from data_pipelines import files, preprocess
+from data_pipelines.datasets import leaks, runners
+from data_pipelines.datasets.assemble import QUARANTINE, Result, Runner, assemble
 from data_pipelines.datasets.folder import folder
+from data_pipelines.datasets.index import read_entries
+from data_pipelines.datasets.salt import read_salt, salted, write_key
 from data_pipelines.datasets.sample_ct import sample_ct
 from data_pipelines.datasets.study import Collection
 from data_pipelines.errors import DataError
@@ -18,6 +22,8 @@ from data_pipelines.volume import Units
 _CONFIGS = {"sample_ct": "configs/quickstart.py", "folder": "configs/own_scans.py"}
 QUARANTINED = 3
 """Exit status when the dataset is complete but for scans that were put aside."""
+LEAKS = 4
+"""Exit status when a patient or a scan is in two splits or datasets."""
 
 
 @dataclass(frozen=True)
@@ -25,33 +31,54 @@ class Prepare:
     """Turns scans into a dataset that training reads.
 
     A call that was killed goes on where it was. Scans that cannot be read are put aside
-    (quarantine.csv names the reason and the cure of each), and the exit status is then 3.
+    (quarantine.csv names the reason and the cure of each), and the exit status is then 3; it is
+    4 if leaks were looked for and found.
 
     Attributes:
       dataset: "sample_ct", five public CT studies that are downloaded, or "folder", scans of your
-        own: NIfTI files and folders of DICOM files.
+        own: NIfTI, NRRD, MetaImage, npy and npz files, DICOM folders, folders of PNG slices.
       source: The folder of scans. With sample_ct: an unpacked copy instead of the download.
       table: With folder: a CSV file about the scans. Column "image" is a path below the folder;
-        patient_id, study_id, report, mask and split are optional; any other is a 0/1 label.
+        patient_id, study_id, report, mask, split and series are optional; any other is a 0/1
+        label.
+      overrides: With folder: a CSV file like CT-RATE's metadata (VolumeName, RescaleSlope,
+        RescaleIntercept, XYSpacing, ZSpacing) that overrules what headers say.
+      masks: With folder: name of the mask, a file or a folder with one file per structure, that
+        lies beside each image.
+      structures: With folder: names of the labels 1, 2, ... of the masks; they choose among the
+        files of mask folders, the segments of a DICOM SEG and the contours of an RTSTRUCT.
       out: The dataset folder; default data/NAME.
-      recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "e3d", "m3d", ...
-      spacing: With recipe ct: voxel size in mm along depth, height, width.
-      units: Of NIfTI files, which cannot tell: "HU" for CT; None takes them as unknown.
+      recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "mr", "e3d", "m3d", ...
+      spacing: With recipe ct and mr: voxel size in mm along depth, height, width.
+      units: Of files that cannot tell: "HU" for CT; None takes them as unknown.
       test_fraction: With folder: share of the patients in the split "test", unless the table
         has a column for it.
+      salt: A file with a secret (made if it is not there): ids become salted hashes, and file
+        names stay out of the dataset. Who is who is then told by OUT.key.csv alone.
+      check_leaks: Look for patients and near-identical scans across splits.
+      against: Prepared datasets to look for them in, too.
       workers: Processes; default one per core. 0 works in this process.
+      beam: Options of an Apache Beam pipeline ("--runner=DirectRunner ...") that makes the
+        records instead of processes of this machine.
       overwrite: Replace a dataset made with another recipe or from other files.
     """
 
     dataset: tyro.conf.Positional[Literal["sample_ct", "folder"]] = "sample_ct"
     source: str | None = None
     table: str | None = None
+    overrides: str | None = None
+    masks: str | None = None
+    structures: tuple[str, ...] = ()
     out: str | None = None
-    recipe: Literal["ct", "e3d", "m3d", "m3d_cap", "m3d_seg", "m3d_refseg"] = "ct"
+    recipe: Literal["ct", "mr", "e3d", "m3d", "m3d_cap", "m3d_seg", "m3d_refseg"] = "ct"
     spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)
     units: Units | None = None
     test_fraction: float = 0.1
+    salt: str | None = None
+    check_leaks: bool = False
+    against: tuple[str, ...] = ()
     workers: int | None = None
+    beam: str | None = None
     overwrite: bool = False
 
     def run(self) -> int:
@@ -62,6 +89,8 @@ class Prepare:
         """
         result = self.prepare()
         _report(result, _CONFIGS[self.dataset])
+        if self.check_leaks and _report_leaks(result.path, self.against):
+            return LEAKS
         return QUARANTINED if result.quarantined else 0
 
     def prepare(self) -> Result:
@@ -71,9 +100,12 @@ class Prepare:
           DataError: A folder, a table or every scan is unusable; it says which, why and the cure.
         """
         collection = self.collection()
-        out = Path(self.out or f"data/{collection.name}")
-        count = len(os.sched_getaffinity(0)) if self.workers is None else self.workers
-        return assemble(collection, out.absolute(), processes=count, overwrite=self.overwrite)
+        out = files.absolute(self.out or f"data/{collection.name}")
+        if self.salt is not None:
+            unsalted, collection = collection, salted(collection, read_salt(self.salt))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_key(out.parent / f"{out.name}.key.csv", unsalted, collection)
+        return assemble(collection, out, self._runner(), overwrite=self.overwrite)
 
     def collection(self) -> Collection:
         """Returns the studies that these options describe.
@@ -82,8 +114,8 @@ class Prepare:
           DataError: The options do not fit together, or the source is unusable.
         """
         recipe = preprocess.RECIPES[self.recipe]
-        if self.recipe == "ct":
-            recipe = preprocess.ct(self.spacing)
+        if self.recipe in ("ct", "mr"):
+            recipe = getattr(preprocess, self.recipe)(self.spacing)
         if self.dataset == "sample_ct":
             return sample_ct(recipe, self.source)
         if self.source is None:
@@ -93,17 +125,36 @@ class Prepare:
             self.source,
             recipe,
             table=self.table,
+            overrides=self.overrides,
+            masks=self.masks,
+            structures=self.structures,
             units=self.units,
             test_fraction=self.test_fraction,
         )
 
+    def _runner(self) -> Runner:
+        if self.beam is not None:
+            return functools.partial(runners.on_beam, options=self.beam)
+        count = len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+        return functools.partial(runners.in_processes, workers=count)
+
 
 def _report(result: Result, config: str) -> None:
-    path = Path(os.path.relpath(result.path))
+    path = result.path
+    shown = os.path.relpath(path) if files.is_local(path) else str(path)
     counts = ", ".join(f"{count} {split}" for split, count in result.splits.items())
     done = "Wrote" if result.fresh else "Nothing to do: already there, complete and up to date:"
-    print(f"{done} {sum(result.splits.values())} studies ({counts}) in {path}")
-    print(f"Card:  {path / 'card.md'}")
+    print(f"{done} {sum(result.splits.values())} studies ({counts}) in {shown}")
+    print(f"Card:  {shown}/card.md")
     if result.quarantined:
-        print(f"Put aside: {result.quarantined} studies, see {path / QUARANTINE}")
-    print(f"Next:  python run.py train {config} --data.sources.0.path {path}")
+        print(f"Put aside: {result.quarantined} studies, see {shown}/{QUARANTINE}")
+    print(f"Next:  python run.py train {config} --data.sources.0.path {shown}")
+
+
+def _report_leaks(path: epath.Path, against: tuple[str, ...]) -> bool:
+    """Prints what leaks were found, and writes them to leaks.csv; returns whether there are."""
+    entries = [entry for folder in (path, *against) for entry in read_entries(folder)]
+    found = leaks.find_leaks(entries)
+    print(leaks.report(found))
+    leaks.write(found, path / "leaks.csv")
+    return any(leak.kind != "duplicate" for leak in found)

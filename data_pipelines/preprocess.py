@@ -65,6 +65,7 @@ __all__ = [
     "m3d_cap",
     "m3d_refseg",
     "m3d_seg",
+    "mr",
     "points_to_world",
     "put_back",
     "save_like",
@@ -186,6 +187,24 @@ def ct(spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Recipe:
     return Recipe((RequireUnits("HU"), Orientation(), ClipIntensity(-1024, 3071), Spacing(spacing)))
 
 
+def mr(spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Recipe:
+    """A whole MR at one spacing (mm), of any size, scaled to 0..1 ("raw" to "unit").
+
+    The numbers of an MR mean something only within the scan, so it is scaled by its own
+    percentiles: the 99.5 rather than the maximum, which a bright vessel or an artefact sets. Empty
+    margins are cropped before, for the more zeros there are, the lower that percentile falls.
+    """
+    return Recipe(
+        (
+            RequireUnits("raw"),
+            Orientation(),
+            CropForeground(),
+            Spacing(spacing),
+            ScaleIntensityRangePercentiles(),
+        )
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     "m3d": m3d(),
     "m3d_cap": m3d_cap(),
@@ -193,6 +212,7 @@ RECIPES: dict[str, Recipe] = {
     "m3d_refseg": m3d_refseg(),
     "e3d": e3d(),
     "ct": ct(),
+    "mr": mr(),
 }
 
 

@@ -18,6 +18,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from data_pipelines.files import write_whole
 from m3djax import params as params_lib
 from m3djax.step import TrainState
 
@@ -180,10 +181,7 @@ def newest_readable(folder: epath.PathLike) -> int:
 
 def write_manifest(folder: epath.Path) -> None:
     """Notes the sha256 of every file below `folder`."""
-    text = json.dumps(_hashes(folder), indent=1)
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(text)
-    partial.rename(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(_hashes(folder), indent=1))
 
 
 def damage(folder: epath.Path) -> str:

@@ -85,6 +85,15 @@ def _quickstart(arguments: list[str]) -> int:
     return 0 if results.passed else 1
 
 
+def _inspect(arguments: list[str]) -> int:
+    """What one scan is, what is odd about it, a picture: PATH [--mask PATH] [--units HU] ...."""
+    import tyro
+
+    from data_pipelines.inspect_scan import Inspect
+
+    return tyro.cli(Inspect, args=arguments, prog="run.py inspect").run()
+
+
 def _prepare(arguments: list[str]) -> int:
     """Scans to a dataset: DATASET --source ... --out ...."""
     import tyro
@@ -161,6 +170,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "quickstart": _quickstart,
+    "inspect": _inspect,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,

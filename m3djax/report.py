@@ -13,6 +13,7 @@ import jax
 import jinja2
 from etils import epath
 
+from data_pipelines.files import write_whole
 from m3djax import curves, experiment, run_folder
 from m3djax.experiment import Experiment
 from m3djax.logging import METRICS, read_metrics
@@ -28,9 +29,7 @@ def write(folder: epath.PathLike) -> epath.Path:
       RunError: the folder is not a run.
     """
     folder = epath.Path(folder)
-    partial = folder / f".{NAME}.partial"
-    partial.write_text(render(folder))
-    return partial.replace(folder / NAME)
+    return write_whole(folder / NAME, render(folder))
 
 
 def render(folder: epath.Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from data_pipelines.files import write_whole
 from m3djax import experiment as experiment_lib
 from m3djax.experiment import Experiment
 
@@ -44,10 +45,8 @@ def open_for_training(experiment: Experiment) -> epath.Path:
                 "Cure: choose another --name, or delete the folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    # Renamed into place: a kill while it is written must not cost the run.
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(experiment_lib.dumps(experiment))
-    partial.replace(folder / CONFIG)
+    # Whole or not at all: a kill while it is written must not cost the run.
+    write_whole(folder / CONFIG, experiment_lib.dumps(experiment))
     (folder / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     return folder

@@ -1,33 +1,38 @@
 """From a collection of studies to a complete dataset folder, through kills and broken scans.
 
-Everything is made in a hidden folder beside the target, `.NAME.partial`: first a file per study
-(`staging`), then the TFDS shards with metadata and card. A single rename puts the result into its
-place, so that the target is never half there, and only then the hidden folder is removed.
+Everything is made in a hidden folder beside the target, `.NAME.partial`: first the `shards`, then
+the whole dataset with metadata and card. It becomes visible in one step, by a rename or, where
+there are none (gs://), by its metadata, which are written last. Only then the hidden folder goes.
 """
 
 import contextlib
 import csv
 import fcntl
 import hashlib
+import io
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data_pipelines.datasets import card, staging, workers
+from data_pipelines import files
+from data_pipelines.datasets import card, shards
+from data_pipelines.datasets.job import Broken
 from data_pipelines.datasets.reading import METADATA, read_metadata
-from data_pipelines.datasets.staging import Broken, Job
+from data_pipelines.datasets.shards import STUDIES, Shard
 from data_pipelines.datasets.study import Collection, check_studies
 from data_pipelines.errors import DataError
 
 QUARANTINE = "quarantine.csv"
+Runner = Callable[[Sequence[Shard], Callable[[Shard], None]], None]
+"""Makes shards and calls back after each, or after all; see `runners`."""
 
 
 @dataclass(frozen=True)
@@ -41,56 +46,56 @@ class Result:
       fresh: False when the dataset was already there, complete and up to date.
     """
 
-    path: Path
+    path: epath.Path
     splits: Mapping[str, int]
     quarantined: int
     fresh: bool
 
 
 def assemble(
-    collection: Collection, out: Path, *, processes: int, overwrite: bool = False
+    collection: Collection, out: epath.PathLike, run: Runner, *, overwrite: bool = False
 ) -> Result:
     """Prepares a dataset, going on where an earlier, killed call was.
 
     Args:
       collection: The studies and their recipe.
       out: The dataset folder; it must not exist, be empty, or hold a dataset.
-      processes: How many read and resample; 0 works in this one.
+      run: Who makes the shards.
       overwrite: Replace a dataset made with another recipe or from other files.
 
     Raises:
       DataError: A patient is in two splits, the folder is taken, another process is at work on
-        it, or no study at all could be prepared.
+        it, the disk is full, or no study at all could be prepared.
     """
+    out = files.absolute(out)
     check_studies(collection.studies, collection.root)
     stage = out.parent / f".{out.name}.partial"
-    jobs = staging.plan(collection, stage)
-    fingerprint = _fingerprint(jobs)
+    planned = shards.plan(collection, stage)
+    fingerprint = _fingerprint(planned)
     if not overwrite and (metadata := _existing(out, collection, fingerprint)):
-        shutil.rmtree(stage, ignore_errors=True)
+        _remove(stage)
         return _result(out, metadata, fresh=False)
-    if overwrite and out.exists() and any(out.iterdir()) and not _is_ours(out):
-        raise _taken(out)
+    if overwrite and _taken(out) and not _is_ours(out):
+        raise _not_ours(out)
     stage.mkdir(parents=True, exist_ok=True)
     with _locked(stage):
-        broken = _make_records(jobs, processes)
-        ready = [job for job in jobs if job.target not in broken]
-        if not ready:
-            first = next(iter(broken.values()))
-            problem = f"no study could be prepared; the first: {first.file}: {first.reason}"
-            raise DataError(collection.root, problem, first.cure)
+        broken = _make(planned, run)
+        if not any(shard.part().count for shard in planned):
+            problem = f"no study could be prepared; the first: {broken[0].file}: {broken[0].reason}"
+            raise DataError(collection.root, problem, broken[0].cure)
         metadata = {"fingerprint": fingerprint, "recipe": collection.recipe.to_json()}
-        built = _write(collection, ready, list(broken.values()), metadata, stage)
-        _publish(built, out, stage)
+        _publish(collection, planned, broken, metadata, out, stage)
     return _result(out, read_metadata(out), fresh=True)
 
 
-def _existing(out: Path, collection: Collection, fingerprint: str) -> Mapping[str, Any] | None:
+def _existing(
+    out: epath.Path, collection: Collection, fingerprint: str
+) -> Mapping[str, Any] | None:
     """Returns the metadata of an equal dataset, None when the place is free; else raises."""
-    if not out.exists() or not any(out.iterdir()):
+    if not _taken(out):
         return None
     if not _is_ours(out):
-        raise _taken(out)
+        raise _not_ours(out)
     metadata = read_metadata(out)
     if metadata["fingerprint"] == fingerprint:
         return metadata
@@ -101,68 +106,96 @@ def _existing(out: Path, collection: Collection, fingerprint: str) -> Mapping[st
     )
 
 
-def _is_ours(out: Path) -> bool:
-    return (out / METADATA).exists()
+def _taken(out: epath.Path) -> bool:
+    return out.exists() and any(out.iterdir())
 
 
-def _taken(out: Path) -> DataError:
+def _is_ours(out: epath.Path) -> bool:
+    # Shards without metadata are what a killed copy to gs:// leaves: not anybody's thesis.
+    return (out / METADATA).exists() or (out / STUDIES).exists()
+
+
+def _not_ours(out: epath.Path) -> DataError:
     return DataError(out, "the folder holds something else", "choose another folder with --out")
 
 
-def _fingerprint(jobs: Iterable[Job]) -> str:
-    text = json.dumps([(job.target.name, job.study.split) for job in jobs])
+def _fingerprint(planned: Iterable[Shard]) -> str:
+    text = json.dumps([shard.folder.name for shard in planned])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _make_records(jobs: Sequence[Job], processes: int) -> dict[Path, Broken]:
-    """Runs the jobs that are not done yet, with a progress bar; returns what is broken."""
-    broken: dict[Path, Broken] = {}
-    todo = [job for job in jobs if not staging.is_done(job)]
+def _make(planned: Sequence[Shard], run: Runner) -> list[Broken]:
+    """Runs the shards that are not done yet, with a progress bar; returns what is broken."""
+    todo = [shard for shard in planned if not shard.is_done()]
+    left = sum(len(shard.studies) for shard in todo)
+    total = sum(len(shard.studies) for shard in planned)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-    with bar:
-        task = bar.add_task("Preparing studies", total=len(jobs), completed=len(jobs) - len(todo))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("Preparing studies", total=total, completed=total - left)
 
-        def done(job: Job, problem: Broken | None) -> None:
-            if problem:
-                broken[job.target] = problem
+        def done(shard: Shard) -> None:
+            for problem in _broken(shard):
                 bar.console.print(f"Put aside {problem.file}: {problem.reason}", markup=False)
-            bar.advance(task)
+            bar.advance(task, len(shard.studies))
 
-        workers.run(todo, processes, done)
-    return {job.target: broken[job.target] for job in jobs if job.target in broken}
+        run(todo, done)
+    return [problem for shard in planned for problem in _broken(shard)]
+
+
+def _broken(shard: Shard) -> Iterator[Broken]:
+    return (Broken(**row["broken"]) for row in shard.rows() if "broken" in row)
+
+
+def _publish(
+    collection: Collection,
+    planned: Sequence[Shard],
+    broken: Sequence[Broken],
+    metadata: Mapping[str, Any],
+    out: epath.Path,
+    stage: epath.Path,
+) -> None:
+    """Makes the dataset out of its shards and puts it into its place."""
+    local = files.is_local(out)
+    if not local and out.exists():
+        (out / METADATA).unlink(missing_ok=True)
+        out.rmtree()
+    built = epath.Path(files.working_folder(stage)) if local else out
+    _write(collection, planned, broken, metadata, built)
+    if local:
+        if _taken(out):
+            out.rename(Path(tempfile.mkdtemp(dir=stage, prefix="old-")) / out.name)
+        files.move_folder(Path(built), out, METADATA)
+    _remove(stage)
 
 
 def _write(
     collection: Collection,
-    ready: Sequence[Job],
+    planned: Sequence[Shard],
     broken: Sequence[Broken],
     metadata: Mapping[str, Any],
-    stage: Path,
-) -> Path:
-    """Writes shards, card, quarantine and metadata; returns the folder that holds them."""
-    from data_pipelines.datasets import builder  # TFDS takes a second; the workers need none
+    folder: epath.Path,
+) -> None:
+    """Writes shards, index, card, quarantine and, last, the metadata."""
+    from data_pipelines.datasets import storage  # TFDS takes a second; not for "nothing to do"
 
-    splits: dict[str, list[Job]] = {}
-    for job in ready:
-        splits.setdefault(job.study.split, []).append(job)
-    for leftover in stage.glob("build-*"):
-        shutil.rmtree(leftover)  # of a run that was killed
-    seen = card.Statistics(collection.label_names)
-    folder = builder.write(
-        {
-            split: seen.watch(split, (staging.load(job.target) for job in part))
-            for split, part in splits.items()
-        },
-        len(collection.label_names),
-        Path(tempfile.mkdtemp(dir=stage, prefix="build-")),
-    )
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    page = card.facts(collection, seen, sum(sizes.values()), len(broken))
+    seen = card.Statistics()
+    parts: dict[str, list[storage.Part]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / STUDIES).open("w") as index:
+        for shard in planned:
+            parts.setdefault(shard.split, []).append(shard.part())
+            for row in shard.rows():
+                if "study_id" in row:
+                    seen.add(row)
+                    index.write(json.dumps(row) + "\n")
+    storage.publish(parts, folder, len(collection.label_names))
+    names = sorted(path.name for path in folder.iterdir())
+    page = card.facts(collection, seen, sum(files.sizes(folder, names).values()), len(broken))
     patients = {split: sorted(ids) for split, ids in seen.patients.items()}
     (folder / "card.json").write_text(card.to_json(page))
     (folder / "card.md").write_text(card.markdown(page))
-    _write_quarantine(folder / QUARANTINE, broken)
+    (folder / QUARANTINE).write_text(_table(broken))
+    names += ["card.json", "card.md", QUARANTINE]
     complete = {
         "name": collection.name,
         **metadata,
@@ -173,50 +206,42 @@ def _write(
         "quarantined": len(broken),
         "label_names": collection.label_names,
         "mask_names": collection.mask_names,
-        "files": sizes,
+        "files": files.sizes(folder, sorted(names)),
     }
     (folder / METADATA).write_text(json.dumps(complete, indent=1))
-    return folder
 
 
 def _shared(patients: Mapping[str, Sequence[str]]) -> list[str]:
     everyone = [patient for ids in patients.values() for patient in ids]
-    shared = sorted({patient for patient in everyone if everyone.count(patient) > 1})
+    shared = sorted({patient for patient, count in Counter(everyone).items() if count > 1})
     assert not shared, shared
     return shared
 
 
-def _write_quarantine(path: Path, broken: Iterable[Broken]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Broken)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in broken)
+def _table(broken: Iterable[Broken]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Broken)])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in broken)
+    return text.getvalue()
 
 
-def _publish(built: Path, out: Path, stage: Path) -> None:
-    """Moves the finished folder to its place in one step and removes the hidden one."""
-    for path in [*built.iterdir(), built]:
-        _flush(path)
-    if out.exists() and any(out.iterdir()):
-        out.rename(Path(tempfile.mkdtemp(dir=stage, prefix="old-")) / out.name)
-    built.rename(out)  # replaces an empty folder
-    _flush(out.parent)
-    shutil.rmtree(stage)
-
-
-def _flush(path: Path) -> None:
-    """Makes a file or a folder survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _remove(folder: epath.Path) -> None:
+    if folder.exists():
+        folder.rmtree(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _locked(stage: Path) -> Iterator[None]:
-    """Keeps a second process out; the lock goes away with its process, however that ends."""
-    with (stage / "lock").open("w") as file:
+def _locked(stage: epath.Path) -> Iterator[None]:
+    """Keeps a second process out; the lock goes away with its process, however that ends.
+
+    Object stores have no locks: there, two preparations of one dataset only cost time, as each
+    file is written whole.
+    """
+    if not files.is_local(stage):
+        yield
+        return
+    with open(stage / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -224,6 +249,6 @@ def _locked(stage: Path) -> Iterator[None]:
         yield
 
 
-def _result(out: Path, metadata: Mapping[str, Any], *, fresh: bool) -> Result:
+def _result(out: epath.Path, metadata: Mapping[str, Any], *, fresh: bool) -> Result:
     splits = {name: counts["studies"] for name, counts in metadata["splits"].items()}
     return Result(out, splits, metadata["quarantined"], fresh)

@@ -1,8 +1,9 @@
 """The dataset card: what a prepared dataset holds, for people (.md) and programs (.json)."""
 
+import base64
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +11,61 @@ import numpy as np
 
 from data_pipelines.datasets.records import Record
 from data_pipelines.datasets.study import Collection
+from data_pipelines.volume import Volume
 
 _AIR, _TOP, _BIN = -1024, 3072, 64  # HU: what 12 bits can hold
 
 
+def study_facts(
+    volume: Volume, record: Record, labels: Mapping[str, float], signature: np.ndarray
+) -> dict[str, Any]:
+    """Returns what the card and the search for leaks need to know of a study, as JSON values.
+
+    Args:
+      volume: After the recipe.
+      record: What is stored of it.
+      labels: Its known labels.
+      signature: See `leaks.signature`.
+    """
+    # Column j of to_source has its entry in the row of the source axis that axis j was.
+    axes = np.abs(volume.to_source[:3, :3]).argmax(0)
+    assert volume.source_shape is not None
+    facts = {
+        "study_id": volume.study_id,
+        "patient_id": volume.patient_id,
+        "units": volume.units,
+        "shape": [[volume.source_shape[axis] for axis in axes], list(volume.shape)],
+        "spacing": _spacing(volume, axes),
+        "report": bool(record["report_valid"]),
+        "labels": dict(labels),
+        "masks": [] if volume.mask is None else _values(volume.mask),
+        "hu_histogram": _count_hu(volume.array) if volume.units == "HU" else None,
+        "signature": base64.b64encode(signature.astype("<f2").tobytes()).decode(),
+    }
+    return facts
+
+
+def _spacing(volume: Volume, axes: np.ndarray) -> list[list[float]] | None:
+    if volume.source_affine is None or volume.spacing is None:
+        return None
+    before = np.linalg.norm(volume.source_affine[:3, :3], axis=0)[axes]
+    return [before.tolist(), list(volume.spacing)]
+
+
+def _values(mask: np.ndarray) -> list[int]:
+    return np.flatnonzero(np.bincount(mask.ravel())).tolist()
+
+
+def _count_hu(array: np.ndarray) -> list[int]:
+    """Counts HU in bins of 64 from -1024; outliers count in the outermost bins."""
+    bins = (np.rint(array).astype(np.int32).ravel() - _AIR) // _BIN
+    size = (_TOP - _AIR) // _BIN
+    return np.bincount(bins.clip(0, size - 1), minlength=size).tolist()
+
+
 @dataclass
 class Statistics:
-    """What is counted while the records go by.
+    """The sum over the studies of a dataset.
 
     Attributes:
       studies: {split: number}.
@@ -24,50 +73,36 @@ class Statistics:
       units: {units: number of studies}.
       spacing: (before, after) mm of each study, both along D, H, W of the record.
       shape: (before, after) voxels of each study, likewise.
-      voxels: HU histogram in bins of 64 from -1024; outliers count in the outermost bins.
+      voxels: HU histogram, see `study_facts`.
       masks: {label value: number of studies with such a voxel}.
       labels: {label name: [absent, present]}.
       reports: Number of studies with a report.
     """
 
-    label_names: tuple[str, ...] = ()
     studies: Counter[str] = field(default_factory=Counter)
     patients: dict[str, set[str]] = field(default_factory=dict)
     units: Counter[str] = field(default_factory=Counter)
-    spacing: list[tuple[list[float], list[float]]] = field(default_factory=list)
-    shape: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    spacing: list[list[list[float]]] = field(default_factory=list)
+    shape: list[list[list[float]]] = field(default_factory=list)
     voxels: np.ndarray = field(default_factory=lambda: np.zeros((_TOP - _AIR) // _BIN, np.int64))
     masks: Counter[int] = field(default_factory=Counter)
     labels: dict[str, list[int]] = field(default_factory=dict)
     reports: int = 0
 
-    def watch(self, split: str, records: Iterable[Record]) -> Iterator[Record]:
-        """Yields the records while counting them."""
-        for record in records:
-            self._count(split, record)
-            yield record
-
-    def _count(self, split: str, record: Record) -> None:
-        self.studies[split] += 1
-        self.patients.setdefault(split, set()).add(record["patient_id"])
-        self.units[record["units"]] += 1
-        self.reports += bool(record["report_valid"])
-        # Column j of to_source has its entry in the row of the source axis that axis j was.
-        axes = np.abs(record["to_source"][:3, :3]).argmax(0)
-        self.shape.append((record["source_shape"][axes].tolist(), [*record["image"].shape]))
-        if record["affine_valid"]:
-            before = np.linalg.norm(record["source_affine"][:3, :3], axis=0)[axes]
-            self.spacing.append((before.tolist(), record["spacing"].tolist()))
-        if record["units"] == "HU":
-            bins = (record["image"].ravel() - np.int32(_AIR)) // _BIN
-            self.voxels += np.bincount(
-                bins.clip(0, self.voxels.size - 1), minlength=self.voxels.size
-            )
-        if record["mask_valid"]:
-            self.masks.update(np.flatnonzero(np.bincount(record["mask"].ravel())).tolist())
-        for name, value in zip(self.label_names, record["labels"], strict=True):
-            if not np.isnan(value):
-                self.labels.setdefault(name, [0, 0])[int(value)] += 1
+    def add(self, facts: Mapping[str, Any]) -> None:
+        """Counts one study: its `study_facts` and its "split"."""
+        self.studies[facts["split"]] += 1
+        self.patients.setdefault(facts["split"], set()).add(facts["patient_id"])
+        self.units[facts["units"]] += 1
+        self.reports += facts["report"]
+        self.shape.append(facts["shape"])
+        if facts["spacing"] is not None:
+            self.spacing.append(facts["spacing"])
+        if facts["hu_histogram"] is not None:
+            self.voxels += facts["hu_histogram"]
+        self.masks.update(facts["masks"])
+        for name, value in facts["labels"].items():
+            self.labels.setdefault(name, [0, 0])[int(value)] += 1
 
 
 def facts(collection: Collection, seen: Statistics, size: int, quarantined: int) -> dict[str, Any]:
@@ -75,7 +110,7 @@ def facts(collection: Collection, seen: Statistics, size: int, quarantined: int)
 
     Args:
       collection: What was prepared.
-      seen: Statistics of all its records.
+      seen: Statistics of all its studies.
       size: Bytes of the records on disk.
       quarantined: Number of studies that could not be prepared.
     """
@@ -134,7 +169,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _ranges(pairs: list[tuple[list[float], list[float]]]) -> dict[str, dict[str, list[float]]]:
+def _ranges(pairs: list[list[list[float]]]) -> dict[str, dict[str, list[float]]]:
     """Returns min, median and max per axis, before and after."""
     if not pairs:
         return {}

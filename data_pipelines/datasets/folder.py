@@ -1,22 +1,24 @@
 """Anybody's own scans: a folder of volumes, and a table if there is more to tell about them.
 
-Without a table every NIfTI file and every DICOM series is a study, and everything directly below
-the root, file or folder, a patient. With one, its rows are the studies: see `table`.
+Without a table every volume file, DICOM series and folder of image slices is a study, and
+everything directly below the root, file or folder, a patient. With one, its rows are the
+studies: see `table`.
 """
 
-import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from etils import epath
 
+from data_pipelines.datasets.search import Search, own_name
 from data_pipelines.datasets.study import Collection, Study, hold_one_out, split_by_hash
-from data_pipelines.datasets.table import Row, read_table
+from data_pipelines.datasets.table import Override, Row, read_overrides, read_table
 from data_pipelines.errors import DataError
 from data_pipelines.preprocess import Recipe
 from data_pipelines.readers import find_series
+from data_pipelines.readers.masks import organ_files
 from data_pipelines.volume import Units
-
-_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def folder(
@@ -24,6 +26,9 @@ def folder(
     recipe: Recipe,
     *,
     table: epath.PathLike | None = None,
+    overrides: epath.PathLike | None = None,
+    masks: str | None = None,
+    structures: Sequence[str] = (),
     units: Units | None = None,
     test_fraction: float = 0.1,
 ) -> Collection:
@@ -33,7 +38,11 @@ def folder(
       root: The folder, searched through all its subfolders.
       recipe: Preprocessing.
       table: A CSV file; see the module `table`.
-      units: Of NIfTI files, which cannot tell: "HU" for CT.
+      overrides: A table in CT-RATE's layout that overrules headers; see `read_overrides`.
+      masks: Name of the mask, a file or a folder, that lies beside each image.
+      structures: Names of the labels 1, 2, ...; where a mask has a file, a segment or a contour
+        per structure they choose which ones are read. () takes every file of mask folders.
+      units: Of files that cannot tell: "HU" for CT.
       test_fraction: Share of the patients in "test", chosen by a hash of patient_id, so that a
         patient stays in its split when others are added. If it is above 0 and there are two
         patients, there is at least one.
@@ -46,46 +55,45 @@ def folder(
         raise DataError(root, "there is no such folder", "give the folder that holds the scans")
     labels: tuple[str, ...] = ()
     if table is None:
-        rows = [row for path in find_volumes(root) for row in _rows(root, path)]
-        note = (
-            "No table was given: each folder directly below the root, and each file there, counts "
-            "as a patient."
-        )
+        rows, notes = _found(root, masks)
     else:
         rows, labels = read_table(root, table)
-        note = f"Patients, reports, masks, splits and labels as in {epath.Path(table).name}."
+        told = f"Patients, reports, masks, splits and labels as in {epath.Path(table).name}."
+        notes = (told,)
     if not rows:
-        cure = "put NIfTI files (.nii, .nii.gz) or folders of DICOM files there"
+        cure = "put volumes (NIfTI, NRRD, MetaImage, npy, npz) or folders of DICOM files there"
         raise DataError(table or root, "it holds no volumes", cure)
-    studies = tuple(_study(row, labels, test_fraction) for row in rows)
+    studies = tuple(_study(row, labels, test_fraction, masks) for row in rows)
     if test_fraction > 0 and not any(row.cells.get("split") for row in rows):
         studies = hold_one_out(studies)
-    return Collection(root.name, root, studies, recipe, labels, notes=(note,), units=units)
+    if overrides is not None:
+        studies, note = _overrule(studies, read_overrides(overrides))
+        notes += (note,)
+    studies, names = _with_organs(studies, structures)
+    return Collection(
+        root.name,
+        root,
+        studies,
+        recipe,
+        labels,
+        mask_names=dict(enumerate(names, 1)),
+        notes=notes,
+        units=units,
+        structures=tuple(structures),
+    )
 
 
-def find_volumes(root: epath.Path) -> Iterator[epath.Path]:
-    """Yields NIfTI files and the innermost folders with DICOM files, in alphabetical order."""
-    children = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    if any(_is_dicom(path) for path in children if not path.is_dir()):
-        yield root
-        return
-    for path in children:
-        if path.is_dir():
-            yield from find_volumes(path)
-        elif _NIFTI.search(path.name):
-            yield path
-
-
-def _is_dicom(path: epath.Path) -> bool:
-    # Unlike the readers' own test it never raises: a damaged file must not stop the search.
-    # A DICOMDIR is the table of contents of a disc, not a slice of the folder that it lies in.
-    if path.name.upper() == "DICOMDIR":
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132).endswith(b"DICM")
-    except OSError:
-        return False
+def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, ...]]:
+    search = Search(root, masks)
+    rows = [row for path in search.volumes() for row in _rows(root, path)]
+    notes: tuple[str, ...] = (
+        "No table was given: each folder directly below the root, and each file there, counts "
+        "as a patient.",
+    )
+    if search.passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in search.passed_over.most_common(20))
+        notes += (f"Passed over as no volumes: {kinds}.",)
+    return rows, notes
 
 
 def _rows(root: epath.Path, path: epath.Path) -> list[Row]:
@@ -96,31 +104,63 @@ def _rows(root: epath.Path, path: epath.Path) -> list[Row]:
         series = []
     if len(series) < 2:
         return [Row(root, path)]
-    own = _own_name(root, path)
+    own = own_name(root, path)
     return [
         Row(root, path, {"study_id": f"{own}/{number}", "series": uid})
         for number, uid in enumerate(series, 1)
     ]
 
 
-def _own_name(root: epath.Path, path: epath.Path) -> str:
-    relative = path.relative_to(root).as_posix()
-    return root.name if relative == "." else _NIFTI.sub("", relative)
-
-
-def _study(row: Row, labels: tuple[str, ...], test_fraction: float) -> Study:
+def _study(row: Row, labels: tuple[str, ...], test_fraction: float, masks: str | None) -> Study:
     """Makes the study of a row; what the row leaves open follows from the path of the image."""
-    own = _own_name(row.root, row.image)
+    own = own_name(row.root, row.image)
     # Without a table, what lies in one folder of the root is taken for one patient: scans of two
     # patients in one split are no harm, one patient in two splits is.
     patient = row.cells.get("patient_id", own.split("/")[0])
+    mask = row.path("mask") if "mask" in row.cells else None
+    if mask is None and masks and (beside := row.image.parent / masks).exists():
+        mask = beside
     return Study(
         study_id=row.cells.get("study_id", own),
         patient_id=patient,
         split=row.cells.get("split") or split_by_hash(patient, test_fraction),
         image=row.image,
         series=row.cells.get("series"),
-        mask=row.path("mask") if "mask" in row.cells else None,
+        mask=mask,
         report=row.cells.get("report"),
         labels={name: row.label(name) for name in labels if name in row.cells},
     )
+
+
+def _overrule(
+    studies: Iterable[Study], overrides: Mapping[str, Override]
+) -> tuple[tuple[Study, ...], str]:
+    told, count = [], Counter[bool]()
+    for study in studies:
+        own = overrides.get(study.image.name)
+        count[own is not None] += 1
+        own = own or Override()
+        told.append(replace(study, rescale=own.rescale, spacing=own.spacing))
+    note = f"A metadata table overrules the headers of {count[True]} files"
+    return tuple(told), f"{note}; {count[False]} are not in it."
+
+
+def _with_organs(
+    studies: tuple[Study, ...], structures: Sequence[str]
+) -> tuple[tuple[Study, ...], Sequence[str]]:
+    """Gives the files of mask folders the label values that they have in the whole dataset."""
+    organs = {
+        study.study_id: organ_files(study.mask)
+        for study in studies
+        if isinstance(study.mask, epath.Path) and study.mask.is_dir()
+    }
+    names = structures or sorted({name for found in organs.values() for name in found})
+
+    def own(study: Study) -> Study:
+        if study.study_id not in organs:
+            return study
+        found = organs[study.study_id]
+        mask = {value: found[name] for value, name in enumerate(names, 1) if name in found}
+        return replace(study, mask=mask, annotated=tuple(mask))
+
+    return tuple(map(own, studies)), names

@@ -9,16 +9,18 @@ from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume
 
 Record = dict[str, Any]
+_BYTE = 255
 
 
 def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], type]]:
     """Returns {field: (shape, dtype)} of a record; `None` is a size that differs per record.
 
-    `image * scale + offset` is the real value in `units` ("HU", "unit" = 0..1, "raw"). `affine`
-    maps (d, h, w, 1) to RAS+ millimetres, `to_source` to the index on the grid of the file as it
-    was read. `annotated[value]` tells whether the mask was drawn for that label: where it is False,
-    the label's absence from the mask says nothing. A field that a study does not have is zeros
-    with `<field>_valid` False.
+    `image * scale + offset` is the real value in `units` ("HU", "unit" = 0..1, "raw"), and `low`
+    the lowest value of `image`, which is air in a CT. `affine` maps (d, h, w, 1) to RAS+
+    millimetres, `to_source` to the index on the grid of the file as it was read.
+    `annotated[value]` tells whether the mask was drawn for that label: where it is False, the
+    label's absence from the mask says nothing. A field that a study does not have is zeros with
+    `<field>_valid` False. `storage.stored_spec` tells what becomes of the two volumes on disk.
 
     Args:
       num_labels: Length of `labels`: 1 present, 0 absent, NaN not known.
@@ -26,6 +28,7 @@ def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], typ
     volume, matrix, scalar = (None, None, None), (4, 4), ()
     return {
         "image": (volume, np.int16),
+        "low": (scalar, np.int16),
         "scale": (scalar, np.float32),
         "offset": (scalar, np.float32),
         "units": (scalar, str),
@@ -55,6 +58,7 @@ def encode(
     report: str | None = None,
     labels: Mapping[str, float] | None = None,
     label_names: tuple[str, ...] = (),
+    eight_bit: bool = False,
 ) -> Record:
     """Makes the record of a preprocessed volume.
 
@@ -64,15 +68,17 @@ def encode(
       report: Text of the radiology report, None when there is none.
       labels: Known labels by name; the others become NaN.
       label_names: The labels of the whole dataset, in the order of the `labels` array.
+      eight_bit: The file had a byte per voxel; see `quantize`.
 
     Raises:
       DataError: The image is not finite, or the mask has values a byte cannot hold.
     """
-    image, scale, offset = quantize(volume.array, volume.units, volume.source)
+    image, scale, offset = quantize(volume.array, volume.units, volume.source, eight_bit=eight_bit)
     known = dict(labels or {})
     valid = volume.affine is not None
     return {
         "image": image,
+        "low": image.min(),
         "scale": np.float32(scale),
         "offset": np.float32(offset),
         "units": volume.units,
@@ -97,17 +103,23 @@ def encode(
     }
 
 
-def quantize(array: np.ndarray, units: str, source: str = "") -> tuple[np.ndarray, float, float]:
+def quantize(
+    array: np.ndarray, units: str, source: str = "", *, eight_bit: bool = False
+) -> tuple[np.ndarray, float, float]:
     """Stores real values as int16.
 
     HU are rounded to whole units, which is the resolution of CT scanners. 0..1 becomes
     0..32767. Raw values that are whole and small enough are kept; others use the range of all
     but the outermost 0.01 % of the voxels, so that a single hot voxel does not cost precision.
 
+    What came from 8 bits gets 256 levels again: 0..1 becomes 0..255, and raw values are rounded.
+    Resampling made up the values in between, and storage needs half the room without them.
+
     Args:
       array: (D, H, W) of any real dtype.
       units: "HU", "unit" or "raw".
       source: Named in the error.
+      eight_bit: The values were whole numbers of 0..255 before they were scaled and resampled.
 
     Returns:
       The int16 array, scale and offset: value = array * scale + offset.
@@ -121,12 +133,16 @@ def quantize(array: np.ndarray, units: str, source: str = "") -> tuple[np.ndarra
     limits = np.iinfo(np.int16)
     scale, offset = 1.0, 0.0
     if units == "unit":
-        scale = 1 / limits.max
-    elif units == "raw" and not _fits(array):
+        scale = 1 / (_BYTE if eight_bit else limits.max)
+    elif units == "raw" and not (eight_bit and _is_byte(array)) and not _fits(array):
         low, high = (float(value) for value in np.percentile(array, (0.01, 99.99)))
         scale, offset = max(high - low, 1e-12) / (limits.max - limits.min), (high + low) / 2
     values = array if scale == 1.0 else (array.astype(np.float64) - offset) / scale
     return np.rint(values).clip(limits.min, limits.max).astype(np.int16), scale, offset
+
+
+def _is_byte(array: np.ndarray) -> bool:
+    return array.min() >= 0 and array.max() <= _BYTE
 
 
 def _fits(array: np.ndarray) -> bool:

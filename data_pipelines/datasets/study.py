@@ -11,6 +11,7 @@ from etils import epath
 
 from data_pipelines.datasets.records import feature_spec
 from data_pipelines.errors import DataError
+from data_pipelines.files import printable
 from data_pipelines.preprocess import Recipe
 from data_pipelines.volume import Units
 
@@ -23,9 +24,12 @@ class Study:
       study_id: Unique in the dataset.
       patient_id: Splits never share one.
       split: "train", "test" or another name.
-      image: A volume file, or the folder of a DICOM series.
-      series: SeriesInstanceUID, needed when a DICOM folder holds several.
-      mask: A label map on the grid of the image, or {label value: binary mask file}.
+      image: A volume file, or the folder of a DICOM series or of image slices.
+      series: Number or SeriesInstanceUID, needed when a DICOM folder holds several.
+      rescale: (slope, intercept) in place of what the file says.
+      spacing: mm along the axes of the file, in place of what it says.
+      mask: A label map on the grid of the image, a DICOM SEG or RTSTRUCT, or
+        {label value: binary mask file}.
       report: The radiology report.
       labels: {label name: 1 present, 0 absent}; a label that is not known is left out.
       annotated: Label values that the mask was drawn for; None means all of them.
@@ -37,6 +41,8 @@ class Study:
     split: str
     image: epath.Path
     series: str | None = None
+    rescale: tuple[float, float] | None = None
+    spacing: tuple[float, float, float] | None = None
     mask: epath.Path | Mapping[int, epath.Path] | None = None
     report: str | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
@@ -54,7 +60,12 @@ def _files(path: epath.Path) -> Iterator[epath.Path]:
     if not path.is_dir():
         yield path
         return
-    for child in sorted(path.iterdir()):
+    try:
+        children = sorted(path.iterdir())
+    except OSError:
+        yield path  # whoever reads it will say why it cannot be opened
+        return
+    for child in children:
         yield from _files(child)
 
 
@@ -64,13 +75,17 @@ class Collection:
 
     Attributes:
       name: Short name, used in file names.
-      root: Folder that holds the files; records name their source relative to it.
+      root: Folder that holds the files; records name their source relative to it, unless the
+        ids are `salted`.
       studies: In the order of the records of each split.
       recipe: Preprocessing of every study.
       label_names: Order of the labels in the records.
       mask_names: {label value: name}.
       notes: Sentences for the dataset card: where it comes from, what to be careful with.
       units: Of voxels in files that do not say it themselves: "HU", "unit" or "raw".
+      structures: Which structures of DICOM SEG and RTSTRUCT files become the labels 1, 2, ...
+      names: {study_id: name of its source for records and the quarantine}; a study that is not
+        in it is named by the path below the root.
     """
 
     name: str
@@ -81,6 +96,8 @@ class Collection:
     mask_names: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     units: Units | None = None
+    structures: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self, study: Study) -> str:
         """Returns a hash of everything that the record of this study depends on.
@@ -88,23 +105,28 @@ class Collection:
         Files count by size and modification time: hashing the content of hundreds of
         thousands of scans at every call would take hours.
         """
-        files = [(self.source(path), *_size_and_time(path)) for path in study.files()]
+        files = [(self.below_root(path), *_size_and_time(path)) for path in study.files()]
         told = (study.patient_id, study.report, sorted(study.labels.items()), study.annotated)
         facts = [
             self.recipe.fingerprint(),
             self.label_names,
             self.units,
+            self.structures,
             study.study_id,
-            study.series,
+            (study.series, study.rescale, study.spacing),
             told,
         ]
         values = sorted(study.mask) if isinstance(study.mask, Mapping) else None
         text = json.dumps([*facts, files, values, sorted(feature_spec(0))])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def source(self, path: epath.Path) -> str:
+    def source(self, study: Study) -> str:
+        """Returns what records call the file that a study was read from."""
+        return self.names.get(study.study_id) or self.below_root(study.image)
+
+    def below_root(self, path: epath.Path) -> str:
         """Returns the path relative to the root: absolute ones tell about somebody's machine."""
-        return path.relative_to(self.root).as_posix()
+        return printable(path.relative_to(self.root).as_posix())
 
 
 def _size_and_time(path: epath.Path) -> tuple[int, float]:

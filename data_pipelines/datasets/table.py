@@ -4,15 +4,17 @@
   patient_id  rows with the same one never come into different splits
   study_id    a name of its own
   report      the text of the report
-  mask        path of a label map on the grid of the image
+  mask        path of a label map on the grid of the image, a folder with one file per structure,
+              a DICOM SEG or an RTSTRUCT
   split       "train", "test" or another name
-  series      SeriesInstanceUID, where a DICOM folder holds several
+  series      number or SeriesInstanceUID, where a DICOM folder holds several
 
 Every other column is a label: 1 present, 0 absent, empty not known.
 """
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,16 +48,16 @@ class Row:
         """Returns the path in this column.
 
         Raises:
-          DataError: It is not there, or not in the folder: a table may not read the whole disk.
+          DataError: It is not in the folder: a table may not read the whole disk. One that is
+            not there is left to the reader, which costs this study and no other.
         """
         name = self.cells[column]
+        if not name.isprintable():
+            raise self.error(f"{column} {name!r} holds control characters", "correct the path")
         path = self.root / name
         if not path.is_relative_to(self.root) or ".." in path.parts[len(self.root.parts) :]:
             cure = "give a path relative to the folder of scans, without '..'"
             raise self.error(f"{column} {name!r} is outside of the folder of scans", cure)
-        if not path.exists():
-            cure = f"correct the path, which starts at {self.root}"
-            raise self.error(f"{column} {name!r} is not there", cure)
         return path
 
     def label(self, column: str) -> float:
@@ -107,6 +109,59 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
         cure = "put text with commas, quotes or line ends into double quotes"
         raise DataError(table, problem, cure) from error
     return list(rows.values()), tuple(name for name in columns if name not in _COLUMNS)
+
+
+@dataclass(frozen=True)
+class Override:
+    """What a metadata table says of a volume, in place of the file's own header.
+
+    Attributes:
+      rescale: (slope, intercept): HU = stored value * slope + intercept.
+      spacing: mm along x, y, z, the axes of a NIfTI file.
+    """
+
+    rescale: tuple[float, float] | None = None
+    spacing: tuple[float, float, float] | None = None
+
+
+def read_overrides(table: epath.PathLike) -> dict[str, Override]:
+    """Returns what a table in CT-RATE's layout says, by file name.
+
+    Its columns VolumeName, RescaleSlope, RescaleIntercept, XYSpacing ("[0.7, 0.7]") and ZSpacing
+    are read, the last four where they are there and filled; all others are passed over.
+
+    Raises:
+      DataError: Names the row and the column at fault.
+    """
+    reader = csv.DictReader(io.StringIO(_text(table), newline=""))
+    if "VolumeName" not in (reader.fieldnames or ()):
+        cure = "the first row must name the columns, one of them 'VolumeName'"
+        raise DataError(table, "it has no column 'VolumeName'", cure)
+    return {
+        row["VolumeName"].strip(): _override(table, number, row)
+        for number, row in enumerate(reader, 2)
+    }
+
+
+def _override(table: epath.PathLike, number: int, cells: Mapping[str, str]) -> Override:
+    def numbers(*columns: str) -> list[float] | None:
+        texts = [(cells.get(column) or "").strip(" []").split(",")[0] for column in columns]
+        if not all(texts):
+            return None
+        try:
+            values = [float(text) for text in texts]
+        except ValueError:
+            values = [math.nan]
+        if not all(map(math.isfinite, values)):
+            problem = f"row {number}: {' and '.join(columns)} must be numbers"
+            raise DataError(table, problem, "correct the row, or leave the cells empty")
+        return values
+
+    rescale, spacing = numbers("RescaleSlope", "RescaleIntercept"), numbers("XYSpacing", "ZSpacing")
+    return Override(
+        None if rescale is None else (rescale[0], rescale[1]),
+        None if spacing is None else (spacing[0], spacing[0], spacing[1]),
+    )
 
 
 def _text(table: epath.PathLike) -> str:

@@ -1,61 +1,152 @@
-"""DICOM series through pydicom: sorted in space, in HU, with an affine, without patient tags."""
+"""DICOM series: found, chosen and read, sorted in space, in HU, without patient tags."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pydicom
 from etils import epath
-from pydicom import pixels
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers import content
-from data_pipelines.readers.dicom_geometry import GEOMETRY_TAGS, stack_slices
+from data_pipelines.readers import content, values
+from data_pipelines.readers.dicom_frames import SLICE_TAGS, slices_of
+from data_pipelines.readers.dicom_geometry import SliceStack, stack_slices
+from data_pipelines.readers.dicom_header import quiet, read_header, text, whole
+from data_pipelines.readers.dicom_pixels import (
+    PIXEL_TAGS,
+    check_pixels,
+    is_whole,
+    rescaled,
+    stored_frames,
+)
 from data_pipelines.volume import Units, Volume
 
-AIR_HU = -1024
-"""What stands in for voxels outside the scanner's field of view."""
+LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+"""Label Map Segmentation Storage, younger than pydicom's list."""
+_NO_SCANS = {
+    LABEL_MAP_SEGMENTATION,
+    str(pydicom.uid.SegmentationStorage),
+    str(pydicom.uid.RTDoseStorage),
+}
+"""Kinds of files that lie beside a scan and have rows and columns too."""
 _PREAMBLE = 132
 """Bytes that every DICOM file starts with."""
-_VALUE_TAGS = (
-    "Modality",
-    "PhotometricInterpretation",
-    "SamplesPerPixel",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "ModalityLUTSequence",
-)
+
+_Series = Mapping[str, list[tuple[epath.Path, pydicom.Dataset]]]
 
 
 def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
     """The image series in a folder and its subfolders, by SeriesInstanceUID.
 
-    Files that are not DICOM or hold no image (reports, contours, DICOMDIR) are passed over.
-    Series whose UID an anonymiser removed are together under "".
+    Files that are not DICOM or hold no scan (reports, contours, segmentations, doses, DICOMDIR)
+    are passed over. Series whose UID an anonymiser removed are together under "".
 
     Raises:
       DataError: the folder does not exist or holds no DICOM image, or a file beside the images is
-        empty or cut short.
+        empty, cut short or without the preamble.
     """
-    folder = epath.Path(folder)
-    found: dict[str, list[epath.Path]] = {}
+    found = _find(epath.Path(folder))
+    return {uid: [path for path, _ in files] for uid, files in found.items()}
+
+
+def read_dicom(
+    path: epath.PathLike, *, series: str | None = None, units: Units | None = None
+) -> Volume:
+    """Reads the one series of a folder, or the one asked for, or the one a file belongs to.
+
+    Args:
+      path: a folder, or one file of a series.
+      series: where there are several, the number that the error for them shows (they are sorted
+        by SeriesInstanceUID), or the SeriesInstanceUID itself.
+      units: as in `read_dicom_series`.
+
+    Raises:
+      DataError: several series and none asked for, no such series, or as `read_dicom_series`.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        found = _find(path)
+    else:
+        beside = _find(path.parent)
+        found = {u: files for u, files in beside.items() if path in (file for file, _ in files)}
+    if not found:
+        cure = "give the scan itself; reports, contours and segmentations hold none"
+        raise DataError(path, "a DICOM file without a scan", cure)
+    uid = _choice(path, found, series)
+    return read_dicom_series([file for file, _ in found[uid]], units=units)
+
+
+@quiet()
+def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = None) -> Volume:
+    """Reads the slices of one series, in any order, as (slice, row, column).
+
+    Slices are sorted along their normal. Rescale slope and intercept are applied; CT comes as
+    int16 HU where that is exact, with padding voxels as air. Frames are decoded one at a time.
+
+    Args:
+      files: one slice each, or enhanced multi-frame files.
+      units: None: "HU" for CT, else "raw". Something else than the file says is an error.
+
+    Raises:
+      DataError: not one even, rectangular stack of decodable grey-value slices.
+    """
+    paths = [epath.Path(file) for file in files]
+    if not paths:
+        raise DataError("", "a series without files", "give at least one DICOM file")
+    source = paths[0] if len(paths) == 1 else paths[0].parent
+    headers = {path: read_header(path, (*SLICE_TAGS, *PIXEL_TAGS)) for path in paths}
+    slices = []
+    for path, header in headers.items():
+        slices += (in_file := slices_of(path, header))
+        check_pixels(path, header, hounsfield=in_file[0].units == "HU")
+    stack = stack_slices(source, slices)
+    native = stack.slices[0].units
+    if units not in (None, native):
+        raise DataError(
+            source, f"the series holds {native!r} values, not {units!r}", "leave out units"
+        )
+    array = _array(stack, headers)
+    return Volume(array=array, units=native, affine=stack.affine, source=str(source))
+
+
+def _array(stack: SliceStack, headers: Mapping[epath.Path, pydicom.Dataset]) -> np.ndarray:
+    """Decodes all files of a stack, int16 where that is exact, else float32."""
+    place = {(slice_.path, slice_.frame): i for i, slice_ in enumerate(stack.slices)}
+    dtype = np.int16 if all(map(is_whole, stack.slices)) else np.float32
+    values.count_bytes(stack.slices[0].path, stack.shape, np.dtype(dtype))
+    array = np.empty(stack.shape, dtype)
+    for path, header in headers.items():
+        for frame, stored in enumerate(stored_frames(path, header)):
+            index = place[path, frame]
+            plane = rescaled(stored, stack.slices[index], header)
+            if array.dtype == np.int16 and not -32768 <= plane.min() <= plane.max() <= 32767:
+                array = array.astype(np.float32)
+            array[index] = plane
+    return array
+
+
+@quiet()
+def _find(folder: epath.Path) -> _Series:
+    """As `find_series`, each file with the few tags that tell about it."""
+    found: dict[str, list[tuple[epath.Path, pydicom.Dataset]]] = {}
     cut_short: list[epath.Path] = []
     kinds, without_image = set(), []
     for path in _files(folder):
-        length = path.stat().length
-        if length <= _PREAMBLE and _named_like_a_slice(path):
-            cut_short.append(path)
-        if length <= _PREAMBLE or content.file_format(path) != "dicom":
+        if _length(path) <= _PREAMBLE:
+            cut_short += [path] if _named_like_a_slice(path) else []
             continue
-        header = _header(path, ("SeriesInstanceUID", "Rows", "Columns"))
-        kind = str(header.file_meta.get("MediaStorageSOPClassUID"))
-        if "Rows" in header and "Columns" in header:
-            found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(path)
-            kinds.add(kind)
-        else:
+        if content.file_format(path) != "dicom":
+            _check_no_slice(path)
+            continue
+        header = read_header(path, ("SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames"))
+        kind = text(header.file_meta, "MediaStorageSOPClassUID")
+        if "Rows" not in header or "Columns" not in header:
             without_image.append((path, kind))
+        elif kind not in _NO_SCANS:
+            found.setdefault(text(header, "SeriesInstanceUID"), []).append((path, header))
+            kinds.add(kind)
     # A file that says it is an image like the others and ends before its size is a broken slice.
     cut_short += [path for path, kind in without_image if kind in kinds]
     if found and cut_short:
@@ -69,76 +160,25 @@ def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
     return found
 
 
-def read_dicom(
-    path: epath.PathLike, *, series: str | None = None, units: Units | None = None
-) -> Volume:
-    """Reads the one series of a folder, or the one asked for, or the one a file belongs to.
-
-    Raises:
-      DataError: several series and none asked for, no such series, or as `read_dicom_series`.
-    """
-    path = epath.Path(path)
-    found = find_series(path if path.is_dir() else path.parent)
-    if not path.is_dir():
-        found = {uid: files for uid, files in found.items() if path in files}
-    if series is not None and series not in found:
-        raise DataError(path, f"no series {series!r} in it", f"ask for one of {_listed(found)}")
-    if series is None and len(found) != 1:
-        raise DataError(
-            path,
-            f"{len(found)} series in one folder: {_listed(found)}",
-            "choose one with series=UID",
-        )
-    return read_dicom_series(
-        found[series if series is not None else next(iter(found))], units=units
-    )
-
-
-def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = None) -> Volume:
-    """Reads the slices of one series, in any order, as (slice, row, column).
-
-    Slices are sorted along their normal. Rescale slope and intercept are applied; CT comes as
-    int16 HU where that is exact, with padding voxels as air.
-
-    Args:
-      files: one slice each.
-      units: None: "HU" for CT, else "raw". Something else than the file says is an error.
-
-    Raises:
-      DataError: not one even, rectangular stack of decodable grey-value slices.
-    """
-    paths = [epath.Path(file) for file in files]
-    if not paths:
-        raise DataError("", "a series without files", "give at least one DICOM file")
-    source = paths[0] if len(paths) == 1 else paths[0].parent
-    headers = [(path, _header(path, GEOMETRY_TAGS + _VALUE_TAGS)) for path in paths]
-    native: Units = _units(headers[0][1])
-    if units not in (None, native):
-        raise DataError(
-            source, f"the series holds {native!r} values, not {units!r}", "leave out units"
-        )
-    for path, header in headers:
-        _check_values(path, header, native)
-    stack = stack_slices(source, headers)
-    rescale = {path: _rescale(header) for path, header in headers}
-    dtype = np.int16 if all(_whole(*values) for values in rescale.values()) else np.float32
-    array = np.empty(stack.shape, dtype)
-    for index, path in enumerate(stack.files):
-        plane = _plane(path, *rescale[path], air=native == "HU")
-        if dtype == np.int16 and not -32768 <= plane.min() <= plane.max() <= 32767:
-            dtype, array = np.float32, array.astype(np.float32)
-        array[index] = plane
-    return Volume(array=array, units=native, affine=stack.affine, source=str(source))
-
-
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "check the path")
-    for path in sorted(folder.iterdir()):
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:
+        raise DataError(folder, "cannot be read", "check its permissions") from None
+    for path in children:
         if path.is_dir():
             yield from _files(path)
         else:
             yield path
+
+
+def _length(path: epath.Path) -> int:
+    try:
+        return path.stat().length
+    except OSError:  # such as a link to a file that is gone
+        return 0
 
 
 def _named_like_a_slice(path: epath.Path) -> bool:
@@ -147,100 +187,49 @@ def _named_like_a_slice(path: epath.Path) -> bool:
     return not path.name.startswith(".") and (end in ("", "dcm", "ima") or end.isdigit())
 
 
-def _header(path: epath.Path, tags: Sequence[str]) -> pydicom.Dataset:
-    try:
-        with path.open("rb") as file:
-            return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
-    except (OSError, ValueError, pydicom.errors.InvalidDicomError) as error:
-        raise DataError(path, "not a readable DICOM file", "copy or export it again") from error
+def _check_no_slice(path: epath.Path) -> None:
+    """Refuses a slice that lacks the preamble, which would be missing from its series.
+
+    Its first element is of group 2 or 8, with a VR of two letters or a short length. Reading such
+    files by force is no option: pydicom then makes a header of anything.
+    """
+    group, element, after = (head := content.head(path, 8))[:2], head[3:4], head[4:]
+    starts = group in (b"\x02\0", b"\x08\0") and element == b"\0"
+    if _named_like_a_slice(path) and starts and (after[:2].isupper() or after[2:] == b"\0\0"):
+        cure = "rewrite it, for example with dcmconv +F, or delete it if it is no slice"
+        raise DataError(path, "a DICOM file without its preamble, or something like it", cure)
 
 
-def _units(header: pydicom.Dataset) -> Units:
-    hounsfield = header.get("RescaleType") in (None, "", "HU")
-    return "HU" if header.get("Modality") == "CT" and hounsfield else "raw"
+def _choice(path: epath.Path, found: _Series, series: str | None) -> str:
+    """The UID of the series asked for, or of the only one."""
+    ordered = sorted(found)
+    if series is None and len(ordered) == 1:
+        return ordered[0]
+    cure = "choose one by its number, series='1', or by its SeriesInstanceUID"
+    if series is None:
+        problem = f"{len(ordered)} series in one folder: {_listed(found)}"
+        raise DataError(path, problem, cure)
+    if series in found:
+        return series
+    if not (series.isascii() and series.isdigit()):
+        problem = f"no series with the SeriesInstanceUID asked for, but {_listed(found)}"
+        raise DataError(path, problem, cure)
+    if not 1 <= int(series) <= len(ordered):
+        raise DataError(path, f"no series {series!r} in it, but {_listed(found)}", cure)
+    return ordered[int(series) - 1]
 
 
-def _check_values(path: epath.Path, header: pydicom.Dataset, units: Units) -> None:
-    photometric = header.get("PhotometricInterpretation")
-    if int(header.get("SamplesPerPixel") or 1) != 1 or not str(photometric).startswith(
-        "MONOCHROME"
-    ):
-        raise DataError(path, f"a colour image ({photometric})", "leave out secondary captures")
-    if _units(header) != units:
-        raise DataError(path, "the slice's modality differs from the others'", "split the series")
-    # In CT the polarity only concerns display: rescaled values are HU either way.
-    if photometric == "MONOCHROME1" and units != "HU":
-        raise DataError(
-            path,
-            "MONOCHROME1: high values are dark, unlike in every other scan",
-            "convert the series to MONOCHROME2",
-        )
-    if "ModalityLUTSequence" in header or (units == "HU" and "RescaleIntercept" not in header):
-        raise DataError(
-            path, "no linear rescale from stored values to HU", "export the original CT series"
-        )
+def _listed(found: _Series) -> str:
+    return "; ".join(
+        f"{number}: {_described(found[uid])}" for number, uid in enumerate(sorted(found), 1)
+    )
 
 
-def _rescale(header: pydicom.Dataset) -> tuple[float, float]:
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    return 1.0 if slope is None else float(slope), float(intercept or 0)
-
-
-def _whole(slope: float, intercept: float) -> bool:
-    return slope == 1 and intercept == int(intercept)
-
-
-def _plane(path: epath.Path, slope: float, intercept: float, *, air: bool) -> np.ndarray:
-    """One slice (rows, columns), rescaled; int32 where that is exact, else float32."""
-    with path.open("rb") as file:
-        dataset = pydicom.dcmread(file)
-    stored = _decode(path, dataset)
-    plane: np.ndarray
-    if _whole(slope, intercept):
-        plane = stored.astype(np.int32) + int(intercept)
-    else:
-        plane = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if air and dataset.get("PixelPaddingValue") is not None:
-        plane[_padding(dataset, stored)] = AIR_HU
-    return plane
-
-
-def _decode(path: epath.Path, dataset: pydicom.Dataset) -> np.ndarray:
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        decoder = pixels.get_decoder(syntax)
-    except NotImplementedError as error:
-        raise DataError(
-            path,
-            f"its transfer syntax {syntax.name} cannot be decoded",
-            "convert the series to an uncompressed one, for example with dcmdjpeg or gdcmconv",
-        ) from error
-    if not decoder.is_available:
-        needed = "; or ".join(decoder.missing_dependencies)
-        raise DataError(
-            path,
-            f"no codec for its transfer syntax {syntax.name} is installed",
-            f"install {needed}",
-        )
-    try:
-        return dataset.pixel_array
-    except Exception as error:  # codecs raise whatever they like
-        raise DataError(
-            path,
-            f"the pixel data cannot be decoded as {syntax.name}",
-            "the file is truncated or mislabelled: copy or export it again",
-        ) from error
-
-
-def _padding(dataset: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Voxels in the padding range (PS3.3 C.7.5.1.1.2), as a mask of the slice."""
-    first = dataset.PixelPaddingValue
-    last = dataset.get("PixelPaddingRangeLimit")
-    # Implicit syntaxes mislead about the sign: only the 16 bits are certain.
-    limits = np.array([first, first if last is None else last]).astype(np.uint16)
-    low, high = np.sort(limits.view(np.int16) if stored.dtype.kind == "i" else limits)
-    return (low <= stored) & (stored <= high)
-
-
-def _listed(found: dict[str, list[epath.Path]]) -> str:
-    return ", ".join(f"{uid or '(no UID)'} ({len(files)} files)" for uid, files in found.items())
+def _described(files: Sequence[tuple[epath.Path, pydicom.Dataset]]) -> str:
+    """What a series holds: "120 slices of 512x512, 1 of 888x733"."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for path, header in files:
+        size = f"{whole(path, header, 'Rows')}x{whole(path, header, 'Columns')}"
+        sizes[size] += whole(path, header, "NumberOfFrames", 1) or 1
+    (most, count), *rest = sizes.most_common()
+    return ", ".join([f"{count} slices of {most}", *(f"{n} of {size}" for size, n in rest)])

@@ -5,26 +5,16 @@ Only positions decide the order of the slices: instance numbers and file names a
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import pydicom
-from etils import epath
 
 from data_pipelines.errors import DataError
+from data_pipelines.readers.dicom_frames import Slice
 
-GEOMETRY_TAGS = (
-    "Rows",
-    "Columns",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "PixelSpacing",
-    "SpacingBetweenSlices",
-    "SliceThickness",
-    "NumberOfFrames",
-)
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _POSITION_MM = 0.01
 """Scanners write positions with two to six decimals."""
 _EVEN = 0.02
@@ -33,132 +23,121 @@ _EVEN = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class SliceStack:
-    """Files in the order of their slices, and the grid they make.
+    """Slices in the order in which they lie, and the grid they make.
 
     Attributes:
-      files: along the slice normal (row direction x column direction).
-      shape: (slices, rows, columns).
+      slices: along the slice normal (row direction x column direction).
       affine: (4, 4) float64, (slice, row, column, 1) -> RAS+ mm.
     """
 
-    files: list[epath.Path]
-    shape: tuple[int, int, int]
+    slices: list[Slice]
     affine: np.ndarray
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        return len(self.slices), *self.slices[0].shape
 
-def stack_slices(
-    source: object, headers: Sequence[tuple[epath.Path, pydicom.Dataset]]
-) -> SliceStack:
+
+def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
     """Sorts slices in space and proves that they make an even, rectangular grid.
 
     Args:
       source: the folder or file to name in errors.
-      headers: each file with its `GEOMETRY_TAGS`.
+      slices: at least one, in any order.
 
     Raises:
-      DataError: positions are missing; slices differ in size or direction; a slice is missing or
-        there twice; or the stack is sheared (gantry tilt).
+      DataError: slices differ in size or direction; a slice is missing or there twice; or the
+        stack is sheared (gantry tilt).
     """
-    for path, header in headers:
-        _check_complete(path, header)
-    first = headers[0][1]
-    for path, header in headers:
-        _check_alike(path, header, first)
-    orientation = np.array(first.ImageOrientationPatient, np.float64).reshape(2, 3)
+    typical = _typical(slices)
+    for slice_ in slices:
+        _check_alike(slice_, typical)
+    orientation = np.array(typical.orientation).reshape(2, 3)
     along_row, along_column = orientation / np.linalg.norm(orientation, axis=1, keepdims=True)
-    if abs(along_row @ along_column) > 1e-3:
-        raise DataError(source, "rows and columns are not at right angles", "export it again")
     normal = np.cross(along_row, along_column)
-    positions = np.array([header.ImagePositionPatient for _, header in headers], np.float64)
+    positions = np.array([slice_.position for slice_ in slices])
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
-    step = _slice_step(source, positions, normal, first)
-    row_mm, column_mm = (float(value) for value in first.PixelSpacing)
+    row_mm, column_mm = typical.pixel_mm
+    step = normal * _slice_distance(source, positions, normal, typical)
     affine = np.eye(4)
     affine[:3, :3] = np.stack([step, along_column * row_mm, along_row * column_mm], axis=1)
     affine[:3, 3] = positions[0]
-    return SliceStack(
-        files=[headers[i][0] for i in order],
-        shape=(len(headers), int(first.Rows), int(first.Columns)),
-        affine=_LPS_TO_RAS @ affine,
-    )
+    return SliceStack([slices[i] for i in order], LPS_TO_RAS @ affine)
 
 
-def _check_complete(path: epath.Path, header: pydicom.Dataset) -> None:
-    if int(header.get("NumberOfFrames") or 1) > 1:
+def _typical(slices: Sequence[Slice]) -> Slice:
+    """A slice like most others, so that the odd one out is blamed and not the rest."""
+
+    def kind(slice_: Slice) -> tuple[object, ...]:
+        return slice_.shape, tuple(np.round(slice_.orientation, 1)), slice_.units
+
+    ((most, _),) = collections.Counter(map(kind, slices)).most_common(1)
+    return next(slice_ for slice_ in slices if kind(slice_) == most)
+
+
+def _check_alike(slice_: Slice, typical: Slice) -> None:
+    if slice_.units != typical.units:
         raise DataError(
-            path,
-            "several slices in one file (enhanced or multi-frame DICOM), which is not supported",
-            "convert the series with dcm2niix and read the NIfTI file",
+            slice_.path, "the slice's modality differs from the others'", "split the series"
         )
-    for tag, length in (
-        ("ImageOrientationPatient", 6),
-        ("ImagePositionPatient", 3),
-        ("PixelSpacing", 2),
-    ):
-        value = header.get(tag)
-        if value is None or np.size(value) != length:
-            raise DataError(
-                path,
-                f"no {tag}: the slice has no place in the patient",
-                "leave out screenshots, reports and scout images, or export the series again",
-            )
-    if min(float(value) for value in header.PixelSpacing) <= 0:
-        raise DataError(path, "a PixelSpacing that is not positive", "export the series again")
+    cure = "remove scout images and other acquisitions from the series"
+    if not np.allclose(slice_.orientation, typical.orientation, atol=1e-4):
+        problem = "the slice differs from the others in direction, as a localizer (scout) does"
+        raise DataError(slice_.path, problem, cure)
+    same_pixels = np.allclose(slice_.pixel_mm, typical.pixel_mm, atol=1e-4)
+    if slice_.shape != typical.shape or not same_pixels:
+        problem = "the slice differs from the others in size or pixel spacing"
+        raise DataError(slice_.path, problem, cure)
 
 
-def _check_alike(path: epath.Path, header: pydicom.Dataset, first: pydicom.Dataset) -> None:
-    same_size = (header.Rows, header.Columns) == (first.Rows, first.Columns)
-    same = same_size and all(
-        np.allclose(
-            np.array(header[tag].value, np.float64),
-            np.array(first[tag].value, np.float64),
-            atol=1e-4,
-        )
-        for tag in ("ImageOrientationPatient", "PixelSpacing")
-    )
-    if not same:
-        raise DataError(
-            path,
-            "the slice differs from the others in size, pixel spacing or direction",
-            "remove scout images and other acquisitions from the series",
-        )
-
-
-def _slice_step(
-    source: object, positions: np.ndarray, normal: np.ndarray, first: pydicom.Dataset
-) -> np.ndarray:
-    """The vector in mm from a slice to the next, after checking that it is always the same."""
+def _slice_distance(
+    source: object, positions: np.ndarray, normal: np.ndarray, typical: Slice
+) -> float:
+    """Millimetres from a slice to the next, after checking that it is always the same."""
     if len(positions) == 1:
-        distance = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
-        if distance <= 0:
+        if typical.thickness <= 0:
             raise DataError(source, "a single slice without a thickness", "give the whole series")
-        return normal * distance
+        return typical.thickness
     along = positions @ normal
     gaps = np.diff(along)
-    typical = float(np.median(gaps))
-    if gaps.min() < _POSITION_MM:
-        raise DataError(
-            source,
-            f"{(gaps < _POSITION_MM).sum() + 1} slices of {len(positions)} share their position "
-            "with another one",
-            "remove duplicates; split several phases or echoes into folders of their own",
-        )
-    uneven = np.abs(gaps - typical) > _POSITION_MM + _EVEN * typical
+    _check_distinct(source, gaps)
+    usual = float(np.median(gaps))
+    uneven = np.abs(gaps - usual) > _POSITION_MM + _EVEN * usual
     if uneven.any():
         at = int(uneven.argmax())
         raise DataError(
             source,
             f"slices are missing or unevenly spaced: {gaps[at]:.2f} mm between slices {at} and "
-            f"{at + 1}, elsewhere {typical:.2f} mm",
+            f"{at + 1}, elsewhere {usual:.2f} mm",
             "export the complete series, or resample it evenly before",
         )
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    drift = (step - normal * (step @ normal)) * (len(positions) - 1)
-    if np.linalg.norm(drift) > 0.5 * float(min(first.PixelSpacing)):
+    sideways = positions - along[:, None] * normal
+    drift = np.linalg.norm(sideways - sideways[0], axis=1).max()
+    if drift > 0.5 * min(typical.pixel_mm):
         raise DataError(
             source,
-            f"the slices are sheared by {np.linalg.norm(drift):.1f} mm (gantry tilt)",
+            f"the slices are sheared or displaced by {drift:.1f} mm (gantry tilt)",
             "straighten the series, for example with dcm2niix, and read the NIfTI file",
         )
-    return normal * (step @ normal)
+    return float((along[-1] - along[0]) / len(gaps))
+
+
+def _check_distinct(source: object, gaps: np.ndarray) -> None:
+    """Refuses slices at the same position, of which only one can be the volume's."""
+    count, shared = len(gaps) + 1, int((gaps < _POSITION_MM).sum())
+    places = count - shared
+    if not shared:
+        return
+    if count == places * (count // places):
+        raise DataError(
+            source,
+            f"several phases, echoes or reconstructions: {count} slices at {places} positions",
+            "split them into series of their own, for example with dcm2niix, and choose one",
+        )
+    raise DataError(
+        source,
+        f"{shared + 1} slices of {count} share their position with another one",
+        "remove duplicates; split several phases or echoes into folders of their own",
+    )

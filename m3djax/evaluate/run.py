@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.files import write_whole
 from m3djax import params as params_lib
 from m3djax import report, run_folder, train
 from m3djax.checkpoint import load_params, newest_readable
@@ -85,7 +86,8 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)
     results = Results(folder, step, found, folder / report.NAME)
-    _write(folder / FOLDER / RESULTS, {"step": step, "passed": results.passed, "found": found})
+    page = {"step": step, "passed": results.passed, "found": found}
+    write_whole(folder / FOLDER / RESULTS, json.dumps(page, indent=1, allow_nan=False) + "\n")
     report.write(folder)
     console.print(f"results: {folder / FOLDER / RESULTS}\nreport:  {results.report}")
     return results
@@ -120,10 +122,3 @@ def show(findings: dict[str, Any], console: Console) -> None:
         console.print(f"- {sentence}", markup=False)
     for caveat in report["caveats"]:
         console.print(f"! {caveat}", style="dim", markup=False)
-
-
-def _write(path: epath.Path, results: dict[str, Any]) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    partial = path.parent / f".{path.name}.partial"
-    partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)

@@ -6,7 +6,8 @@ import nibabel as nib
 import pytest
 from etils import epath
 
-from data_pipelines.datasets import staging, workers
+from data_pipelines.datasets import job
+from data_pipelines.datasets.study import Collection, Study
 
 
 @pytest.fixture
@@ -24,11 +25,11 @@ def scans(sample_scans: epath.Path, tmp_path: Path) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the studies whose records are made in this process."""
     ids = []
-    make = staging.make
+    make = job.make
 
-    def count(job: staging.Job) -> object:
-        ids.append(job.study.study_id)
-        return make(job)
+    def count(collection: Collection, study: Study) -> object:
+        ids.append(study.study_id)
+        return make(collection, study)
 
-    monkeypatch.setattr(workers, "make", count)
+    monkeypatch.setattr(job, "make", count)
     return ids

@@ -8,9 +8,9 @@ from data_pipelines.prepare import Prepare
 
 def prepare_crops(scans: Path, **options: Any) -> Prepare:
     """The options that prepare the crops beside their folder, in this process."""
-    out = str(scans.parent / "data")
     fixed: dict[str, Any] = {"units": "HU", "test_fraction": 0.0, "workers": 0}
-    return Prepare("folder", str(scans), out=out, **(fixed | options))
+    fixed["out"] = str(scans.parent / "data")
+    return Prepare("folder", str(scans), **(fixed | options))
 
 
 def truncate(path: Path) -> None:

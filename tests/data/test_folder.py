@@ -1,5 +1,6 @@
 """Scans of one's own: crops of a real CT in folders, with and without a table."""
 
+import csv
 import math
 import shutil
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_prepared_from_a_table(
         "series,p3,s4,,,train,,\n",
     )
     out = tmp_path / "data"
-    prepare = Prepare("folder", str(scans), str(table), str(out), units="HU", workers=0)
+    prepare = Prepare("folder", str(scans), str(table), out=str(out), units="HU", workers=0)
     assert prepare.run() == 0
     assert "Wrote 4 studies (3 train, 1 test)" in capsys.readouterr().out
 
@@ -149,7 +150,7 @@ def test_small_datasets_hold_out_a_patient_too(scans: Path) -> None:
 
 def test_a_patient_in_two_splits_is_named(scans: Path, tmp_path: Path) -> None:
     text = "image,patient_id,split\none.nii.gz,p1,train\ntwo.nii.gz,p1,test\nfour.nii.gz,p2,test\n"
-    prepare = Prepare("folder", str(scans), str(_table(scans, text)), str(tmp_path / "data"))
+    prepare = Prepare("folder", str(scans), str(_table(scans, text)), out=str(tmp_path / "data"))
     with pytest.raises(DataError, match="patient p1 is in the splits test and train"):
         prepare.prepare()
     assert not (tmp_path / "data").exists()
@@ -159,13 +160,13 @@ def test_a_patient_in_two_splits_is_named(scans: Path, tmp_path: Path) -> None:
 def test_a_split_needs_a_usable_name(scans: Path, tmp_path: Path, name: str) -> None:
     table = _table(scans, f"image,split\none.nii.gz,{name}\n")
     with pytest.raises(DataError, match="cannot be the name of a split"):
-        Prepare("folder", str(scans), str(table), str(tmp_path / "data")).prepare()
+        Prepare("folder", str(scans), str(table), out=str(tmp_path / "data")).prepare()
 
 
 def test_equal_study_ids_are_refused(scans: Path, tmp_path: Path) -> None:
     table = _table(scans, "image,study_id\none.nii.gz,s\ntwo.nii.gz,s\n")
     with pytest.raises(DataError, match="2 studies have the id s"):
-        Prepare("folder", str(scans), str(table), str(tmp_path / "data")).prepare()
+        Prepare("folder", str(scans), str(table), out=str(tmp_path / "data")).prepare()
 
 
 @pytest.mark.parametrize(
@@ -174,10 +175,10 @@ def test_equal_study_ids_are_refused(scans: Path, tmp_path: Path) -> None:
         ("", "its first row reads nothing"),
         ("file,report\none.nii.gz,x\n", "its first row reads file, report"),
         ("image,image\none.nii.gz,x\n", "each once"),
-        ("image\none.nii.gz\nnine.nii.gz\n", "row 3: image 'nine.nii.gz' is not there"),
         ("image\n../table.csv\n", "row 2: image '../table.csv' is outside"),
         ("image\n/etc/hostname\n", "row 2: image '/etc/hostname' is outside"),
-        ("image,mask\none.nii.gz,m.nii.gz\n", "row 2: mask 'm.nii.gz' is not there"),
+        ("image,mask\none.nii.gz,../m.nii.gz\n", "row 2: mask '../m.nii.gz' is outside"),
+        ('image\n"one\t.nii.gz"\n', "row 2: image 'one\\t.nii.gz' holds control characters"),
         (
             "image\none.nii.gz\ntwo.nii.gz\none.nii.gz\n",
             "row 4: image 'one.nii.gz' is also in row 2",
@@ -216,3 +217,55 @@ def test_a_table_saved_by_a_spreadsheet(scans: Path) -> None:
     table = _table(scans, "\ufeffimage;x\n".replace(";", ",") + "one.nii.gz,1\r\n")
     (study,) = folder(scans, _RECIPE, table=table).studies
     assert (study.study_id, dict(study.labels)) == ("one", {"x": 1.0})
+
+
+def test_what_a_table_names_and_is_not_there_is_put_aside(scans: Path, tmp_path: Path) -> None:
+    table = _table(scans, "image,mask\none.nii.gz,\nnine.nii.gz,\ntwo.nii.gz,m.nii.gz\n")
+    out = tmp_path / "data"
+    prepare = Prepare("folder", str(scans), str(table), out=str(out), units="HU", workers=0)
+    assert prepare.run() == 3
+    rows = list(csv.DictReader((out / "quarantine.csv").open()))
+    assert {row["file"]: row["reason"] for row in rows} == {
+        "nine.nii.gz": "no such file",
+        "m.nii.gz": "no such file",
+    }
+
+
+def test_masks_beside_the_images(scans: Path, sample_scans: epath.Path, tmp_path: Path) -> None:
+    root = tmp_path / "totalsegmentator"
+    for subject, organs in (("s1", ("liver", "spleen")), ("s2", ("spleen",))):
+        (root / subject / "segmentations").mkdir(parents=True)
+        shutil.copy(scans / "one.nii.gz", root / subject / "ct.nii.gz")
+        mask = nib.Nifti1Image.from_filename(scans / "one_mask.nii.gz")
+        for number, organ in enumerate(organs):
+            array = (np.asarray(mask.dataobj) == 5 + number).astype(np.uint8)
+            image = nib.Nifti1Image(array, mask.affine)
+            nib.save(image, root / subject / "segmentations" / f"{organ}.nii.gz")
+    out = tmp_path / "data"
+    options = {"masks": "segmentations", "units": "HU", "workers": 0, "test_fraction": 0}
+    Prepare("folder", str(root), out=str(out), **options).prepare()
+    one, two = source = open_dataset(out, "train")
+    assert source.mask_names == {1: "liver", 2: "spleen"}
+    assert np.flatnonzero(one["annotated"]).tolist() == [1, 2]
+    assert np.flatnonzero(two["annotated"]).tolist() == [2]
+    Prepare(
+        "folder", str(root), out=str(out), structures=("spleen",), overwrite=True, **options
+    ).prepare()
+    assert open_dataset(out, "train").mask_names == {1: "spleen"}
+
+
+def test_a_metadata_table_overrules_headers(scans: Path, tmp_path: Path) -> None:
+    overrides = tmp_path / "metadata.csv"
+    overrides.write_text(
+        "VolumeName,PatientSex,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing\n"
+        'two.nii.gz,F,1.0,-10,"[1.5, 1.5]",2\n'
+        "four.nii.gz,F,,,,\n"
+    )
+    collection = folder(scans, _RECIPE, overrides=overrides)
+    told = {study.study_id: (study.rescale, study.spacing) for study in collection.studies}
+    assert told.pop("two") == ((1.0, -10.0), (1.5, 1.5, 2.0))
+    assert set(told.values()) == {(None, None)}
+    assert "overrules the headers of 2 files; 4 are not in it" in collection.notes[-1]
+    overrides.write_text("VolumeName,RescaleSlope,RescaleIntercept\none.nii.gz,x,0\n")
+    with pytest.raises(DataError, match="row 2: RescaleSlope and RescaleIntercept must be numbers"):
+        folder(scans, _RECIPE, overrides=overrides)

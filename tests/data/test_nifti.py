@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import pathlib
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,24 @@ def _colour(array: np.ndarray) -> bytes:
         (_colour, "voxels of type"),
         (lambda a: _image(a, xyzt_units=1), "not in millimetres"),
         (lambda a: _image(a, datatype=9999), "not a readable NIfTI"),
+        (lambda a: _image(a, sizeof_hdr=2**30), "a header of 1073741824 bytes"),
+        (lambda a: _image(a, dim=[3, -5, 6, 7, 1, 1, 1, 1]), "an image of shape"),
+        (lambda a: _image(a, dim=[3, 0, 6, 7, 1, 1, 1, 1]), "an image of shape"),
+        (lambda a: _image(a, dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "an image of shape"),
+        (lambda a: _image(a, dim=[3, 32767, 32767, 1, 1, 1, 1, 1]), "ends before"),
+        (lambda a: _image(a, dim=[4, 5, 6, 7, 0, 1, 1, 1]), "not three axes"),
+        (lambda a: _image(a, dim=[-3, 5, 6, 7, 1, 1, 1, 1]), "a header of"),
+        (lambda a: _image(a, vox_offset=np.nan), "voxels from byte nan"),
+        (lambda a: _image(a, vox_offset=-352), "voxels from byte -352"),
+        (lambda a: _image(a, vox_offset=0), "voxels from byte 0"),
+        (lambda a: _image(a, vox_offset=1e30), "ends before"),
+        (lambda a: _image(a, vox_offset=1000), "ends before"),
+        (lambda a: _image(a, scl_slope=1, scl_inter=np.nan), "scl_inter"),
+        (lambda a: _image(a, scl_slope=1e38), "voxels are NaN or infinite"),
+        (lambda a: _image(a, sform_code=0, qform_code=1, quatern_b=2), "no rotation"),
+        (lambda a: _image(a, sform_code=99, qform_code=0), "neither qform nor sform"),
+        (lambda a: _image(a, magic=b"ni1"), "a pair of files"),
+        (lambda a: nib.Nifti2Image(a, AFFINE).to_bytes()[:400], "ends inside its header"),
     ],
 )
 def test_refuses(
@@ -134,7 +153,7 @@ def test_truncated(tmp_path: pathlib.Path, noise: np.ndarray, name: str, part: f
     path = _save(tmp_path, _image(np.tile(noise, (4, 4, 4))), name)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(DataError, match=r"empty|truncated|ends before|neither NIfTI nor DICOM"):
+    with pytest.raises(DataError, match=r"empty|truncated|ends before|not an image"):
         readers.read(path)
 
 
@@ -148,13 +167,57 @@ def test_damaged_gzip(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
         readers.read(path)
 
 
+def _with_extension(data: bytes, size: int) -> bytes:
+    """An extension of 16 bytes that claims to be `size` long."""
+    fields = nib.Nifti1Header.from_fileobj(io.BytesIO(data), check=False)
+    fields["vox_offset"] = 368
+    extension = b"\1\0\0\0" + np.array([size, 6], "<i4").tobytes() + b"whatever"
+    return fields.binaryblock + extension + data[352:]
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_passes_over_what_is_no_image(tmp_path: pathlib.Path, noise: np.ndarray, name: str) -> None:
+    """An extension of whatever size, and what follows the voxels, are not looked at."""
+    for data in (
+        _with_extension(_image(noise), 2**31 - 1),
+        _with_extension(_image(noise), -16),
+        _image(noise) + b"\1" * 10_000,
+    ):
+        np.testing.assert_array_equal(readers.read(_save(tmp_path, data, name)).array, noise)
+
+
+def test_gzip_in_several_members(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
+    """As pigz and bgzip write it; what is no member at the end is left alone, as gzip does."""
+    data = _image(noise)
+    parts = [gzip.compress(data[i : i + 100]) for i in range(0, len(data), 100)]
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(b"".join(parts) + b"\0" * 512)
+    np.testing.assert_array_equal(readers.read(path).array, noise)
+
+
+def test_a_bomb_is_unpacked_no_further_than_its_header_claims(
+    tmp_path: pathlib.Path, noise: np.ndarray
+) -> None:
+    """64 MB of zeros behind 210 voxels, and 210 voxels that claim to be 2 GB."""
+    bomb = _save(tmp_path, _image(noise) + bytes(1 << 26), "bomb.nii.gz")
+    liar = _save(tmp_path, _image(noise, dim=[3, 1024, 1024, 1024, 1, 1, 1, 1]), "liar.nii.gz")
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(readers.read(bomb).array, noise)
+        with pytest.raises(DataError, match="ends before"):
+            readers.read(liar)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+
+
 def test_not_an_image(tmp_path: pathlib.Path) -> None:
     """A missing file and a text file named .nii."""
     with pytest.raises(DataError, match="no such file"):
         readers.read(tmp_path / "missing.nii.gz")
     path = tmp_path / "notes.nii"
     path.write_text("these are notes" * 100)
-    with pytest.raises(DataError, match="neither NIfTI nor DICOM"):
+    with pytest.raises(DataError, match="not an image in a format"):
         readers.read(path)
 
 
@@ -204,7 +267,7 @@ def _moved(millimetres: float) -> np.ndarray:
         (_image(np.full((5, 6, 7), -1, np.int16)), "labels from -1"),
         (_image(np.full((5, 6, 7), 255, np.uint8)), "labels from 255"),
         (_image(np.full((5, 6, 7), 0.5, np.float32)), "not whole numbers"),
-        (_image(np.full((5, 6, 7), np.nan, np.float32)), "labels from nan"),
+        (_image(np.full((5, 6, 7), np.nan, np.float32)), "voxels are NaN"),
     ],
 )
 def test_refuses_masks(

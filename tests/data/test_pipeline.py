@@ -11,7 +11,9 @@ import pytest
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import DataError
-from data_pipelines.pipeline import CachedRecords, Crop, Data, RandomCrop, Source, random_window
+from data_pipelines.crops import Crop, RandomCrop, random_window
+from data_pipelines.datasets.cached import CachedRecords
+from data_pipelines.pipeline import Data, Source
 
 SIZE = (8, 16, 16)
 
@@ -93,6 +95,7 @@ def test_a_zoomed_crop_is_the_resampled_scan() -> None:
     ramp = np.broadcast_to(np.arange(64, dtype=np.int16) * 10, (32, 64, 64))
     record = {
         "image": ramp,
+        "low": 0,
         "units": "HU",
         "scale": 1.0,
         "offset": 0.0,
@@ -107,20 +110,21 @@ def test_a_zoomed_crop_is_the_resampled_scan() -> None:
 def test_windows_cover_every_place_and_small_volumes_are_padded_with_air() -> None:
     image = np.arange(6 * 4 * 4, dtype=np.int16).reshape(6, 4, 4) + 7
     rng = np.random.default_rng(0)
-    starts = {int(random_window(image, (2, 4, 4), rng)[0, 0, 0] - 7) // 16 for _ in range(200)}
+    starts = {int(random_window(image, (2, 4, 4), rng, 7)[0, 0, 0] - 7) // 16 for _ in range(200)}
     assert starts == {0, 1, 2, 3, 4}
-    window = random_window(image, (6, 4, 9), rng)
+    window = random_window(image, (6, 4, 9), rng, 7)
     assert window.shape == (6, 4, 9)
     assert (window == 7).sum() == 6 * 4 * 5 + 1
 
 
 def test_the_cache_forgets_the_oldest_and_changes_nothing(prepared: str) -> None:
     records = open_dataset(prepared, "test")
-    one = records[0]["image"].nbytes + records[0]["mask"].nbytes
-    cached = CachedRecords(records, limit=one)
+    one = records[0]["image"].nbytes
+    cached = CachedRecords(open_dataset(prepared, "test", lazy=True), limit=one)
     for index in (0, 1, 2, 0, 0, 1):
         np.testing.assert_array_equal(cached[index]["image"], records[index]["image"])
     assert list(cached._kept) == [1]
+    assert cached._nbytes == records[1]["image"].nbytes + cached[1]["mask"].nbytes
 
 
 def test_what_cannot_work_is_an_error(prepared: str, tmp_path: Any) -> None:

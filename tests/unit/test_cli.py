@@ -35,6 +35,7 @@ def test_usage_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "configs/nothing.py"], "there is no such config"),
         (["evaluate", "runs/nothing"], "is not a run"),
         (["prepare", "folder", "--source", "nowhere"], "nowhere"),
+        (["inspect", "nowhere.nii.gz"], "nowhere.nii.gz"),
         (
             ["train", str(ROOT / "configs/quickstart.py")],
             "data/sample_ct: there is no such dataset",

@@ -1,0 +1,217 @@
+"""The input pipeline against M3D's: volumes per second, bytes on disk, and time spent waiting.
+
+    pip install -r requirements-peers.txt
+    python benchmarks/input.py [--json] [--volumes 96]
+
+Both sides hold the same volumes of 32 x 256 x 256 voxels, cut from real CT and of 8 bits as in
+M3D-Cap. M3D's way: one float32 .npy file each, MONAI's random transforms, torch's DataLoader,
+batches of 8. Ours: a prepared dataset, read and cut by `Data`, batches of 8; our augmentation
+is part of the compiled step on the device, so its cost on this machine's processor is measured
+too and given as a row of its own. "Cold" drops the files from the page cache before a pass.
+Every pass is a new process; imports and the first batch are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import common
+
+SIZE = (32, 256, 256)
+BATCH = 8
+
+
+def make_volumes(folder: Path, count: int) -> None:
+    """Writes uint8 volumes cut at random from real CT, resampled to M3D's size."""
+    import numpy as np
+
+    from data_pipelines import fetch, preprocess, readers
+
+    root = fetch.sample_scans()
+    window = preprocess.ScaleIntensityRange(-1000, 1000)
+    recipe = preprocess.Recipe((preprocess.Orientation(), window))
+    scans = [
+        recipe(readers.read(root / name, units="HU"))
+        for name in ("example_ct.nii.gz", "aorta_report/example_ct.nii.gz")
+    ]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        volume = scans[number % len(scans)]
+        share = rng.uniform(0.6, 1.0, 3)
+        crop = preprocess.center_crop(volume, tuple((share * volume.shape).astype(int)))
+        array = preprocess.Resize(SIZE)(crop).array
+        array = array + rng.normal(0, 0.01, SIZE)  # what enlarging smoothed away
+        np.save(folder / f"{number:04}.npy", np.rint(array.clip(0, 1) * 255).astype(np.uint8))
+
+
+def m3d(folder: str, workers: int) -> Iterator[int]:
+    """M3D's data set, transforms and loader; yields the number of volumes in each batch."""
+    import numpy as np
+    import torch
+    from monai import transforms
+
+    files = sorted(Path(folder).glob("*.npy"))
+    augment = transforms.Compose(
+        [
+            transforms.RandRotate90(prob=0.5, spatial_axes=(1, 2)),
+            *(transforms.RandFlip(prob=0.10, spatial_axis=axis) for axis in range(3)),
+            transforms.RandScaleIntensity(factors=0.1, prob=0.5),
+            transforms.RandShiftIntensity(offsets=0.1, prob=0.5),
+            transforms.ToTensor(dtype=torch.float),
+        ]
+    )
+
+    class Volumes(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return augment(np.load(files[index]))
+
+    loader = torch.utils.data.DataLoader(
+        Volumes(), batch_size=BATCH, shuffle=True, num_workers=workers, drop_last=True
+    )
+    while True:
+        for batch in loader:
+            yield len(batch)
+
+
+def ours(folder: str, workers: int, augment: bool) -> Iterator[int]:
+    """Our pipeline; yields the number of volumes in each batch."""
+    from data_pipelines.pipeline import Data, Source
+
+    data = Data(
+        (Source(folder),), size=SIZE, batch_size=BATCH, units="raw", workers=workers, cache_gb=0
+    )
+    for batch in (augmented if augment else iter)(data.batches(seed=0)):
+        yield len(batch["image"])
+
+
+def augmented(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches after our windows, flips, turns and jitter, compiled for this processor."""
+    import jax
+
+    from m3djax.augment import Augment, Intensity, Window
+
+    intensity = Intensity(
+        Window(0, 255), Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1)
+    )
+
+    @jax.jit
+    def step(batch: Any, key: jax.Array) -> jax.Array:
+        return intensity(batch, jax.random.split(key, BATCH), train=True)
+
+    for number, batch in enumerate(batches):
+        image = step(batch, jax.random.key(number))
+        yield {"image": image.block_until_ready()}
+
+
+def one_pass(name: str, folder: str, count: int, workers: int) -> None:
+    """Loads `count` volumes and prints the seconds from the second batch on."""
+    sides = {
+        "m3d": lambda: m3d(folder, workers),
+        "ours": lambda: ours(folder, workers, augment=False),
+        "ours + augmentation": lambda: ours(folder, workers, augment=True),
+    }
+    batches = sides[name]()
+    next(batches)
+    start, seen = time.perf_counter(), 0
+    while seen < count - BATCH:
+        seen += next(batches)
+    print(json.dumps({"volumes_per_second": seen / (time.perf_counter() - start)}))
+    os._exit(0)  # loaders that are never closed
+
+
+def main() -> None:
+    """Measures both sides in turns and prints a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--volumes", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pass", nargs=4, dest="one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        name, folder, count, workers = options.one
+        one_pass(name, folder, int(count), int(workers))
+    work = Path(tempfile.mkdtemp())
+    folders = make_datasets(work, options.volumes)
+    found: dict[str, Any] = {}
+    for workers in (0, 2):
+        for cache in ("warm", "cold"):
+            for _ in range(options.repeats):
+                for name, folder in folders.items():
+                    files = [path for path in folder.rglob("*") if path.is_file()]
+                    for path in files:
+                        path.read_bytes()
+                    if cache == "cold":
+                        common.forget(files)
+                    arguments = (name, str(folder), str(options.volumes), str(workers))
+                    run = common.in_process(__file__, "--pass", *arguments)
+                    key = f"{cache}, {workers} workers"
+                    speeds = found.setdefault(key, {}).setdefault(name, [])
+                    speeds.append(run["volumes_per_second"])
+    size = {
+        name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for name, folder in folders.items()
+    }
+    shutil.rmtree(work)
+    report(found, size, options)
+
+
+def make_datasets(work: Path, count: int) -> dict[str, Path]:
+    """The same volumes in M3D's form and in ours."""
+    import numpy as np
+
+    from data_pipelines.prepare import Prepare
+
+    source, peer, own = work / "source", work / "m3d", work / "ours"
+    source.mkdir()
+    peer.mkdir()
+    make_volumes(source, count)
+    for path in source.iterdir():
+        array = np.load(path).astype(np.float32) / 255
+        np.save(peer / path.name, array[None])
+    Prepare("folder", str(source), out=str(own), recipe="raw", test_fraction=0).prepare()
+    return {"m3d": peer, "ours": own, "ours + augmentation": own}
+
+
+def report(found: dict[str, Any], size: dict[str, int], options: argparse.Namespace) -> None:
+    """Prints medians and ratios to M3D's way."""
+    table = {
+        key: {name: common.middle(speeds) for name, speeds in sides.items()}
+        for key, sides in found.items()
+    }
+    results = {
+        "command": "python benchmarks/input.py",
+        "machine": common.machine("numpy", "grain", "array_record", "torch", "monai"),
+        "volumes_per_second": table,
+        "ratio_to_m3d": {
+            key: {name: side["median"] / sides["m3d"]["median"] for name, side in sides.items()}
+            for key, sides in table.items()
+        },
+        "bytes_per_volume": {name: value / options.volumes for name, value in size.items()},
+        "bytes_ratio_to_m3d": size["ours"] / size["m3d"],
+    }
+    rows = [["volumes per second", "m3d", "ours", "ratio", "ours + augmentation", "ratio"]]
+    for key, sides in table.items():
+        ratio = results["ratio_to_m3d"][key]
+        cells = [f"{sides['m3d']['median']:.0f}"]
+        for name in ("ours", "ours + augmentation"):
+            cells += [f"{sides[name]['median']:.0f}", f"{ratio[name]:.2f}"]
+        rows.append([key, *cells])
+    common.show(results, options.json, rows)
+    if not options.json:
+        sizes = results["bytes_per_volume"]
+        print(f"\nMB per volume: m3d {sizes['m3d'] / 1e6:.2f}, ours {sizes['ours'] / 1e6:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Decoded records in memory, for datasets that fit there."""
+
+import collections
+import threading
+from typing import Any
+
+from data_pipelines.datasets.reading import RecordSource
+from data_pipelines.datasets.records import Record
+
+
+class CachedRecords:
+    """Records with the last used ones kept in memory, images decoded.
+
+    Args:
+      records: lazy ones.
+      limit: bytes of images and masks to keep; at least one record is kept.
+    """
+
+    def __init__(self, records: RecordSource, limit: int) -> None:
+        self._records = records
+        self._limit = limit
+        self._kept: collections.OrderedDict[int, tuple[Record, int]] = collections.OrderedDict()
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns the record as `records` gives it."""
+        with self._lock:
+            if index in self._kept:
+                self._kept.move_to_end(index)
+                return self._kept[index][0]
+        record = self._records[index]  # threads read at the same time, now and then one twice
+        record["image"].load()
+        with self._lock:
+            if index not in self._kept:
+                nbytes = record["image"].nbytes + record["mask"].nbytes
+                self._kept[index] = record, nbytes
+                self._nbytes += nbytes
+            while len(self._kept) > 1 and self._nbytes > self._limit:
+                self._nbytes -= self._kept.popitem(last=False)[1][1]
+        return record
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CachedRecords, (self._records, self._limit)

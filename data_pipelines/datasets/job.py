@@ -1,0 +1,141 @@
+"""One study: from its files to its record, or to the reason why there is none."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+
+from data_pipelines import plausible
+from data_pipelines.datasets import card, leaks
+from data_pipelines.datasets.records import Record, encode
+from data_pipelines.datasets.study import Collection, Study
+from data_pipelines.errors import DataError
+from data_pipelines.files import leads_out, no_space, printable
+from data_pipelines.readers import content
+from data_pipelines.readers.image import read_image
+from data_pipelines.readers.masks import read_mask, structures_in
+from data_pipelines.volume import Volume
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A study that could not be prepared: a row of `quarantine.csv`.
+
+    Attributes:
+      file: Relative path of the file at fault.
+      study_id: The study.
+      reason: What is wrong with it.
+      cure: What the user can do.
+    """
+
+    file: str
+    study_id: str
+    reason: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A record and what the card and the search for leaks need to know of it.
+
+    Attributes:
+      record: The record.
+      facts: JSON values; see `card.study_facts`.
+    """
+
+    record: Record
+    facts: dict[str, object]
+
+
+def make(collection: Collection, study: Study) -> Made | Broken:
+    """Makes the record of a study.
+
+    Raises:
+      OSError: The disk is full, which is not the fault of the scan.
+    """
+    try:
+        volume = _preprocessed(collection, study)
+        record = encode(
+            volume,
+            annotated=_annotated(study, collection.structures),
+            report=study.report,
+            labels=study.labels,
+            label_names=collection.label_names,
+        )
+        known = {name: value for name, value in study.labels.items()}
+        facts = card.study_facts(volume, record, known, leaks.signature(volume))
+        return Made(record, facts)
+    except DataError as error:
+        return broken(collection, study, error.problem, error.cure, error.path)
+    except OSError as error:
+        if no_space(error):
+            raise
+        cure = "check its permissions, and the disk or network that it is on"
+        return broken(collection, study, f"it cannot be read ({type(error).__name__})", cure)
+    except Exception as error:  # one strange file must not stop a thousand good ones
+        # The text of a foreign error may quote what is in the file, patient tags for example.
+        reason = f"a library failed on it with {type(error).__name__}"
+        cure = "open it in another program and export it again as NIfTI"
+        return broken(collection, study, reason, cure)
+
+
+def broken(collection: Collection, study: Study, reason: str, cure: str, file: str = "") -> Broken:
+    """Returns the row of the quarantine for a study; `file` is the image by default."""
+    name = collection.source(study)
+    if file and study.study_id not in collection.names:
+        path = epath.Path(file)
+        if path.is_relative_to(collection.root):
+            name = collection.below_root(path)
+    # A reason may name the other file of two; with salted ids no file name may surface.
+    if study.study_id in collection.names:
+        reason = reason.replace(collection.below_root(study.image), name)
+    return Broken(name, printable(study.study_id), printable(reason), printable(cure))
+
+
+def _preprocessed(collection: Collection, study: Study) -> Volume:
+    for path in study.files():
+        if leads_out(path, collection.root):
+            problem = "a link in its path leads out of the folder of scans"
+            raise DataError(path, problem, "copy the file there, or prepare the folder it is in")
+    volume = read_image(
+        study.image,
+        units=collection.units,
+        series=study.series,
+        rescale=study.rescale,
+        spacing=study.spacing,
+    )
+    plausible.check_values(volume)
+    volume = dataclasses.replace(
+        volume,
+        mask=_mask(study.mask, volume, collection.structures),
+        patient_id=printable(study.patient_id),
+        study_id=printable(study.study_id),
+    )
+    # Only now: errors before this line name the file itself.
+    return dataclasses.replace(collection.recipe(volume), source=collection.source(study))
+
+
+def _mask(
+    mask: epath.Path | Mapping[int, epath.Path] | None,
+    volume: Volume,
+    structures: tuple[str, ...],
+) -> np.ndarray | None:
+    """Reads a label map, or merges binary masks (where two overlap the later one wins)."""
+    if not isinstance(mask, Mapping):
+        return None if mask is None else read_mask(mask, volume, structures)
+    merged = np.zeros(volume.shape, np.uint8)
+    for value, path in mask.items():
+        merged[read_mask(path, volume) > 0] = value
+    return merged
+
+
+def _annotated(study: Study, structures: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Returns the labels that the mask was drawn for; a SEG or RTSTRUCT tells it by itself."""
+    if study.annotated is not None or study.mask is None or isinstance(study.mask, Mapping):
+        return study.annotated
+    if study.mask.is_dir() or content.file_format(study.mask) != "dicom":
+        return None
+    held = structures_in(study.mask, structures)
+    return tuple(structures.index(name) + 1 for name in held)

@@ -1,0 +1,108 @@
+"""Who makes the shards: this process, worker processes, or Apache Beam."""
+
+import multiprocessing
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+from data_pipelines.datasets import shards
+from data_pipelines.datasets.shards import Shard
+from data_pipelines.errors import DataError
+
+
+def in_processes(todo: Sequence[Shard], done: Callable[[Shard], None], *, workers: int) -> None:
+    """Makes the shards in worker processes.
+
+    A scan that kills its worker (a codec crash, no memory left) does not stop the others: the
+    rest is done by one worker after the other, until it is known which scan it is.
+
+    Args:
+      todo: What to make.
+      done: Called here after each shard.
+      workers: Number of processes; 0 works in this one.
+
+    Raises:
+      DataError: See `shards.make`.
+    """
+    waiting = {shard.folder: shard for shard in todo}
+
+    def finish(shard: Shard) -> None:
+        done(waiting.pop(shard.folder))
+
+    while waiting and workers > 0:
+        _in_pool(list(waiting.values()), workers, finish)
+        workers = 1
+    for shard in list(waiting.values()):
+        shards.make(shard)
+        finish(shard)
+
+
+def _in_pool(waiting: Sequence[Shard], workers: int, finish: Callable[[Shard], None]) -> None:
+    """Makes the shards until all are done or a worker died."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    try:
+        _check_start(pool)
+        futures = {pool.submit(shards.make, shard): shard for shard in waiting}
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except BrokenProcessPool:
+                continue
+            finish(futures[future])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_start(pool: ProcessPoolExecutor) -> None:
+    """Keeps a script that workers cannot import from looking like a thousand broken scans."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        message = "worker processes do not start: call this below `if __name__ == '__main__':`"
+        raise RuntimeError(f"{message}, or with workers=0") from error
+
+
+def _follow_parent() -> None:
+    """Makes a worker leave Ctrl-C to the parent, and end when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def on_beam(todo: Sequence[Shard], done: Callable[[Shard], None], *, options: str) -> None:
+    """Makes the shards with Apache Beam; see docs/data.md for Dataflow, Spark and Flink.
+
+    Every shard is an element of its own, so that a runner may spread, retry and restart them
+    one by one. What the workers make is found again by its place, not sent back.
+
+    Args:
+      todo: What to make; their folders must be reachable from all workers.
+      done: Called here for every shard when the pipeline has ended.
+      options: Beam's pipeline options as on a command line, "--runner=DirectRunner ...".
+
+    Raises:
+      DataError: Apache Beam is not installed.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        cure = "pip install apache-beam (with [gcp] for Dataflow), or leave out --beam"
+        raise DataError("--beam", "Apache Beam is not installed", cure) from error
+    with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
+        created = pipeline | "Shards" >> beam.Create(list(todo))
+        spread = created | "Spread" >> beam.Reshuffle()
+        spread | "Make" >> beam.Map(shards.make)
+    for shard in todo:
+        done(shard)

@@ -1,0 +1,89 @@
+"""Where the volumes of a folder are."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from etils import epath
+
+from data_pipelines.files import leads_out, printable
+
+_VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|npy|npz)$", re.IGNORECASE)
+_SLICE = re.compile(r"\.(png|jpg|jpeg)$", re.IGNORECASE)
+
+
+def own_name(root: epath.Path, path: epath.Path) -> str:
+    """The path of a volume below the root without its ending, as the name of a study."""
+    relative = printable(path.relative_to(root).as_posix())
+    return printable(root.name) if relative == "." else _VOLUME.sub("", relative)
+
+
+class Search:
+    """Finds volumes by the names of files, and DICOM by what is in them.
+
+    Attributes:
+      passed_over: {ending: number of files} of what was taken for no volume.
+    """
+
+    def __init__(self, root: epath.Path, masks: str | None = None) -> None:
+        """Starts at `root`; files and folders with the name `masks` are not images."""
+        self.passed_over: Counter[str] = Counter()
+        self._root = root
+        self._masks = masks
+        self._seen: set[str] = set()
+
+    def volumes(self) -> Iterator[epath.Path]:
+        """Yields volume files, innermost folders with DICOM files, and folders of image slices.
+
+        In alphabetical order. A link that leads out of the root is yielded, for its reader to
+        refuse; a folder that a link leads back to is searched once.
+        """
+        self._seen.clear()
+        self.passed_over.clear()
+        yield from self._below(self._root)
+
+    def _below(self, folder: epath.Path) -> Iterator[epath.Path]:
+        if leads_out(folder, self._root):
+            yield folder
+            return
+        real = str(folder.resolve())
+        if real in self._seen:
+            return
+        self._seen.add(real)
+        try:
+            children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError:
+            yield folder  # its reader will say why it cannot be opened
+            return
+        children = [path for path in children if path.name != self._masks]
+        folders = {path for path in children if path.is_dir()}
+        files = [path for path in children if path not in folders]
+        volumes = [path for path in files if _VOLUME.search(path.name)]
+        if any(_is_dicom(path) for path in files if path not in volumes):
+            yield folder
+            return
+        if not volumes and sum(bool(_SLICE.search(path.name)) for path in files) > 1:
+            yield folder
+            files = []
+        for path in sorted([*folders, *files]):
+            if path in folders:
+                yield from self._below(path)
+            elif path in volumes:
+                yield path
+            else:
+                # The name itself could be a patient's: only its ending is told.
+                self.passed_over[printable(path.suffix[:8]) or "without ending"] += 1
+
+
+def _is_dicom(path: epath.Path) -> bool:
+    # Unlike the readers' own test it never raises: a damaged file must not stop the search.
+    # A DICOMDIR is the table of contents of a disc, not a slice of the folder that it lies in.
+    if path.name.upper() == "DICOMDIR":
+        return False
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            return file.read(132).endswith(b"DICM")
+    except OSError:
+        return False

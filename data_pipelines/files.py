@@ -1,0 +1,97 @@
+"""Files on any file system that etils.epath knows, local or gs://."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from etils import epath
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_whole(path: epath.PathLike, content: str | bytes) -> epath.Path:
+    """Writes a file that is never seen half: into a neighbour first, renamed when complete.
+
+    Args:
+      path: The file; one that is there is replaced.
+      content: Text is written as UTF-8.
+
+    Returns:
+      The file.
+    """
+    target = epath.Path(path)
+    partial = target.parent / f".{target.name}.partial"
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    return partial.replace(target)
+
+
+def is_local(path: epath.PathLike) -> bool:
+    """Whether the path is on a file system of this machine, not gs:// and the like."""
+    return "://" not in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path, made absolute if it is local."""
+    return epath.Path(os.path.abspath(path)) if is_local(path) else epath.Path(path)
+
+
+def leads_out(path: epath.Path, root: epath.Path) -> bool:
+    """Whether a symbolic link makes this path end outside of the folder `root`."""
+    return is_local(path) and not path.resolve().is_relative_to(root.resolve())
+
+
+def printable(text: object) -> str:
+    """A path or name as text that every file, terminal and log can hold.
+
+    Line ends, other control characters and bytes that are not UTF-8 become escapes.
+    """
+    name = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def move_folder(source: Path, target: epath.Path, last: str) -> None:
+    """Moves a finished local folder to its place.
+
+    Args:
+      source: Local folder without subfolders, on the file system of a local target.
+      target: Appears in one step if it is local; must not exist then, or be empty.
+      last: Name of the file that is copied last to a target that is not local: as long as it
+        is missing there, the folder is not complete.
+    """
+    if is_local(target):
+        for path in [*source.iterdir(), source]:
+            flush(path)
+        source.rename(target)
+        flush(Path(target.parent))
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == last):
+        epath.Path(path).copy(target / path.name, overwrite=True)
+    shutil.rmtree(source)
+
+
+def working_folder(beside: epath.Path) -> Path:
+    """A new local folder to make things in, on the file system of a local path."""
+    return Path(tempfile.mkdtemp(prefix="making-", dir=beside if is_local(beside) else None))
+
+
+def flush(path: Path) -> None:
+    """Makes a local file or a folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sizes(folder: epath.Path, names: Iterable[str]) -> dict[str, int]:
+    """{name: bytes} of files of a folder."""
+    return {name: (folder / name).stat().length for name in names}

@@ -1,0 +1,180 @@
+"""`python run.py inspect`: what one scan is, what is odd about it, and a picture of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from etils import epath
+from nibabel import orientations
+
+from data_pipelines import readers
+from data_pipelines.datasets.search import Search
+from data_pipelines.errors import DataError
+from data_pipelines.inspect_text import print_facts, print_scans
+from data_pipelines.oddities import oddities
+from data_pipelines.planes import draw_planes
+from data_pipelines.plausible import Sample, check_values
+from data_pipelines.readers import content
+from data_pipelines.volume import Units, Volume
+
+DOUBTFUL = 3
+"""Exit status when `prepare` would put the scan aside, as its own in that case."""
+_WINDOWS = {"full": (-1000.0, 1000.0), "soft": (-160.0, 240.0), "bone": (-450.0, 1050.0)}
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Tells what a scan is and whether its numbers can be what they are said to be.
+
+    Nothing is printed or drawn of names, dates and other tags in the file. The exit status is 3
+    when the values do not agree with the units, so that `prepare` would put the scan aside.
+
+    Attributes:
+      path: A volume file, a folder of DICOM files or of image slices, or a folder of scans.
+      mask: A label map, a folder with a file per structure, a DICOM SEG or an RTSTRUCT.
+      units: Of files that cannot tell: "HU" for CT.
+      series: The number of a series in a DICOM folder with several.
+      structures: Names of the structures in the mask that are wanted, for the labels 1, 2, ...
+      picture: The PNG to draw; None draws nothing.
+      window: Of the picture of a scan in HU: -1000..1000, -160..240 or -450..1050.
+      json: Print the facts as JSON and nothing else.
+    """
+
+    path: tyro.conf.Positional[str]
+    mask: str | None = None
+    units: Units | None = None
+    series: str | None = None
+    structures: tuple[str, ...] = ()
+    picture: str | None = "inspect.png"
+    window: Literal["full", "soft", "bone"] = "full"
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+    def run(self) -> int:
+        """Prints and draws; returns the exit status.
+
+        Raises:
+          DataError: the scan or the mask cannot be read.
+        """
+        path = epath.Path(self.path)
+        scans = [path] if self.series else _scans(path)
+        if len(scans) > 1:
+            return self._many(scans)
+        volume = self._read(scans[0])
+        kind = _format(scans[0], volume)
+        facts = {"format": kind, **describe(volume), "units_from": self._told(kind, volume)}
+        facts["next"] = _next(scans[0], volume)
+        if self.picture:
+            draw_planes(self.picture, volume, self._limits(volume))
+            facts["picture"] = self.picture
+        if self.json:
+            print(json.dumps(facts, indent=2))
+        else:
+            print_facts(facts)
+        return DOUBTFUL if facts["doubt"] else 0
+
+    def _read(self, path: epath.Path) -> Volume:
+        volume = readers.read(
+            path, self.mask, units=self.units, series=self.series, structures=self.structures
+        )
+        if self.structures or not self.mask or not epath.Path(self.mask).is_dir():
+            return volume
+        names = readers.organ_files(self.mask)
+        return dataclasses.replace(volume, mask_names=dict(enumerate(names, 1)))
+
+    def _told(self, kind: str, volume: Volume) -> str:
+        if self.units is not None:
+            return "you"
+        return "file" if kind == "dicom" or volume.units != "raw" else "nobody"
+
+    def _limits(self, volume: Volume) -> tuple[float, float]:
+        if volume.units == "HU":
+            return _WINDOWS[self.window]
+        sample = Sample.of(volume)
+        return sample.percentile(1), sample.percentile(99)
+
+    def _many(self, scans: list[epath.Path]) -> int:
+        command = f"python run.py prepare folder --source {shlex.quote(self.path)}"
+        if self.json:
+            print(json.dumps({"scans": len(scans), "next": command}, indent=2))
+        else:
+            print_scans(epath.Path(self.path), scans, command)
+        return 0
+
+
+def describe(volume: Volume) -> dict[str, Any]:
+    """Returns facts about a volume as JSON values; sizes in mm and ml, in the order (D, H, W)."""
+    sample = Sample.of(volume)
+    spacing = volume.spacing
+    size = None if spacing is None else np.multiply(volume.shape, spacing).round(1).tolist()
+    return {
+        "shape": list(volume.shape),
+        "dtype": str(volume.array.dtype),
+        "axes": None if volume.affine is None else _axes(volume.affine),
+        "spacing_mm": None if spacing is None else [round(side, 4) for side in spacing],
+        "field_of_view_mm": size,
+        "affine": None if volume.affine is None else volume.affine.round(4).tolist(),
+        "units": volume.units,
+        "range": [float(volume.array.min()), float(volume.array.max())],
+        "percentiles": {str(at): sample.percentile(at) for at in (1, 5, 25, 50, 75, 95, 99)},
+        "oddities": oddities(volume),
+        "doubt": _doubt(volume),
+        "could_be_hu": volume.units == "raw" and _could_be_hu(volume, sample),
+        "labels": _labels(volume),
+    }
+
+
+def _scans(path: epath.Path) -> list[epath.Path]:
+    """The volumes of a folder; what is no folder, or a folder without any, is for the reader."""
+    return (list(Search(path).volumes()) if path.is_dir() else []) or [path]
+
+
+def _format(path: epath.Path, volume: Volume) -> str:
+    if not path.is_dir():
+        return content.file_format(path)
+    # A folder that could be read holds one or the other, and only DICOM has a place in space.
+    return "image slices" if volume.affine is None else "dicom"
+
+
+def _axes(affine: np.ndarray) -> str:
+    return "".join(orientations.aff2axcodes(affine))
+
+
+def _doubt(volume: Volume) -> dict[str, str] | None:
+    try:
+        check_values(volume)
+    except DataError as error:
+        return {"problem": error.problem, "cure": error.cure}
+    return None
+
+
+def _could_be_hu(volume: Volume, sample: Sample) -> bool:
+    # Only air tells: an MR may well have the values of soft tissue.
+    return sample.percentile(1) < -500 and not _doubt(dataclasses.replace(volume, units="HU"))
+
+
+def _labels(volume: Volume) -> list[dict[str, Any]] | None:
+    if volume.mask is None:
+        return None
+    voxel = None if volume.spacing is None else float(np.prod(volume.spacing)) / 1000
+    return [
+        {
+            "label": int(label),
+            "name": volume.mask_names.get(int(label), ""),
+            "voxels": int(count),
+            "ml": None if voxel is None else round(int(count) * voxel, 2),
+        }
+        for label, count in zip(*np.unique(volume.mask, return_counts=True), strict=True)
+        if label
+    ]
+
+
+def _next(path: epath.Path, volume: Volume) -> str:
+    source = path if path.is_dir() else path.parent
+    options = "--recipe mr" if volume.units == "raw" else f"--units {volume.units}"
+    return f"python run.py prepare folder --source {shlex.quote(str(source))} {options}"

@@ -1,0 +1,163 @@
+"""Do the numbers agree with the units that they are said to have?
+
+Hounsfield units have fixed points: air is -1000, fat -100, water 0, muscle 50, and hardly any bone
+exceeds 2000. They show a forgotten rescale, which no header tells. A crop need not hold all of
+them, so only what no CT can look like is refused; what cannot be told is let through:
+
+- in a crop of one tissue, any error that moves it to where another tissue would be, such as most
+  wrong slopes;
+- a slope of 0.1 without an intercept, whose air lies where fat should be;
+- twice the right slope with the right intercept, in every third scan: enough of the blend of air
+  and tissue then lies where tissue should be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.volume import Volume
+
+_VOXELS = 2_000_000
+"""Sample size: its 0.1 percentile still rests on 2000 voxels, and it is sorted in 0.1 s."""
+_PADDING = -1100.0
+"""HU below which a lone, repeated value is filling outside the scanner's circle (-1500, -2000,
+-3024, -8192 are usual), not air: air is -1000, give or take the noise."""
+_TOO_LOW = -1200.0
+"""HU that 5 % of a scan cannot lie below: air at -1000 with a noise of 100 HU puts 2.3 % there, and
+no scanner is that noisy in air. An intercept of -1024 applied twice puts all air near -2000."""
+_TISSUE = (-200.0, 300.0)
+"""HU of fat, water, organs and blood, the latter with contrast agent. Whole scans of legs to chests
+had 33 % there or more, crops of lung 3 %, wrongly rescaled scans 0 to 4 %; below 2 % is refused."""
+_TOO_DENSE = 4000.0
+"""HU that 1 % of a scan cannot exceed: bone ends at 2000, 12 bits at 3071, and metal is rare."""
+_NARROW = 10.0
+"""HU from the 0.1 to the 99.9 percentile that every CT exceeds: that is six standard deviations
+of a uniform organ, and noise below 2 HU does not occur. Images scaled to 0..1 or to unit
+variance stay below it."""
+_LIGHT = -50.0
+"""HU between water with its noise and fat. A scan without 1 % of fat or air is a crop of organs,
+which in blood with contrast agent may lie wholly above 300."""
+_RAISED = (800.0, 1350.0)
+"""Where fat and soft tissue lie when an intercept of -1000 or -1024 is missing. What is denser than
+700 is then uniform, or the larger part; bone is neither, it spreads up to 2000."""
+_BACKGROUND = (-25.0, 50.0, 300.0)
+"""An MR, whose background is a floor at 0: its 0.1, 5 and 75 percentiles. Noise takes organs in CT
+below the first, and a quarter of a crop above the last is contrast agent without a floor."""
+_FLOOR = (-700.0, -250.0)
+"""HU between lung and fat. Partial volumes of air and tissue pass through, nothing is uniform
+there: a scan whose lightest 5 % lie there within 100 HU shows air with half its value."""
+_UNIT_TOLERANCE = 1e-3
+
+_Reason = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """The values of a volume, in order.
+
+    Attributes:
+      ordered: (n,) ascending, at most about 2 million voxels at even strides, without padding.
+      padding: (value, share 0..1) of each padding value that was taken out.
+    """
+
+    ordered: np.ndarray
+    padding: tuple[tuple[float, float], ...] = ()
+
+    @classmethod
+    def of(cls, volume: Volume) -> Sample:
+        """Draws the sample; only volumes in HU are searched for padding."""
+        stride = volume.array.size // _VOXELS | 1  # odd: never falls on the same columns only
+        ordered = np.sort(volume.array.flat[::stride])  # copies no more than it draws
+        return cls(*_without_padding(ordered)) if volume.units == "HU" else cls(ordered)
+
+    def percentile(self, percent: float) -> float:
+        """The value that `percent` (0..100) of the voxels do not exceed."""
+        return float(self.ordered[round(percent / 100 * (len(self.ordered) - 1))])
+
+    def share(self, low: float, high: float) -> float:
+        """Share (0..1) of the voxels in low..high, both included."""
+        start = np.searchsorted(self.ordered, low)
+        return float(np.searchsorted(self.ordered, high, "right") - start) / len(self.ordered)
+
+
+def check_values(volume: Volume) -> None:
+    """Checks that the values can be what `volume.units` says.
+
+    Raises:
+      DataError: they cannot, or all voxels are equal.
+    """
+    low, high = float(volume.array.min()), float(volume.array.max())
+    reason = None
+    if low == high:
+        reason = f"all voxels are {low:g}", "leave this scan out, or export it again"
+    elif volume.units == "HU":
+        reason = _not_hounsfield(volume, Sample.of(volume))
+    elif volume.units == "unit" and not (low >= -_UNIT_TOLERANCE and high <= 1 + _UNIT_TOLERANCE):
+        problem = f"the values run from {low:g} to {high:g}, not within 0 to 1"
+        reason = problem, "read it with units='raw'"
+    if reason is not None:
+        raise DataError(volume.source, *reason)
+
+
+def is_8_bit(volume: Volume, sample: Sample) -> bool:
+    """Whether the values are 8-bit grey values, by their type or, in any type, by their range."""
+    if volume.array.dtype.itemsize == 1:
+        return True
+    low, high = volume.array.min(), volume.array.max()
+    # A crop of organs may lie within 0..255, but noise gives it no floor.
+    return bool(low == 0 and (high == 255 or (high < 255 and sample.share(0, 0) > 0.01)))
+
+
+def _without_padding(ordered: np.ndarray) -> tuple[np.ndarray, tuple[tuple[float, float], ...]]:
+    total, padding = len(ordered), []
+    while ordered[0] < _PADDING:
+        count = int(np.searchsorted(ordered, ordered[0], "right"))
+        close = int(np.searchsorted(ordered, float(ordered[0]) + 50, "right")) - count
+        # Air has neighbours in value, padding has none but a few blends at its edge.
+        if count < max(2, total / 1000) or close > count / 10 or count == len(ordered):
+            break
+        padding.append((float(ordered[0]), count / total))
+        ordered = ordered[count:]
+    return ordered, tuple(padding)
+
+
+def _not_hounsfield(volume: Volume, sample: Sample) -> _Reason | None:
+    """Why the values cannot be HU, and the cure; None when they can."""
+    scaled = "take the scan before it was windowed or scaled, or leave out the units"
+    once = "convert the DICOM series again, and apply its slope and intercept once"
+    add = "add the intercept (usually -1024); leave out the units if it is no CT"
+    p = {at: sample.percentile(at) for at in (0.1, 1, 5, 75, 99, 99.9)}
+    if p[99.9] - p[0.1] < _NARROW:
+        return f"the values span {p[0.1]:.3g} to {p[99.9]:.3g}, too narrow for HU", scaled
+    if is_8_bit(volume, sample):
+        return "the values are those of an 8-bit image (0 to 255), not HU", scaled
+    if p[99] > _TOO_DENSE:
+        problem = f"1 % of the voxels are above {p[99]:.0f}, denser than bone: too wide for HU"
+        return f"{problem}, as if the rescale slope were too large or not applied", once
+    if p[5] < _TOO_LOW:
+        problem = f"5 % of the voxels are below {p[5]:.0f} HU, and air is -1000"
+        cause = "as if the intercept had been applied twice, or the slope were too large"
+        return f"{problem}: {cause}", once
+    if p[1] <= _LIGHT and sample.share(*_TISSUE) < 0.02:
+        problem = f"only {sample.share(*_TISSUE):.1%} of the voxels are fat or soft tissue"
+        return f"{problem} (-200 to 300 HU): as if rescaled wrongly, or twice", once
+    if p[1] > _LIGHT and _raised(sample):
+        problem = "nothing is as light as air (-1000) or fat (-100), and much is above 700"
+        return f"{problem}: as if the rescale intercept had not been applied", add
+    low, background, high = _BACKGROUND
+    if p[0.1] > low and p[5] < background and p[75] > high:
+        problem = f"nothing lies below a floor at 0, and a quarter of the voxels above {p[75]:.0f}"
+        return f"{problem}: as in MR, or as if the rescale intercept had not been applied", add
+    if _FLOOR[0] < p[0.1] < _FLOOR[1] and p[5] - p[0.1] < 100:
+        problem = f"the lightest voxels lie near {p[0.1]:.0f} HU, where air should be -1000"
+        return f"{problem}: as if the rescale slope were too small, or the values clipped", once
+    return None
+
+
+def _raised(sample: Sample) -> bool:
+    """Whether soft tissue lies where it does when the intercept is missing."""
+    dense = sample.share(700, np.inf)
+    return dense > 0.5 or (dense > 0.15 and sample.share(*_RAISED) > 0.8 * dense)

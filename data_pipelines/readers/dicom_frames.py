@@ -1,0 +1,177 @@
+"""A DICOM file as slices: one of a classic file, or the frames of an enhanced multi-frame file.
+
+Enhanced CT and MR, and classic series that were converted to them, store the plane of every frame
+in functional groups (PS3.3 C.7.6.16), for all frames at once or for each. Laid flat, those of a
+frame look like the header of a single slice, and are read as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pydicom
+from etils import epath
+
+from data_pipelines.errors import DataError
+from data_pipelines.readers.dicom_header import EXPORT, items, numbers, text, whole
+from data_pipelines.volume import Units
+
+_SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+_MACROS = (
+    "PixelMeasuresSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelValueTransformationSequence",
+)
+SLICE_TAGS = (
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "ImageType",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PixelSpacing",
+    "SpacingBetweenSlices",
+    "SliceThickness",
+    "Modality",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "ModalityLUTSequence",
+    _SHARED,
+    _PER_FRAME,
+)
+"""Tags that `slices_of` needs in a header."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """One plane of voxels: where it is stored, where it lies, and what its numbers mean.
+
+    Attributes:
+      path: its file.
+      frame: its place in the file, from 0.
+      shape: (rows, columns).
+      position: centre of the first voxel, LPS mm.
+      orientation: directions along a row and along a column, LPS; not normalised.
+      pixel_mm: distance between rows and between columns, mm.
+      thickness: mm to the next slice as the header claims it; 0 when it does not.
+      units: of the rescaled values.
+      slope: value = slope * stored + intercept.
+      intercept: as `slope`.
+    """
+
+    path: epath.Path
+    frame: int
+    shape: tuple[int, int]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    pixel_mm: tuple[float, ...]
+    thickness: float
+    units: Units
+    slope: float
+    intercept: float
+
+
+def slices_of(path: epath.Path, header: pydicom.Dataset) -> list[Slice]:
+    """The slices that a file holds, in the order in which it holds them.
+
+    Raises:
+      DataError: a scout image, frames without a place in the patient, or an unusable number.
+    """
+    if "LOCALIZER" in text(header, "ImageType"):
+        raise DataError(
+            path,
+            "a localizer (scout) image, not a slice of the volume",
+            "leave it out of the series",
+        )
+    frames = whole(path, header, "NumberOfFrames", 1) or 1
+    groups = items(path, header, _PER_FRAME)
+    if not groups and frames == 1:
+        return [_slice(path, 0, header)]
+    if len(groups) != frames:
+        raise DataError(
+            path,
+            f"several slices in one file ({frames} frames) with {len(groups)} positions: "
+            "ultrasound, secondary captures and old multi-frame files have none",
+            "convert the original series with dcm2niix and read the NIfTI file",
+        )
+    shared = (*items(path, header, _SHARED), pydicom.Dataset())[0]
+    return [_slice(path, i, _flat(path, header, shared, group)) for i, group in enumerate(groups)]
+
+
+def _flat(
+    path: epath.Path, header: pydicom.Dataset, shared: pydicom.Dataset, group: pydicom.Dataset
+) -> pydicom.Dataset:
+    """The header of one frame, as if it were a file of its own."""
+    flat = pydicom.Dataset()
+    flat.update(header)
+    for macro in _MACROS:
+        for item in (items(path, group, macro) or items(path, shared, macro))[:1]:
+            flat.update(item)
+    return flat
+
+
+def _slice(path: epath.Path, frame: int, header: pydicom.Dataset) -> Slice:
+    pixel_mm = _place(path, header, "PixelSpacing", 2)
+    if min(pixel_mm) <= 0:
+        raise DataError(path, "a PixelSpacing that is not positive", EXPORT)
+    shape = whole(path, header, "Rows"), whole(path, header, "Columns")
+    if 0 in shape:
+        raise DataError(path, "Rows or Columns is 0: an image without pixels", EXPORT)
+    units = _units(header)
+    slope, intercept = _rescale(path, header, units)
+    gap = numbers(path, header, "SpacingBetweenSlices")
+    thickness = gap or numbers(path, header, "SliceThickness") or (0.0,)
+    return Slice(
+        path=path,
+        frame=frame,
+        shape=shape,
+        position=_place(path, header, "ImagePositionPatient", 3),
+        orientation=_orientation(path, header),
+        pixel_mm=pixel_mm,
+        thickness=thickness[0],
+        units=units,
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def _place(path: epath.Path, header: pydicom.Dataset, tag: str, count: int) -> tuple[float, ...]:
+    found = numbers(path, header, tag, count)
+    if found is None:
+        raise DataError(
+            path,
+            f"no {tag}: the slice has no place in the patient",
+            "leave out screenshots, reports and scout images, or export the series again",
+        )
+    return found
+
+
+def _orientation(path: epath.Path, header: pydicom.Dataset) -> tuple[float, ...]:
+    found = _place(path, header, "ImageOrientationPatient", 6)
+    along_row, along_column = np.array(found).reshape(2, 3)
+    lengths = np.linalg.norm([along_row, along_column], axis=1)
+    if (np.abs(lengths - 1) > 0.05).any():
+        raise DataError(path, "directions of rows and columns that are no unit vectors", EXPORT)
+    if abs(along_row @ along_column) > 1e-3:
+        raise DataError(path, "rows and columns are not at right angles", EXPORT)
+    return found
+
+
+def _units(header: pydicom.Dataset) -> Units:
+    hounsfield = text(header, "RescaleType") in ("", "HU")
+    return "HU" if text(header, "Modality") == "CT" and hounsfield else "raw"
+
+
+def _rescale(path: epath.Path, header: pydicom.Dataset, units: Units) -> tuple[float, float]:
+    slope = numbers(path, header, "RescaleSlope")
+    intercept = numbers(path, header, "RescaleIntercept")
+    if "ModalityLUTSequence" in header or (units == "HU" and intercept is None):
+        raise DataError(
+            path, "no linear rescale from stored values to HU", "export the original CT series"
+        )
+    if slope == (0,):
+        raise DataError(path, "a RescaleSlope of 0, which makes all voxels alike", EXPORT)
+    return (slope or (1.0,))[0], (intercept or (0.0,))[0]

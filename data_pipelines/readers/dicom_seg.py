@@ -1,0 +1,119 @@
+"""DICOM segmentations (SEG) through highdicom: binary, fractional and label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import highdicom
+import numpy as np
+from etils import epath
+
+from data_pipelines.errors import DataError
+from data_pipelines.readers import grids, structure_names
+from data_pipelines.readers.dicom_geometry import LPS_TO_RAS
+from data_pipelines.readers.dicom_header import (
+    EXPORT,
+    items,
+    quiet,
+    read_header,
+    text,
+    transfer_syntax,
+    whole,
+)
+from data_pipelines.readers.dicom_pixels import PIXEL_TAGS, check_codec, check_size
+from data_pipelines.volume import Volume
+
+_HALF = 0.5
+"""From which probability or occupancy on a voxel of a fractional segmentation counts."""
+
+
+@quiet()
+def segment_names(path: epath.Path) -> list[str]:
+    """The labels of a file's segments: free text, to compare with and not to show."""
+    return [text(segment, "SegmentLabel") for segment in _segments(path)]
+
+
+@quiet()
+def read_seg(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:
+    """Reads segments onto the grid of an image in the same frame of reference.
+
+    A segmentation may cover a part of the image and leave out empty slices, but its voxels must be
+    the image's.
+
+    Args:
+      path: the file.
+      like: the image, with an affine.
+      wanted: labels of segments.
+
+    Returns:
+      (D, H, W) uint8: i + 1 where the i-th of `wanted` is; later ones win.
+
+    Raises:
+      DataError: damaged, without such segments, empty, or on another grid.
+    """
+    numbers = [whole(path, segment, "SegmentNumber") for segment in _segments(path)]
+    chosen = [numbers[i] for i in structure_names.places(path, segment_names(path), wanted)]
+    segmentation = _open(path)
+    structure_names.check_frame(path, text(segmentation, "FrameOfReferenceUID"), like)
+    mask = np.zeros(like.shape, np.uint8)
+    for value, number in enumerate(chosen, 1):
+        mask[_segment(path, segmentation, number, like)] = value
+    if not mask.any():
+        raise DataError(path, "its segments are empty", "leave out the mask of this scan")
+    return mask
+
+
+def _segments(path: epath.Path) -> Sequence[highdicom.seg.SegmentDescription]:
+    return items(path, read_header(path, ("SegmentSequence",)), "SegmentSequence")
+
+
+def _open(path: epath.Path) -> highdicom.seg.Segmentation:
+    header = read_header(path, PIXEL_TAGS)
+    check_size(path, header)
+    check_codec(path, transfer_syntax(path, header))
+    try:
+        with path.open("rb") as file:
+            return highdicom.seg.segread(file)
+    except Exception:  # highdicom raises whatever it misses in a file
+        raise _unreadable(path) from None
+
+
+def _segment(
+    path: epath.Path, segmentation: highdicom.seg.Segmentation, number: int, like: Volume
+) -> np.ndarray:
+    """Where one segment is, as (D, H, W) bool on the image's grid."""
+    try:
+        geometry = segmentation.get_volume_geometry()
+        # Slices may be missing, so this is not bounded by the size of the file.
+        if geometry is None or not _within(geometry.spatial_shape, like.shape):
+            raise _other_grid(path)
+        volume = segmentation.get_volume(segment_numbers=[number])
+    except DataError:
+        raise
+    except Exception:
+        raise _unreadable(path) from None
+    labels = volume.array[..., 0] >= _HALF
+    assert like.affine is not None
+    turned = grids.turn(labels, LPS_TO_RAS @ volume.affine, like.affine)
+    first, last = turned.offset, turned.offset + turned.labels.shape
+    if turned.apart > grids.TOLERANCE or (first < 0).any() or (last > like.shape).any():
+        raise _other_grid(path)
+    inside = np.zeros(like.shape, bool)
+    inside[tuple(map(slice, first, last))] = turned.labels
+    return inside
+
+
+def _within(shape: Sequence[int], other: Sequence[int]) -> bool:
+    return all(n <= m for n, m in zip(sorted(shape), sorted(other), strict=True))
+
+
+def _other_grid(path: epath.Path) -> DataError:
+    return DataError(
+        path,
+        "the segmentation is not on the image's grid, or reaches beyond it",
+        "give the scan that was segmented, with all of its slices",
+    )
+
+
+def _unreadable(path: epath.Path) -> DataError:
+    return DataError(path, "not a readable DICOM segmentation", EXPORT)

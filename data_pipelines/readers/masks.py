@@ -1,0 +1,153 @@
+"""Masks in every form in which they come, brought onto the grid of their image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pydicom
+from etils import epath
+
+from data_pipelines.errors import DataError
+from data_pipelines.readers import content, grids, structure_names
+from data_pipelines.readers.dicom import LABEL_MAP_SEGMENTATION
+from data_pipelines.readers.dicom_header import quiet, read_header, text
+from data_pipelines.readers.dicom_seg import read_seg, segment_names
+from data_pipelines.readers.image import read_image
+from data_pipelines.readers.rtstruct import drawn_names, read_rtstruct
+from data_pipelines.volume import NOT_LABELLED, Volume
+
+_SEG = {str(pydicom.uid.SegmentationStorage), LABEL_MAP_SEGMENTATION}
+_ORGANS = {"nifti", "nrrd", "metaimage", "npy", "npz"}
+_ENDINGS = {".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".npz"}
+
+
+def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()) -> np.ndarray:
+    """Reads labels that lie on the grid of `like`, whichever order their axes are stored in.
+
+    Args:
+      path: a label map in any format that `read_image` knows, whose values are kept; a folder with
+        one binary file per structure; a DICOM SEG or RTSTRUCT file, also alone in its folder.
+      like: the image, as read.
+      structures: those to read, of a folder, SEG or RTSTRUCT; the i-th becomes the value i + 1 and
+        wins over earlier ones. Case does not matter. (): all files of a folder, by name.
+
+    Returns:
+      (D, H, W) uint8 along the image's axes.
+
+    Raises:
+      DataError: the mask is on another grid, its labels are not integers 0..254, or a structure is
+        missing.
+    """
+    kind, path = _kind(epath.Path(path))
+    if kind == "labels":
+        return _label_map(path, like)
+    if kind == "organs":
+        return _merged(path, like, structures)
+    if like.affine is None:
+        cure = "read the image from its DICOM or NIfTI files"
+        raise DataError(path, "a mask in patient space, for an image without an affine", cure)
+    return (read_seg if kind == "seg" else read_rtstruct)(path, like, structures)
+
+
+def structures_in(path: epath.PathLike, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Those of the wanted structures that a folder, SEG or RTSTRUCT holds, as given.
+
+    Raises:
+      DataError: damaged, or a label map, which has values in place of names.
+    """
+    kind, path = _kind(epath.Path(path))
+    if kind == "labels":
+        raise DataError(path, "a label map, which names no structures", "name its values instead")
+    names = {"organs": lambda p: list(organ_files(p)), "seg": segment_names}.get(kind, drawn_names)
+    return structure_names.held(names(path), wanted)
+
+
+def organ_files(folder: epath.PathLike) -> dict[str, epath.Path]:
+    """The masks in a folder, by the names of their files without ending, in alphabetical order.
+
+    Raises:
+      DataError: two files of one name, or one that is empty or damaged.
+    """
+    found: dict[str, epath.Path] = {}
+    for path in sorted(epath.Path(folder).iterdir()):
+        if path.is_dir() or path.name.startswith("."):
+            continue
+        if content.file_format(path) in _ORGANS:
+            name = _name(path)
+            if name in found:
+                raise DataError(path, f"a second mask of {name!r}", "keep only one of the files")
+            found[name] = path
+    return found
+
+
+def _name(path: epath.Path) -> str:
+    while path.suffix.lower() in _ENDINGS:
+        path = path.with_suffix("")
+    return path.name
+
+
+@quiet()
+def _kind(path: epath.Path) -> tuple[str, epath.Path]:
+    """ "organs", "seg", "rtstruct" or "labels", and the file or folder that it is."""
+    if path.is_dir():
+        if organ_files(path):
+            return "organs", path
+        files = [file for file in path.iterdir() if not file.is_dir() and file.stat().length]
+        dicom = [file for file in files if content.file_format(file) == "dicom"]
+        if len(dicom) != 1:
+            return "labels", path
+        (path,) = dicom
+    if content.file_format(path) != "dicom":
+        return "labels", path
+    kind = text(read_header(path, ()).file_meta, "MediaStorageSOPClassUID")
+    if kind == pydicom.uid.RTStructureSetStorage:
+        return "rtstruct", path
+    return "seg" if kind in _SEG else "labels", path
+
+
+def _merged(folder: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:
+    files = organ_files(folder)
+    if wanted:
+        paths = [
+            list(files.values())[i] for i in structure_names.places(folder, list(files), wanted)
+        ]
+    else:
+        paths = list(files.values())
+        structure_names.check_count(folder, paths)
+    merged = np.zeros(like.shape, np.uint8)
+    for value, path in enumerate(paths, 1):
+        merged[_label_map(path, like) > 0] = value
+    return merged
+
+
+def _label_map(path: epath.Path, like: Volume) -> np.ndarray:
+    image = read_image(path)
+    labels = _labels(path, image.array)
+    if like.affine is None or image.affine is None:
+        same, grid = labels.shape == like.shape, f"shape {like.shape}"
+    else:
+        turned = grids.turn(labels, image.affine, like.affine)
+        labels = turned.labels
+        apart = turned.apart + np.abs(turned.offset).max()
+        same = labels.shape == like.shape and apart < grids.TOLERANCE
+        grid = f"shape {like.shape}, {apart:.3g} voxels apart at the corners"
+    if not same:
+        raise DataError(
+            path,
+            f"the mask is on another grid than the image: shape {labels.shape} against {grid}",
+            "resample the mask onto the image with nearest neighbour, or give the image it "
+            "was drawn on",
+        )
+    return np.ascontiguousarray(labels)
+
+
+def _labels(path: epath.Path, array: np.ndarray) -> np.ndarray:
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high < NOT_LABELLED):
+        problem = f"labels from {low} to {high}"
+    elif array.dtype.kind == "f" and (array != np.floor(array)).any():
+        problem = "labels that are not whole numbers, as if a mask had been interpolated"
+    else:
+        return array.astype(np.uint8)
+    raise DataError(path, problem, f"use whole numbers from 0 to {NOT_LABELLED - 1}")

@@ -1,0 +1,153 @@
+"""RTSTRUCT: contours in patient space (PS3.3 C.8.8.6), filled on the grid of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pydicom
+from etils import epath
+from matplotlib import path as polygons
+
+from data_pipelines.errors import DataError
+from data_pipelines.readers import structure_names
+from data_pipelines.readers.dicom_geometry import LPS_TO_RAS
+from data_pipelines.readers.dicom_header import EXPORT, items, quiet, read_header, text, whole
+from data_pipelines.volume import Volume, transform
+
+_FLAT = 0.25
+"""Slices by which the points of a contour may miss the centre of a slice."""
+_ASIDE = (1e-4, 2e-4)
+"""Voxels by which polygons are moved: centres on an edge, common where tools draw from voxel to
+voxel, then fall to one side in all polygons alike, and the two edges of a keyhole cancel out."""
+_REDRAW = "give the scan that the contours were drawn on, with all of its slices"
+_TAGS = (
+    "FrameOfReferenceUID",
+    "ReferencedFrameOfReferenceSequence",
+    "StructureSetROISequence",
+    "ROIContourSequence",
+)
+
+
+@quiet()
+def drawn_names(path: epath.Path) -> list[str]:
+    """Names of the structures that have contours: free text, to compare with and not to show."""
+    return [text(roi, "ROIName") for roi, _ in _drawn(path, read_header(path, _TAGS))]
+
+
+@quiet()
+def read_rtstruct(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:
+    """Fills closed contours on the slices of the image that they were drawn on.
+
+    A voxel is inside when its centre is; where contours of a structure overlap on a slice, the
+    inner one is a hole.
+
+    Args:
+      path: the file.
+      like: the image, with an affine; its axes may be in any order.
+      wanted: names of structures.
+
+    Returns:
+      (D, H, W) uint8: i + 1 where the i-th of `wanted` is; later ones win.
+
+    Raises:
+      DataError: no such structure; contours that are not closed and planar, in another frame of
+        reference, between the slices or outside of the image; or a structure without voxels.
+    """
+    header = read_header(path, _TAGS)
+    drawn = _drawn(path, header)
+    places = structure_names.places(path, [text(roi, "ROIName") for roi, _ in drawn], wanted)
+    mask = np.zeros(like.shape, np.uint8)
+    for value, (roi, contours) in enumerate((drawn[i] for i in places), 1):
+        structure_names.check_frame(path, _frame(path, header, roi), like)
+        inside = _filled(path, [_points(path, contour) for contour in contours], like)
+        if not inside.any():
+            problem = f"the contours of {wanted[value - 1]!r} hold no voxel"
+            raise DataError(path, problem, _REDRAW)
+        mask[inside] = value
+    return mask
+
+
+def _drawn(
+    path: epath.Path, header: pydicom.Dataset
+) -> list[tuple[pydicom.Dataset, Sequence[pydicom.Dataset]]]:
+    """Each structure that has contours, with them."""
+    contours = {
+        whole(path, item, "ReferencedROINumber"): items(path, item, "ContourSequence")
+        for item in items(path, header, "ROIContourSequence")
+    }
+    rois = items(path, header, "StructureSetROISequence")
+    pairs = [(roi, contours.get(whole(path, roi, "ROINumber"), ())) for roi in rois]
+    return [(roi, drawn) for roi, drawn in pairs if drawn]
+
+
+def _frame(path: epath.Path, header: pydicom.Dataset, roi: pydicom.Dataset) -> str:
+    """The frame of reference of a structure, or of the file when it does not say."""
+    referenced = items(path, header, "ReferencedFrameOfReferenceSequence")[:1]
+    named = [text(item, "FrameOfReferenceUID") for item in (*referenced, header)]
+    return next(filter(None, [text(roi, "ReferencedFrameOfReferenceUID"), *named]), "")
+
+
+def _points(path: epath.Path, contour: pydicom.Dataset) -> np.ndarray:
+    """(n, 3) LPS mm, n of 3 or more."""
+    if text(contour, "ContourGeometricType") != "CLOSED_PLANAR":
+        cure = "export the structure as closed contours (CLOSED_PLANAR)"
+        raise DataError(path, "a structure of points or open lines", cure)
+    try:
+        points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
+    except Exception:  # pydicom converts values when they are asked for
+        raise DataError(path, "ContourData holds something else than points", EXPORT) from None
+    if len(points) < 3 or len(points) != whole(path, contour, "NumberOfContourPoints", len(points)):
+        raise DataError(path, "a contour with fewer points than it claims, or than 3", EXPORT)
+    if not (np.abs(points) < 1e6).all():  # also catches NaN
+        raise DataError(path, "ContourData that is no place in a patient", EXPORT)
+    return points
+
+
+def _filled(path: epath.Path, contours: list[np.ndarray], like: Volume) -> np.ndarray:
+    """(D, H, W) bool: the inside of one structure's contours."""
+    assert like.affine is not None
+    to_index = np.linalg.inv(like.affine) @ LPS_TO_RAS
+    voxels = [transform(to_index, points) for points in contours]
+    everywhere = np.concatenate(voxels)
+    if (everywhere < -1).any() or (everywhere > like.shape).any():
+        raise DataError(path, "contours outside of the image", _REDRAW)
+    axis = _normal_axis(path, voxels)
+    inside = np.zeros(like.shape, bool)
+    slices = np.moveaxis(inside, axis, 0)
+    levels = [round(points[:, axis].mean()) for points in voxels]
+    _check_levels(path, levels, len(slices))
+    for level, points in zip(levels, voxels, strict=True):
+        _flip(slices[level], np.delete(points, axis, axis=1))
+    return inside
+
+
+def _normal_axis(path: epath.Path, voxels: list[np.ndarray]) -> int:
+    """The axis of the image along which every contour is flat, on the centre of a slice."""
+    off = [
+        max(np.abs(points - np.rint(points[:, axis].mean()))[:, axis].max() for points in voxels)
+        for axis in range(3)
+    ]
+    if min(off) > _FLAT:
+        problem = "contours that lie across the slices of the image, or between them"
+        raise DataError(path, problem, _REDRAW)
+    return int(np.argmin(off))
+
+
+def _check_levels(path: epath.Path, levels: list[int], depth: int) -> None:
+    if min(levels) < 0 or max(levels) >= depth:
+        raise DataError(path, "contours outside of the image", _REDRAW)
+    gaps = np.diff(np.unique(levels))
+    if len(gaps) > 1 and gaps.min() > 1:
+        problem = f"contours on every {gaps.min()}th slice of the image only"
+        raise DataError(path, problem, _REDRAW)
+
+
+def _flip(plane: np.ndarray, points: np.ndarray) -> None:
+    """Inverts the voxels inside a polygon, in place: an inner contour makes a hole."""
+    first = np.maximum(np.ceil(points.min(0)), 0).astype(int)
+    last = np.minimum(np.floor(points.max(0)) + 1, plane.shape).astype(int)
+    rows, columns = np.meshgrid(*map(np.arange, first, last), indexing="ij")
+    centres = np.stack([rows, columns], axis=-1)
+    inside = polygons.Path(points + _ASIDE).contains_points(centres.reshape(-1, 2))
+    plane[tuple(map(slice, first, last))] ^= inside.reshape(rows.shape)
