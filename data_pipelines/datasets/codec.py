@@ -154,6 +154,7 @@ class Bricked(LazyArray):
 
     def __getitem__(self, window: Window) -> np.ndarray:
         """See `LazyArray`."""
+        assert all(part.step in (None, 1) for part in window), window
         bounds = [part.indices(side)[:2] for part, side in zip(window, self.shape, strict=True)]
         result = np.empty([high - low for low, high in bounds], self.dtype)
         if not result.size:

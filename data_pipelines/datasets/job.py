@@ -19,6 +19,9 @@ from data_pipelines.readers.masks import read_mask, structures_in
 from data_pipelines.volume import Volume
 
 
+Labels = tuple[int, ...] | None
+
+
 @dataclass(frozen=True)
 class Broken:
     """A study that could not be prepared: a row of `quarantine.csv`.
@@ -56,16 +59,15 @@ def make(collection: Collection, study: Study) -> Made | Broken:
       OSError: The disk is full, which is not the fault of the scan.
     """
     try:
-        volume = _preprocessed(collection, study)
+        volume, annotated = _preprocessed(collection, study)
         record = encode(
             volume,
-            annotated=_annotated(study, collection.structures),
+            annotated=annotated,
             report=study.report,
             labels=study.labels,
             label_names=collection.label_names,
         )
-        known = {name: value for name, value in study.labels.items()}
-        facts = card.study_facts(volume, record, known, leaks.signature(volume))
+        facts = card.study_facts(volume, record, study.labels, leaks.signature(volume))
         return Made(record, facts)
     except DataError as error:
         return broken(collection, study, error.problem, error.cure, error.path)
@@ -94,7 +96,7 @@ def broken(collection: Collection, study: Study, reason: str, cure: str, file: s
     return Broken(name, printable(study.study_id), printable(reason), printable(cure))
 
 
-def _preprocessed(collection: Collection, study: Study) -> Volume:
+def _preprocessed(collection: Collection, study: Study) -> tuple[Volume, Labels]:
     for path in study.files():
         if leads_out(path, collection.root):
             problem = "a link in its path leads out of the folder of scans"
@@ -107,35 +109,35 @@ def _preprocessed(collection: Collection, study: Study) -> Volume:
         spacing=study.spacing,
     )
     plausible.check_values(volume)
+    volume, annotated = _mask(study, volume, collection.structures)
     volume = dataclasses.replace(
         volume,
-        mask=_mask(study.mask, volume, collection.structures),
         patient_id=printable(study.patient_id),
         study_id=printable(study.study_id),
     )
     # Only now: errors before this line name the file itself.
-    return dataclasses.replace(collection.recipe(volume), source=collection.source(study))
+    volume = dataclasses.replace(collection.recipe(volume), source=collection.source(study))
+    return volume, annotated
 
 
-def _mask(
-    mask: epath.Path | Mapping[int, epath.Path] | None,
-    volume: Volume,
-    structures: tuple[str, ...],
-) -> np.ndarray | None:
-    """Reads a label map, or merges binary masks (where two overlap the later one wins)."""
-    if not isinstance(mask, Mapping):
-        return None if mask is None else read_mask(mask, volume, structures)
+def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Volume, Labels]:
+    """Adds the mask; returns also the labels that it was drawn for (None: all of them)."""
+    if study.mask is None:
+        return volume, study.annotated
+    if isinstance(study.mask, Mapping):
+        mask, annotated = _merged(study.mask, volume), study.annotated
+    elif study.mask.is_dir() or content.file_format(study.mask) != "dicom":
+        mask, annotated = read_mask(study.mask, volume), study.annotated
+    else:
+        held = structures_in(study.mask, structures)
+        values = np.array([0, *(structures.index(name) + 1 for name in held)], np.uint8)
+        mask, annotated = values[read_mask(study.mask, volume, held)], tuple(values[1:].tolist())
+    return dataclasses.replace(volume, mask=mask), annotated
+
+
+def _merged(masks: Mapping[int, epath.Path], volume: Volume) -> np.ndarray:
+    """Merges binary masks; where two overlap the later one wins."""
     merged = np.zeros(volume.shape, np.uint8)
-    for value, path in mask.items():
+    for value, path in masks.items():
         merged[read_mask(path, volume) > 0] = value
     return merged
-
-
-def _annotated(study: Study, structures: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Returns the labels that the mask was drawn for; a SEG or RTSTRUCT tells it by itself."""
-    if study.annotated is not None or study.mask is None or isinstance(study.mask, Mapping):
-        return study.annotated
-    if study.mask.is_dir() or content.file_format(study.mask) != "dicom":
-        return None
-    held = structures_in(study.mask, structures)
-    return tuple(structures.index(name) + 1 for name in held)

@@ -1,26 +1,17 @@
-"""DICOM series: found, chosen and read, sorted in space, in HU, without patient tags."""
+"""DICOM series in folders: found, told apart, chosen and read."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import pydicom
 from etils import epath
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers import content, values
-from data_pipelines.readers.dicom_frames import SLICE_TAGS, slices_of
-from data_pipelines.readers.dicom_geometry import SliceStack, stack_slices
+from data_pipelines.readers import content
 from data_pipelines.readers.dicom_header import quiet, read_header, text, whole
-from data_pipelines.readers.dicom_pixels import (
-    PIXEL_TAGS,
-    check_pixels,
-    is_whole,
-    rescaled,
-    stored_frames,
-)
+from data_pipelines.readers.dicom_volume import read_dicom_series
 from data_pipelines.volume import Units, Volume
 
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -47,7 +38,7 @@ def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
       DataError: the folder does not exist or holds no DICOM image, or a file beside the images is
         empty, cut short or without the preamble.
     """
-    found = _find(epath.Path(folder))
+    found = _find_some(epath.Path(folder))
     return {uid: [path for path, _ in files] for uid, files in found.items()}
 
 
@@ -67,64 +58,15 @@ def read_dicom(
     """
     path = epath.Path(path)
     if path.is_dir():
-        found = _find(path)
+        found = _find_some(path)
     else:
         beside = _find(path.parent)
         found = {u: files for u, files in beside.items() if path in (file for file, _ in files)}
-    if not found:
-        cure = "give the scan itself; reports, contours and segmentations hold none"
-        raise DataError(path, "a DICOM file without a scan", cure)
+        if not found:
+            cure = "give the scan itself, whole; reports, contours and segmentations are none"
+            raise DataError(path, "a DICOM file without a scan, or cut short", cure)
     uid = _choice(path, found, series)
     return read_dicom_series([file for file, _ in found[uid]], units=units)
-
-
-@quiet()
-def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = None) -> Volume:
-    """Reads the slices of one series, in any order, as (slice, row, column).
-
-    Slices are sorted along their normal. Rescale slope and intercept are applied; CT comes as
-    int16 HU where that is exact, with padding voxels as air. Frames are decoded one at a time.
-
-    Args:
-      files: one slice each, or enhanced multi-frame files.
-      units: None: "HU" for CT, else "raw". Something else than the file says is an error.
-
-    Raises:
-      DataError: not one even, rectangular stack of decodable grey-value slices.
-    """
-    paths = [epath.Path(file) for file in files]
-    if not paths:
-        raise DataError("", "a series without files", "give at least one DICOM file")
-    source = paths[0] if len(paths) == 1 else paths[0].parent
-    headers = {path: read_header(path, (*SLICE_TAGS, *PIXEL_TAGS)) for path in paths}
-    slices = []
-    for path, header in headers.items():
-        slices += (in_file := slices_of(path, header))
-        check_pixels(path, header, hounsfield=in_file[0].units == "HU")
-    stack = stack_slices(source, slices)
-    native = stack.slices[0].units
-    if units not in (None, native):
-        raise DataError(
-            source, f"the series holds {native!r} values, not {units!r}", "leave out units"
-        )
-    array = _array(stack, headers)
-    return Volume(array=array, units=native, affine=stack.affine, source=str(source))
-
-
-def _array(stack: SliceStack, headers: Mapping[epath.Path, pydicom.Dataset]) -> np.ndarray:
-    """Decodes all files of a stack, int16 where that is exact, else float32."""
-    place = {(slice_.path, slice_.frame): i for i, slice_ in enumerate(stack.slices)}
-    dtype = np.int16 if all(map(is_whole, stack.slices)) else np.float32
-    values.count_bytes(stack.slices[0].path, stack.shape, np.dtype(dtype))
-    array = np.empty(stack.shape, dtype)
-    for path, header in headers.items():
-        for frame, stored in enumerate(stored_frames(path, header)):
-            index = place[path, frame]
-            plane = rescaled(stored, stack.slices[index], header)
-            if array.dtype == np.int16 and not -32768 <= plane.min() <= plane.max() <= 32767:
-                array = array.astype(np.float32)
-            array[index] = plane
-    return array
 
 
 @quiet()
@@ -155,9 +97,13 @@ def _find(folder: epath.Path) -> _Series:
             "is empty or cut short, so a slice may be missing",
             "copy the series again, or delete the file if it is no slice",
         )
-    if not found:
-        raise DataError(folder, "no DICOM images in it", "give the folder that holds the series")
     return found
+
+
+def _find_some(folder: epath.Path) -> _Series:
+    if found := _find(folder):
+        return found
+    raise DataError(folder, "no DICOM images in it", "give the folder that holds the series")
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 from etils import epath
 from pydicom import pixels
+from pydicom.dataelem import RawDataElement
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import values
@@ -167,7 +168,7 @@ def _check_length(path: epath.Path, header: pydicom.Dataset, file: IO[bytes]) ->
     dataset = pydicom.dcmread(file, defer_size=1, specific_tags=["PixelData"])
     file.seek(0)
     element = dataset.get_item("PixelData", keep_deferred=True)
-    if element is None:
+    if not isinstance(element, RawDataElement):
         raise DataError(path, "no PixelData", EXPORT)
     row = whole(path, header, "Columns") * whole(path, header, "BitsAllocated") // 8
     wanted = row * whole(path, header, "Rows") * (whole(path, header, "NumberOfFrames", 1) or 1)

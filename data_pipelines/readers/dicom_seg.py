@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import highdicom
 import numpy as np
+import pydicom
 from etils import epath
 
 from data_pipelines.errors import DataError
@@ -63,7 +64,7 @@ def read_seg(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarra
     return mask
 
 
-def _segments(path: epath.Path) -> Sequence[highdicom.seg.SegmentDescription]:
+def _segments(path: epath.Path) -> Sequence[pydicom.Dataset]:
     return items(path, read_header(path, ("SegmentSequence",)), "SegmentSequence")
 
 

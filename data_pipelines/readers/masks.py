@@ -89,7 +89,7 @@ def _name(path: epath.Path) -> str:
 
 @quiet()
 def _kind(path: epath.Path) -> tuple[str, epath.Path]:
-    """ "organs", "seg", "rtstruct" or "labels", and the file or folder that it is."""
+    """What a mask is (organs, seg, rtstruct or labels), and the file or folder that holds it."""
     if path.is_dir():
         if organ_files(path):
             return "organs", path

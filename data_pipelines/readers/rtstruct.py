@@ -139,7 +139,7 @@ def _check_levels(path: epath.Path, levels: list[int], depth: int) -> None:
         raise DataError(path, "contours outside of the image", _REDRAW)
     gaps = np.diff(np.unique(levels))
     if len(gaps) > 1 and gaps.min() > 1:
-        problem = f"contours on every {gaps.min()}th slice of the image only"
+        problem = f"contours on one slice of the image in {gaps.min()} only"
         raise DataError(path, problem, _REDRAW)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import re
 import warnings
@@ -106,8 +107,7 @@ def _opened(path: epath.Path) -> Iterator[Image.Image]:
         # Neither warnings nor errors may show what somebody wrote into the file.
         with (
             warnings.catch_warnings(action="ignore"),
-            content.open_file(path) as file,
-            Image.open(file, formats=("PNG", "JPEG")) as image,
+            Image.open(_in_memory(path), formats=("PNG", "JPEG")) as image,
         ):
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
@@ -120,6 +120,12 @@ def _opened(path: epath.Path) -> Iterator[Image.Image]:
     except Exception:  # decoders raise whatever they like
         problem = "the image is truncated or damaged"
         raise DataError(path, problem, "copy or export it again") from None
+
+
+def _in_memory(path: epath.Path) -> io.BytesIO:
+    """The file's bytes; from a file, Pillow asks for as many as a damaged chunk claims to have."""
+    with content.open_file(path) as file:
+        return io.BytesIO(file.read())
 
 
 def _plane(path: epath.Path, size: tuple[int, int]) -> np.ndarray:

@@ -96,7 +96,7 @@ def _contour(points: np.ndarray, changed: Mapping[str, Any]) -> pydicom.Dataset:
         "NumberOfContourPoints": len(points),
         "ContourData": [round(float(x), 3) for x in points.ravel()],
     }
-    return _item(**(values | changed))
+    return _item(**{**values, **changed})
 
 
 def _outlines(slices: Sequence[pydicom.Dataset], mask: np.ndarray) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ _HUGE = "{'descr': '<i2', 'fortran_order': False, 'shape': (1024, 1024, 1024), }
         (_npy(NOISE.astype(np.complex64)), "voxels of type complex64"),
         (_npy(NOISE.astype("S4")), "voxels of type"),
         (_npy(np.full((1, 1, 1), None)), "voxels of type object"),
-        (_npy(np.zeros((2, 2, 2), [("a", "i2")])), "voxels of type"),
+        (_npy(np.zeros((2, 2, 2), [("smith", "i2")])), "voxels of type several"),
         (_npy(np.zeros((2, 0, 2))), "an image of shape"),
         (_npy(np.full((2, 2, 2), np.nan)), "8 voxels are NaN"),
         (_npy(np.full((2, 2, 2), 1e300)), "8 voxels are NaN or infinite"),

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.datasets import open_dataset
-from data_pipelines.errors import DataError
 from data_pipelines.crops import Crop, RandomCrop, random_window
+from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.cached import CachedRecords
+from data_pipelines.errors import DataError
 from data_pipelines.pipeline import Data, Source
 
 SIZE = (8, 16, 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import struct
+import tracemalloc
 import warnings
 import zlib
 
@@ -172,6 +173,19 @@ def test_refuses_bombs(tmp_path: pathlib.Path) -> None:
             (tmp_path / f"{index}.png").write_bytes(_png(side, side, 8, 0, b""))
         with pytest.raises(DataError, match=r"more than 67,108,864 pixels"):
             readers.read(tmp_path)
+
+
+def test_a_chunk_that_claims_gigabytes_takes_none(tmp_path: pathlib.Path) -> None:
+    """Pillow takes the length of a chunk for granted; the pixels themselves are whole."""
+    data = bytearray((_save(tmp_path) / "3.png").read_bytes())
+    data[33:37] = b"\xff\xff\xff\xf0"
+    (tmp_path / "3.png").write_bytes(bytes(data))
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(readers.read(tmp_path).array, NOISE)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
 
 
 def test_refuses_what_is_no_series(tmp_path: pathlib.Path) -> None:

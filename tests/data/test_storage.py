@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from numcodecs import blosc
@@ -129,7 +127,9 @@ def test_a_window_reads_only_the_bricks_that_it_touches(tmp_path: Path) -> None:
     assert isinstance(image, codec.Bricked) and isinstance(record["mask"], codec.Whole)
     fetch = image._read
     image._read = lambda numbers: (read.extend(numbers), fetch(numbers))[1]
-    np.testing.assert_array_equal(image[16:32, 10:50, 64:128], expected["image"][16:32, 10:50, 64:128])
+    np.testing.assert_array_equal(
+        image[16:32, 10:50, 64:128], expected["image"][16:32, 10:50, 64:128]
+    )
     assert len(read) == 1
     image[15:17, 10:50, 63:65]
     assert len(read) == 1 + 4
@@ -176,22 +176,72 @@ def test_threads_and_processes_share_a_source(tmp_path: Path) -> None:
             assert same(record, expected[number])
 
 
+class Bucket(MemoryFileSystem):
+    """A stand-in for Google storage: etils finds it through fsspec, as the real one."""
+
+    protocol = ("gcs", "gs")
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    opened: ClassVar[list[str]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("gs://").strip("/")
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        Bucket.opened += [path] if mode == "rb" else []
+        return super().open(path, mode, **options)
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[epath.Path]:
-    """A gs:// folder: everything is as there, but that its files are in memory."""
-
-    class Bucket(MemoryFileSystem):
-        protocol = ("gcs", "gs")
-        store: dict[str, Any] = {}  # noqa: RUF012
-        pseudo_dirs = [""]  # noqa: RUF012
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return "/" + path.removeprefix("gs://").strip("/")
-
-    from etils.epath import backend
-
+    """A gs:// folder, and an empty cache."""
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
     monkeypatch.setenv("M3DJAX_CACHE", str(tmp_path / "cache"))
-    filesystem = Bucket(skip_instance_cache=True)
-    monkeypatch.setattr(backend._FileSystemSpecBackend, "fs", lambda self, path: filesystem if str(path).startswith("gs://") else fsspec.filesystem("file"))
     yield epath.Path("gs://bucket/ct")
+    Bucket.store.clear()
+    Bucket.opened.clear()
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_shards_elsewhere_are_copied_once_when_they_are_needed(
+    tmp_path: Path, bucket: epath.Path
+) -> None:
+    expected = records()
+    write(tmp_path, [expected[:2], expected[2:]], bucket)
+    Bucket.opened.clear()
+    for _ in range(2):
+        source = open_dataset("gs://bucket/ct", "train", lazy=True)
+        assert len(source) == 3
+        assert same(source[1], expected[1])
+        copied = [path.rsplit("/")[-1] for path in Bucket.opened if "array_record" in path]
+        names = [
+            storage.file_name(kind, "train", 0, 2) for kind in (storage.RECORDS, storage.BRICKS)
+        ]
+        assert copied == names
+    assert same(open_dataset("gs://bucket/ct", "train")[2], expected[2])
+
+
+def test_a_dataset_that_was_made_anew_elsewhere_is_copied_anew(
+    tmp_path: Path, bucket: epath.Path
+) -> None:
+    expected = records()
+    for number, record in enumerate((expected[0], expected[2])):
+        (folder := tmp_path / str(number)).mkdir()
+        write(folder, [[record]], bucket)
+        assert same(open_dataset(bucket, "train")[0], record)
+
+
+def test_a_copy_that_is_not_whole_is_refused(tmp_path: Path, bucket: epath.Path) -> None:
+    out = write(tmp_path, [records()], bucket)
+    source = open_dataset(out, "train")
+    file = out / storage.file_name(storage.RECORDS, "train", 0, 1)
+    content = file.read_bytes()
+    file.write_bytes(content[:-100])
+    with pytest.raises(DataError, match="missing or not whole. Cure: wait for whoever writes"):
+        source[0]
+    file.unlink()
+    with pytest.raises(DataError, match="missing or not whole. Cure: wait for whoever writes"):
+        source[0]
+    file.write_bytes(content)
+    assert len([*source]) == 3
