@@ -4,10 +4,12 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from etils import epath
+
+from data_pipelines.errors import DataError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,7 +42,31 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 def leads_out(path: epath.Path, root: epath.Path) -> bool:
     """Whether a symbolic link makes this path end outside of the folder `root`."""
-    return is_local(path) and not path.resolve().is_relative_to(root.resolve())
+    return is_local(path) and not real(path).is_relative_to(real(root))
+
+
+def real(path: epath.PathLike) -> Path:
+    """A local path with all links followed, which `epath.Path.resolve` does not do."""
+    return Path(os.path.realpath(path))
+
+
+def below(folder: epath.Path) -> Iterator[epath.Path]:
+    """Every file of a folder and its subfolders, in alphabetical order.
+
+    Links to folders are not followed, as they may lead round in circles.
+
+    Raises:
+      DataError: A folder cannot be opened.
+    """
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:
+        raise DataError(folder, "cannot be read", "check the path and its permissions") from None
+    for path in children:
+        if not path.is_dir():
+            yield path
+        elif not os.path.islink(path):
+            yield from below(path)
 
 
 def printable(text: object) -> str:

@@ -18,7 +18,6 @@ from data_pipelines.readers.image import read_image
 from data_pipelines.readers.masks import read_mask, structures_in
 from data_pipelines.volume import Volume
 
-
 Labels = tuple[int, ...] | None
 
 
@@ -97,7 +96,7 @@ def broken(collection: Collection, study: Study, reason: str, cure: str, file: s
 
 
 def _preprocessed(collection: Collection, study: Study) -> tuple[Volume, Labels]:
-    for path in study.files():
+    for path in (study.image, *study.files()):
         if leads_out(path, collection.root):
             problem = "a link in its path leads out of the folder of scans"
             raise DataError(path, problem, "copy the file there, or prepare the folder it is in")

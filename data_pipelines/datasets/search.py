@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.files import leads_out, printable
+from data_pipelines.files import is_local, leads_out, printable, real
 
 _VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|npy|npz)$", re.IGNORECASE)
 _SLICE = re.compile(r"\.(png|jpg|jpeg)$", re.IGNORECASE)
@@ -46,10 +46,10 @@ class Search:
         if leads_out(folder, self._root):
             yield folder
             return
-        real = str(folder.resolve())
-        if real in self._seen:
+        where = str(real(folder) if is_local(folder) else folder)
+        if where in self._seen:
             return
-        self._seen.add(real)
+        self._seen.add(where)
         try:
             children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         except OSError:

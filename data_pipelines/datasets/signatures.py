@@ -32,7 +32,9 @@ either side of fat as the window has it."""
 _SIDE = 96
 """Voxels along each axis that are looked at, at most; the moments average over them."""
 _SMALLEST = 4
+"""Voxels along an axis that moments need, at least."""
 _BINS = 1024
+"""Grey values that are told apart."""
 
 _ORDER = np.stack(np.meshgrid(*[np.arange(_ORDERS)] * 3, indexing="ij"))
 _GAIN = np.sqrt((_ORDER**2).sum(0)) ** _WHITENING
@@ -45,8 +47,8 @@ def signature(volume: Volume) -> np.ndarray:
 
     Returns:
       Entry 0 is 1 when the volume has no affine; the others have length 1. A constant volume gives
-      zeros, which are similar to nothing; one of fewer than 4 voxels along an axis gives a hash,
-      which is similar to that of an exact copy alone.
+      zeros, which are similar to nothing; one of two values, or of fewer than 4 voxels along an
+      axis, gives a hash, which is similar to that of an exact copy alone.
     """
     array = volume.array[tuple(slice(None, None, -(-n // _SIDE)) for n in volume.shape)]
     array = array.astype(np.float32)
@@ -68,7 +70,9 @@ def signature(volume: Volume) -> np.ndarray:
     if volume.affine is not None:
         moments = _to_patient_axes(moments, volume.affine)
     whitened = (moments * _GAIN).ravel()
-    result = whitened / max(np.linalg.norm(whitened), 1e-30)
+    if not whitened.any():  # two values only: all of the body has one rank
+        return _hashed(array)
+    result = whitened / np.linalg.norm(whitened)
     result[UNKNOWN_POSE] = volume.affine is None
     return result.astype(np.float16)
 
@@ -83,6 +87,7 @@ def poses() -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _hashed(array: np.ndarray) -> np.ndarray:
+    """A direction that any change of the array turns at random."""
     digest = hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
     bits = np.random.default_rng(np.frombuffer(digest, np.uint32)).integers(0, 2, _GAIN.size)
     result = (bits * 2 - 1) / np.sqrt(_GAIN.size)

@@ -11,7 +11,7 @@ from etils import epath
 
 from data_pipelines.datasets.records import feature_spec
 from data_pipelines.errors import DataError
-from data_pipelines.files import printable
+from data_pipelines.files import below, printable
 from data_pipelines.preprocess import Recipe
 from data_pipelines.volume import Units
 
@@ -49,24 +49,13 @@ class Study:
     annotated: tuple[int, ...] | None = None
 
     def files(self) -> Iterator[epath.Path]:
-        """Yields every file that the record is made from."""
+        """Yields every file that the record is made from; DataError if a folder is closed."""
         masks = self.mask.values() if isinstance(self.mask, Mapping) else [self.mask]
         for path in (self.image, *masks):
-            if path is not None:
-                yield from _files(path)
-
-
-def _files(path: epath.Path) -> Iterator[epath.Path]:
-    if not path.is_dir():
-        yield path
-        return
-    try:
-        children = sorted(path.iterdir())
-    except OSError:
-        yield path  # whoever reads it will say why it cannot be opened
-        return
-    for child in children:
-        yield from _files(child)
+            if path is not None and path.is_dir():
+                yield from below(path)
+            elif path is not None:
+                yield path
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,10 @@ class Collection:
         Files count by size and modification time: hashing the content of hundreds of
         thousands of scans at every call would take hours.
         """
-        files = [(self.below_root(path), *_size_and_time(path)) for path in study.files()]
+        try:
+            files = [(self.below_root(path), *_size_and_time(path)) for path in study.files()]
+        except DataError:
+            files = []  # whoever reads it will say that it cannot be opened, and put it aside
         told = (study.patient_id, study.report, sorted(study.labels.items()), study.annotated)
         facts = [
             self.recipe.fingerprint(),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pydicom
 from etils import epath
 
 from data_pipelines.errors import DataError
+from data_pipelines.files import below
 from data_pipelines.readers import content
 from data_pipelines.readers.dicom_header import quiet, read_header, text, whole
 from data_pipelines.readers.dicom_volume import read_dicom_series
@@ -75,7 +76,9 @@ def _find(folder: epath.Path) -> _Series:
     found: dict[str, list[tuple[epath.Path, pydicom.Dataset]]] = {}
     cut_short: list[epath.Path] = []
     kinds, without_image = set(), []
-    for path in _files(folder):
+    if not folder.is_dir():
+        raise DataError(folder, "no such folder", "check the path")
+    for path in below(folder):
         if _length(path) <= _PREAMBLE:
             cut_short += [path] if _named_like_a_slice(path) else []
             continue
@@ -104,20 +107,6 @@ def _find_some(folder: epath.Path) -> _Series:
     if found := _find(folder):
         return found
     raise DataError(folder, "no DICOM images in it", "give the folder that holds the series")
-
-
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    if not folder.is_dir():
-        raise DataError(folder, "no such folder", "check the path")
-    try:
-        children = sorted(folder.iterdir())
-    except OSError:
-        raise DataError(folder, "cannot be read", "check its permissions") from None
-    for path in children:
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
 
 
 def _length(path: epath.Path) -> int:

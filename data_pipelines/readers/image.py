@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
 from data_pipelines.errors import DataError
+from data_pipelines.files import below
 from data_pipelines.readers import arrays, content, dicom, metaimage, nifti, nrrd, slices, values
 from data_pipelines.volume import Units, Volume
 
@@ -77,7 +77,7 @@ def _read(path: epath.Path, kind: str, units: Units, rescale: tuple[float, float
 
 
 def _folder_kind(folder: epath.Path) -> str:
-    if any(_is_dicom(path) for path in _files(folder)):
+    if any(_is_dicom(path) for path in below(folder) if path.is_file()):
         return "dicom"
     if slices.find_slices(folder):
         return "slices"
@@ -86,14 +86,6 @@ def _folder_kind(folder: epath.Path) -> str:
         "no DICOM images and no PNG or JPEG slices in it",
         "give the folder that holds the files of one series, or one volume file",
     )
-
-
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _files(path)
-        elif path.is_file():
-            yield path
 
 
 def _is_dicom(path: epath.Path) -> bool:

@@ -1,243 +1,191 @@
-"""Scans of every format, good and broken, with a patient in every text that their headers hold."""
+"""Files with a patient in every text that their format holds; here all formats but DICOM."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
 import pathlib
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 from nibabel.nifti1 import Nifti1Extension
 from PIL import Image, PngImagePlugin
-from pydicom.datadict import DicomDictionary
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
-from data_pipelines.readers.dicom_frames import SLICE_TAGS
-from data_pipelines.readers.dicom_pixels import PIXEL_TAGS
-from tests.data.dicom_files import ct_slice, enhanced, position
-from tests.data.structure_files import write_rtstruct, write_seg
-
-NAME = "ZZQMUSTER"
+NAME = "ZZQMUSTER"  # short enough for the shortest fields
 DATE = "19031117"
-UID = "1.2.826.0.1.424242.99"
+UID = "1.2.826.0.1.424242"
 SECRETS = (NAME, DATE, UID)
-SHAPE = (8, 24, 24)  # slices, rows, columns
-_TEXT = f"{NAME} {DATE} {UID}"
-_SHORT = {"PN": f"{NAME}^Erika", "DA": DATE, "DT": f"{DATE}120000", "UI": f"{UID}.1", "IS": DATE}
-_SHORT |= {"DS": DATE} | dict.fromkeys(("SH", "AE", "CS", "TM", "AS"), NAME)
-_LONG = dict.fromkeys(("LO", "ST", "LT", "UT", "UC", "UR"), _TEXT)
-_BYTES = dict.fromkeys(("OB", "UN"), (_TEXT + " " * (len(_TEXT) % 2)).encode())
-_READ = {*SLICE_TAGS, *PIXEL_TAGS, "SOPClassUID"} - {"ImageType"}
-"""Tags of DICOM images that cannot hold just anything."""
+TEXT = f"{NAME} {DATE} {UID}"
+SHAPE = (6, 24, 24)  # slices, rows, columns
+_CUT = -400
+"""Bytes that are missing at the end of a truncated file."""
 
 
-def found(data: bytes) -> list[str]:
-    """Which of the secrets are in these bytes, in any case and usual encoding."""
+def found(data: bytes) -> set[str]:
+    """The secrets in these bytes, in any case and encoding that a header may have."""
     data = data.lower()
-    return [
-        f"{secret} ({encoding})"
-        for secret in SECRETS
-        for encoding in ("utf-8", "utf-16-le", "utf-16-be")
-        if secret.lower().encode(encoding) in data
-    ]
+    codes = ("utf-8", "utf-16-le", "utf-16-be")
+    return {text for text in SECRETS if any(text.lower().encode(code) in data for code in codes)}
 
 
 def hounsfield() -> np.ndarray:
     """An organ in air, with noise; SHAPE, int16 HU."""
-    noise = np.random.default_rng(0).normal(0, 20, SHAPE)
     image = np.full(SHAPE, -1000.0)
     image[1:-1, 5:19, 5:19] = 40
+    noise = np.random.default_rng(0).normal(0, 20, SHAPE)
     return np.rint(image + noise).astype(np.int16)
 
 
 def organ() -> np.ndarray:
-    """Where it is; SHAPE, uint8."""
+    """A part of it; SHAPE, uint8."""
     mask = np.zeros(SHAPE, np.uint8)
-    mask[2:6, 8:16, 8:16] = 1
+    mask[1:5, 8:16, 8:16] = 1
     return mask
 
 
 def write_good(root: pathlib.Path) -> None:
-    """One scan of each format, and masks for those in DICOM."""
-    root.mkdir()
-    write_dicom(root / "series", _slices())
-    write_dicom(root / "enhanced", [plant(_enhanced())])
-    _nifti(root / "one.nii.gz")
-    _nifti(root / "two.nii", nib.Nifti2Image)
-    (root / "three.nrrd").write_bytes(nrrd())
-    (root / "four.mha").write_bytes(metaimage())
-    np.save(root / "five.npy", hounsfield())
-    with (root / "five.npy").open("ab") as file:
-        file.write(_TEXT.encode())
-    _archive(root / "six.npz", ct=hounsfield())
-    _slice_images(root / "png")
-    _slice_images(root / "jpeg")
-
-
-def write_masks(root: pathlib.Path) -> None:
-    """A SEG and an RTSTRUCT of the good series, with an organ and the patient as structures."""
-    root.mkdir()
-    slices = [_ct(index, SOPInstanceUID=f"{UID}.{index + 1}") for index in range(SHAPE[0])]
-    for dataset in slices:
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.update({"FrameOfReferenceUID": f"{UID}.1", "SeriesInstanceUID": f"{UID}.1"})
-    labels = organ() + 2 * (np.roll(organ(), 3, axis=1) > organ())
-    write_seg(root / "seg", slices, labels.astype(np.uint8), ("liver", NAME))
-    write_rtstruct(root / "contours", slices, {"liver": organ(), NAME: np.roll(organ(), 3, axis=1)})
-    for path in (root / "seg", root / "contours"):
-        dataset = pydicom.dcmread(path)
-        _items(dataset)
-        kept = {element.tag for element in dataset if element.VR in ("CS", "SQ", "UI", "IS")}
-        plant(
-            dataset, {pydicom.datadict.keyword_for_tag(tag) for tag in kept} | {"SegmentsOverlap"}
-        )
-        save(dataset, path)
+    """A scan of each format."""
+    (root / "one.nii.gz").write_bytes(gzip.compress(_nifti()))
+    (root / "two.nii").write_bytes(_nifti(nib.Nifti2Image))
+    (root / "three.nrrd").write_bytes(_nrrd())
+    (root / "four.mha").write_bytes(_metaimage())
+    (root / "five.npy").write_bytes(_npy(hounsfield()) + TEXT.encode())
+    (root / "six.npz").write_bytes(_npz(ct=hounsfield()))
+    for kind in ("png", "jpeg"):
+        _slices(root / kind, kind)
 
 
 def write_broken(root: pathlib.Path) -> None:
-    """A folder or file for each way of being broken; every one is an error."""
-    root.mkdir()
-    slices = _slices()
-    write_dicom(root / "gap", [*slices[:3], *slices[4:]])
-    for dataset in slices[4:]:
-        dataset.SeriesInstanceUID = f"{UID}.2"
-    write_dicom(root / "two_series", slices)
-    for name, size in {"cut_header": 3000, "cut_pixels": -300}.items():
-        folder = write_dicom(root / name, _slices())
-        (folder / "03").write_bytes((folder / "03").read_bytes()[:size])
-    write_dicom(root / "no_image", [_without_image()])
-    for tag in sorted({*SLICE_TAGS, *PIXEL_TAGS} - _HARMLESS):
-        write_dicom(root / f"tag_{tag}", [_wrong(_ct(index), tag) for index in range(3)])
-    for tag in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        write_dicom(root / f"frames_{tag}", [_wrong(_enhanced(), tag)])
-    write_dicom(root / "syntax", [_other_syntax(_ct(index)) for index in range(3)])
-    write_dicom(root / "codec", [_compressed(_ct(index)) for index in range(3)])
-    slice_ = (root / "gap" / "00").read_bytes()
-    (root / "dicom.nii").write_bytes(gzip.compress(slice_))
-    _broken_nifti(root)
-    _broken_text_headers(root)
-    _broken_arrays(root)
+    """Files that are errors: cut, or with the patient where something else should be."""
+    content = {"cut.nii": _nifti()[:_CUT], "cut.nii.gz": gzip.compress(_nifti())[:_CUT]}
+    content |= {"cut.nrrd": _nrrd()[:_CUT], "cut.mha": _metaimage()[:_CUT]}
+    content |= {f"{name}.nii": data for name, data in _broken_nifti().items()}
+    for field in _NRRD:
+        content[f"{field.replace(' ', '_')}.nrrd"] = _nrrd(**{field: TEXT})
+    for field in _METAIMAGE.keys() - {"ElementDataFile"}:
+        content[f"{field}.mha"] = _metaimage(**{field: TEXT})
+    content["detached.nhdr"] = _nrrd(**{"data file": f"{NAME}.raw"})
+    content["detached.mhd"] = _metaimage(ElementDataFile=f"{NAME}.raw")
+    content["structured.npy"] = _npy(np.zeros(SHAPE, [(NAME, "i2"), (DATE, "i2")]))
+    content["objects.npy"] = _npy(np.full(SHAPE, TEXT, object))
+    content["text.npy"] = _npy(np.full(SHAPE, TEXT))
+    content["header.npy"] = _npy(hounsfield()).replace(b"'<i2'", f"'{NAME}'".encode())
+    content["many.npz"] = _npz(**{NAME: hounsfield(), DATE: hounsfield()})
+    content["cut.npz"] = _npz(ct=hounsfield())[:_CUT]
+    content["letter.nii"] = TEXT.encode() * 100
+    for name, data in content.items():
+        (root / name).write_bytes(data)
     for kind in ("png", "jpeg"):
-        folder = _slice_images(root / kind)
-        cut = next(folder.glob("3.*"))
-        cut.write_bytes(cut.read_bytes()[:-400])
+        (cut,) = _slices(root / kind, kind).glob("3.*")
+        cut.write_bytes(cut.read_bytes()[:_CUT])
 
 
-_HARMLESS = {
-    "ImageType",
-    "SpacingBetweenSlices",
-    "SliceThickness",
-    "SharedFunctionalGroupsSequence",
+def _nifti(kind: Any = nib.Nifti1Image) -> bytes:
+    image = kind(hounsfield(), np.diag([2.5, 2.5, 2.5, 1]))
+    for field in ("descrip", "aux_file", "intent_name"):
+        image.header[field] = TEXT[: image.header[field].dtype.itemsize]
+    if kind is nib.Nifti1Image:
+        image.header["db_name"], image.header["data_type"] = f"{NAME}-{DATE}", NAME
+    for code in (0, 4, 6):  # unknown, AFNI, comment
+        image.header.extensions.append(Nifti1Extension(code, TEXT.encode()))
+    return image.to_bytes()
+
+
+def _broken_nifti() -> dict[str, bytes]:
+    """Each of the header's fields that is read, overwritten."""
+    whole, fields = _nifti(), nib.Nifti1Header.template_dtype.fields
+    assert fields is not None
+    broken = {"pair": whole[:344] + b"ni1\0" + whole[348:]}
+    for name in ("dim", "datatype", "vox_offset", "scl_inter", "pixdim", "sform_code"):
+        dtype, start = fields[name][:2]
+        text = (NAME * 10).encode()[: dtype.itemsize]
+        broken[name] = whole[:start] + text + whole[start + len(text) :]
+    broken["sform_code"] = whole[:252] + bytes(4) + whole[256:]
+    return broken
+
+
+_NRRD = {
+    "type": "short",
+    "dimension": "3",
+    "space": "left-posterior-superior",
+    "sizes": "24 24 6",
+    "space directions": "(2.5,0,0) (0,2.5,0) (0,0,2.5)",
+    "space origin": "(0,0,0)",
+    "kinds": "domain domain domain",
+    "space units": '"mm" "mm" "mm"',
+    "endian": "little",
+    "encoding": "raw",
+    "byte skip": "0",
+    "line skip": "0",
 }
-"""Tags that single slices of a series do without, or in which text does no harm."""
 
 
-def write_dicom(folder: pathlib.Path, datasets: Sequence[pydicom.Dataset]) -> pathlib.Path:
-    """Files that are not held to the standard, as scanners do not hold to it either."""
+def _nrrd(**changed: str) -> bytes:
+    free = {"content": TEXT, "sample units": TEXT, "labels": f'"{TEXT}"', "old min": TEXT}
+    lines = [f"{name}: {value}" for name, value in (_NRRD | free | changed).items()]
+    lines += [f"# {TEXT}", f"PatientName:={TEXT}", f"{NAME}:={TEXT}"]
+    return "\n".join(["NRRD0005", *lines, "", ""]).encode() + hounsfield().tobytes()
+
+
+_METAIMAGE = {
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "BinaryDataByteOrderMSB": "False",
+    "CompressedData": "False",
+    "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+    "Offset": "0 0 0",
+    "ElementSpacing": "2.5 2.5 2.5",
+    "DimSize": "24 24 6",
+    "HeaderSize": "0",
+    "ElementNumberOfChannels": "1",
+    "ElementToIntensityFunctionSlope": "1",
+    "DistanceUnits": "mm",
+    "ElementType": "MET_SHORT",
+    "ElementDataFile": "LOCAL",
+}
+
+
+def _metaimage(**changed: str) -> bytes:
+    free = dict.fromkeys(("Comment", "PatientName", "Name", "AcquisitionDate", NAME), TEXT)
+    fields: Mapping[str, str] = free | _METAIMAGE | changed
+    lines = "".join(f"{name} = {value}\n" for name, value in fields.items())
+    return lines.encode() + hounsfield().tobytes()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    """An archive with a comment, a letter, and small arrays named after the patient."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.comment = TEXT.encode()
+        archive.writestr(f"{NAME}.txt", TEXT)
+        for name, array in ({f"{NAME} {DATE}": np.zeros(1)} | arrays).items():
+            archive.writestr(f"{name}.npy", _npy(array))
+    return file.getvalue()
+
+
+def _slices(folder: pathlib.Path, kind: str) -> pathlib.Path:
+    """PNG or JPEG files with EXIF and every kind of comment."""
     folder.mkdir()
-    for index, dataset in enumerate(datasets):
-        save(dataset, folder / f"{index:02d}")
+    exif = Image.Exif()
+    for tag in (0x010E, 0x010F, 0x0131, 0x013B, 0x9C9F):  # description, make, ..., subject
+        exif[tag] = TEXT
+    comments = PngImagePlugin.PngInfo()
+    comments.add_text("PatientName", TEXT)
+    comments.add_text(NAME, TEXT, zip=True)
+    comments.add_itxt("Comment", TEXT, NAME, NAME)
+    options: dict[str, Any] = {"pnginfo": comments} if kind == "png" else {"comment": TEXT}
+    for index, plane in enumerate(hounsfield()):
+        grey = ((plane.clip(-1000, 1000) + 1000) / 8).astype(np.uint8)
+        path = folder / f"{index}.{kind}"
+        Image.fromarray(grey).save(path, exif=exif, xmp=TEXT.encode(), **options)
     return folder
-
-
-def save(dataset: pydicom.Dataset, path: pathlib.Path) -> None:
-    """Writes a file with the patient in its preamble and its file meta information, too."""
-    dataset.preamble = _TEXT.ljust(128).encode()
-    dataset.file_meta.ImplementationVersionName = NAME
-    dataset.file_meta.ImplementationClassUID = UID
-    dataset.file_meta.SourceApplicationEntityTitle = NAME
-    dataset.save_as(path)
-
-
-def plant(dataset: pydicom.Dataset, keep: set[str] = _READ) -> pydicom.Dataset:
-    """Fills every text tag of the standard but those in `keep`, and private ones."""
-    values = _SHORT | _LONG | _BYTES
-    for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
-        if tag >> 16 in (0, 2, 4) or keyword in keep:
-            continue
-        if vr in values:
-            dataset.add_new(tag, vr, values[vr])
-        elif vr == "SQ":
-            dataset.add_new(tag, vr, [_person()])
-    _private(dataset)
-    return dataset
-
-
-def _person() -> pydicom.Dataset:
-    item = pydicom.Dataset()
-    item.PatientName, item.PatientBirthDate, item.ReferencedSOPInstanceUID = NAME, DATE, UID
-    return item
-
-
-def _private(dataset: pydicom.Dataset) -> None:
-    block = dataset.private_block(0x0011, NAME, create=True)
-    block.add_new(1, "LO", _TEXT)
-    block.add_new(2, "UN", _TEXT.ljust(64).encode())
-
-
-def _items(dataset: pydicom.Dataset) -> None:
-    """Plants the patient beside whatever is in the sequences of a dataset."""
-    for element in dataset:
-        for item in element.value if element.VR == "SQ" else ():
-            _items(item)
-            item.update(_person())
-            for name in ("ROIDescription", "SegmentDescription", "CodeMeaning", "TrackingID"):
-                setattr(item, name, _TEXT)
-
-
-def _ct(index: int, **fields: Any) -> pydicom.Dataset:
-    pixels = (hounsfield()[index] + 1024).astype(np.uint16).tobytes()
-    size = {"Rows": SHAPE[1], "Columns": SHAPE[2], "PixelSpacing": [2.5, 2.5]}
-    return ct_slice(index, **(size | {"PixelData": pixels, "PatientName": NAME} | fields))
-
-
-def _slices() -> list[pydicom.Dataset]:
-    return [plant(_ct(index)) for index in range(SHAPE[0])]
-
-
-def _enhanced() -> pydicom.Dataset:
-    pixels = (hounsfield() + 1024).astype(np.uint16).tobytes()
-    dataset = enhanced(range(6), Rows=SHAPE[1], Columns=SHAPE[2], PatientName=NAME)
-    frames = dataset.PerFrameFunctionalGroupsSequence
-    for index in range(6, SHAPE[0]):
-        frames.append(frames[0].__deepcopy__({}))
-        frames[index].PlanePositionSequence[0].ImagePositionPatient = position(index)
-    dataset.NumberOfFrames, dataset.PixelData = SHAPE[0], pixels
-    _items(dataset)
-    return dataset
-
-
-def _wrong(dataset: pydicom.Dataset, tag: str) -> pydicom.Dataset:
-    """Text in place of a number: only an implicit syntax lets it pass for one."""
-    if tag in dataset:
-        del dataset[tag]
-    dataset.add_new(pydicom.datadict.tag_for_keyword(tag), "LO", NAME)
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    return dataset
-
-
-def _without_image() -> pydicom.Dataset:
-    dataset = plant(_ct(0))
-    for name in ("Rows", "Columns", "PixelData"):
-        del dataset[name]
-    return dataset
-
-
-def _other_syntax(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    dataset.file_meta.TransferSyntaxUID = UID
-    # pydicom cannot know how to write it.
-    dataset.save_as(io.BytesIO(), implicit_vr=False, little_endian=True)
-    return dataset
-
-
-def _compressed(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    dataset.compress(RLELossless, generate_instance_uid=False)
-    dataset.PixelData = pydicom.encaps.encapsulate([_TEXT.encode()])
-    return dataset

@@ -231,6 +231,25 @@ def test_what_a_table_names_and_is_not_there_is_put_aside(scans: Path, tmp_path:
     }
 
 
+def test_links_that_lead_out_are_put_aside(scans: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    shutil.copy(scans / "one.nii.gz", outside / "secret.nii.gz")
+    (scans / "file.nii.gz").symlink_to(outside / "secret.nii.gz")
+    (scans / "folder").symlink_to(outside)
+    (scans / "deep" / "round").symlink_to(scans)
+    (scans / "deep" / "again.nii.gz").symlink_to(scans / "two.nii.gz")
+    (scans / "one_mask.nii.gz").unlink()
+    out = tmp_path / "data"
+    options = {"units": "HU", "workers": 0, "test_fraction": 0}
+    assert Prepare("folder", str(scans), out=str(out), **options).run() == 3
+    rows = list(csv.DictReader((out / "quarantine.csv").open()))
+    assert {row["file"] for row in rows} == {"file.nii.gz", "folder"}
+    assert all("leads out of the folder of scans" in row["reason"] for row in rows)
+    ids = {record["study_id"] for record in open_dataset(out, "train")}
+    assert ids == {"one", "two", "four", "series", "deep/er/three", "deep/again"}
+
+
 def test_masks_beside_the_images(scans: Path, sample_scans: epath.Path, tmp_path: Path) -> None:
     root = tmp_path / "totalsegmentator"
     for subject, organs in (("s1", ("liver", "spleen")), ("s2", ("spleen",))):
