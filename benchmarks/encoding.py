@@ -3,14 +3,16 @@
     python benchmarks/encoding.py [--json] [--repeats 15]
 
 Every encoding is put in the place of `codec.compress` and `codec.decompress` and measured through
-the real path: `ShardWriter`, `publish`, `RecordSource`. Times are of one core's work, the
-fewest of some repeats (what else runs can only add to it), on files in the page cache. Volumes are real CT: at 1.5 mm, and in M3D's size with 16 and with 8 bits.
-The large CT is one of them, repeated with noise of its own to 600 x 512 x 512 voxels.
+the real path: `ShardWriter`, `publish`, `RecordSource`, in a process of its own. Times are of one
+core's work, the fewest of some repeats (what else runs can only add to it), on files in the page
+cache. Volumes are real CT: at 1.5 mm, and in M3D's size with 16 and with 8 bits. The large CT is
+the first of them, repeated with noise of its own to 600 x 512 x 512 voxels.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import tempfile
@@ -62,7 +64,7 @@ def volumes() -> dict[str, tuple[Volume, bool]]:
     scan = readers.read(fetch.sample_scans() / "example_ct.nii.gz", units="HU")
     m3d = preprocess.m3d()(scan)
     return {
-        "CT, 1.5 mm, int16": (preprocess.ct((1.5, 1.5, 1.5))(scan), False),
+        "CT at 1.5 mm, int16": (preprocess.ct((1.5, 1.5, 1.5))(scan), False),
         "32x256x256, int16": (m3d, False),
         "32x256x256, uint8": (m3d, True),
     }
@@ -96,37 +98,33 @@ def least_ms(call: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def measure_encodings(work: Path, repeats: int) -> Iterator[dict[str, Any]]:
-    """Size and times of every encoding of every volume."""
-    for title, (volume, eight_bit) in volumes().items():
-        for name, (compress, decompress, options) in ENCODINGS.items():
-            folder = work / f"{title}-{name}"
+def measure_encoding(title: str, name: str, repeats: int, work: Path) -> dict[str, Any]:
+    """Size and times of one encoding of one volume."""
+    volume, eight_bit = volumes()[title]
+    compress, decompress, options = ENCODINGS[name]
 
-            def decode(data: bytes, dtype: Any, shape: Any, undo: Callable = decompress) -> Any:
-                return np.frombuffer(undo(data), dtype).reshape(shape)
+    def decode(data: bytes, dtype: Any, shape: Any) -> np.ndarray:
+        return np.frombuffer(decompress(data), dtype).reshape(shape)
 
-            # The chosen one is measured as it is, which decodes into the array itself.
-            own = {} if "chosen" in name else {"compress": compress, "decompress": decode}
-            with (
-                mock.patch.object(storage, "_OPTIONS", f"group_size:1,{options}"),
-                mock.patch.multiple(codec, LIMIT=2**40, **own),
-            ):
-                out, seconds = write(volume, eight_bit, folder, copies=3)
-                source = iter([*range(3)] * (repeats + 1))
-                records = open_dataset(out, "train", lazy=True)
-                decode_ms = least_ms(
-                    lambda r=records, n=source: np.asarray(r[next(n)]["image"]), repeats
-                )
-            stored = sum(path.stat().length for path in out.glob("*array_record*")) / 3
-            yield {
-                "volume": f"{title} {'x'.join(map(str, volume.shape))}",
-                "encoding": name,
-                "mb": stored / 1e6,
-                "share_of_float32": stored / (4 * volume.array.size),
-                "encode_ms": 1e3 * seconds,
-                "decode_ms": decode_ms,
-            }
-            shutil.rmtree(folder)
+    # The chosen one is measured as it is, which decodes into the array itself.
+    own = {} if "chosen" in name else {"compress": compress, "decompress": decode}
+    with (
+        mock.patch.object(storage, "_OPTIONS", f"group_size:1,{options}"),
+        mock.patch.multiple(codec, LIMIT=2**40, **own),
+    ):
+        out, seconds = write(volume, eight_bit, work, copies=3)
+        records = open_dataset(out, "train", lazy=True)
+        numbers = itertools.cycle(range(3))
+        decode_ms = least_ms(lambda: np.asarray(records[next(numbers)]["image"]), repeats)
+    stored = sum(path.stat().length for path in out.glob("*array_record*")) / 3
+    return {
+        "volume": f"{title} {'x'.join(map(str, volume.shape))}",
+        "encoding": name,
+        "mb": stored / 1e6,
+        "share_of_float32": stored / (4 * volume.array.size),
+        "encode_ms": 1e3 * seconds,
+        "decode_ms": decode_ms,
+    }
 
 
 def large_volume() -> np.ndarray:
@@ -215,9 +213,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        found = [*measure_encodings(Path(work), options.repeats)]
+        if options.one:
+            print(json.dumps(measure_encoding(*options.one, options.repeats, Path(work))))
+            return
+        arguments = ["--repeats", str(options.repeats), "--one"]
+        found = [
+            common.in_process(__file__, *arguments, title, name)
+            for title in volumes()
+            for name in ENCODINGS
+        ]
         large = [*measure_bricks(Path(work), options.repeats)]
     results = {
         "command": "python benchmarks/encoding.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import pathlib
+import shutil
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -31,15 +32,13 @@ _SPARE = {"ImageType", "SpacingBetweenSlices", "SliceThickness", "SharedFunction
 
 def write_good(root: pathlib.Path) -> None:
     """A series and a multi-frame file."""
-    _write(root / "series", _series())
+    _write(root / "series", [plant(_ct(index)) for index in range(SHAPE[0])])
     _write(root / "enhanced", [plant(_enhanced())])
 
 
 def write_masks(root: pathlib.Path) -> None:
     """A SEG and an RTSTRUCT of the series; their structures are an organ and the patient."""
-    root.mkdir()
-    slices = [_ct(index) for index in range(SHAPE[0])]
-    names = ("liver", NAME)
+    slices, names = [_ct(index) for index in range(SHAPE[0])], ("liver", NAME)
     parts = [organ(), np.roll(organ(), 4, axis=1) > organ()]
     write_seg(root / "seg", slices, np.stack(parts, -1).astype(np.uint8), names)
     write_rtstruct(root / "contours", slices, dict(zip(names, parts, strict=True)))
@@ -50,29 +49,23 @@ def write_masks(root: pathlib.Path) -> None:
         _save(plant(dataset, {keyword_for_tag(tag) for tag in keep} | _READ), path)
 
 
-def write_broken(root: pathlib.Path) -> None:
-    """Folders that are errors."""
-    _write(root / "gap", [*_series()[:2], *_series()[3:]])
+def write_broken(root: pathlib.Path, series: pathlib.Path) -> None:
+    """Folders that are errors, some of them damaged copies of the good series."""
+    (shutil.copytree(series, root / "gap") / "02").unlink()
     for name, size in {"cut_header": 3000, "cut_pixels": -300}.items():
-        file = _write(root / name, _series()) / "03"
+        file = shutil.copytree(series, root / name) / "03"
         file.write_bytes(file.read_bytes()[:size])
+    second = [_ct(index, SeriesInstanceUID=f"{UID}.2") for index in range(SHAPE[0])]
+    _write(shutil.copytree(series, root / "two_series") / "second", second)
     _write(root / "no_image", [_without(plant(_ct(0)), "Rows", "PixelData")])
     for tag in sorted({*SLICE_TAGS, *PIXEL_TAGS} - _SPARE):
-        _write(root / f"wrong_{tag}", [_wrong(_ct(index), tag) for index in range(3)])
+        _write(root / f"wrong_{tag}", [_wrong(_ct(index), tag) for index in range(2)])
         _write(root / f"wrong_enhanced_{tag}", [_wrong(_enhanced(), tag)])
     syntax = _write(root / "syntax", [_ct(0)]) / "00"
     known = ExplicitVRLittleEndian.ljust(20, "\0").encode()
     syntax.write_bytes(syntax.read_bytes().replace(known, UID.ljust(20, "\0").encode()))
-    _write(root / "codec", [_undecodable(_ct(index)) for index in range(3)])
-    (root / "packed.nii").write_bytes(gzip.compress((root / "gap" / "00").read_bytes()))
-
-
-def write_two_series(folder: pathlib.Path) -> None:
-    """Two series in one folder, which `inspect` refuses and `prepare` tells apart."""
-    datasets = _series()
-    for dataset in datasets[3:]:
-        dataset.SeriesInstanceUID = f"{UID}.2"
-    _write(folder, datasets)
+    _write(root / "codec", [_undecodable(_ct(index)) for index in range(2)])
+    (root / "packed.nii").write_bytes(gzip.compress((series / "00").read_bytes()))
 
 
 def plant(dataset: pydicom.Dataset, keep: Collection[str] = _READ) -> pydicom.Dataset:
@@ -116,16 +109,13 @@ def _plant_items(dataset: pydicom.Dataset) -> None:
                 setattr(item, name, TEXT)
 
 
-def _ct(index: int) -> pydicom.Dataset:
+def _ct(index: int, **fields: str) -> pydicom.Dataset:
     pixels = (hounsfield()[index] + 1024).astype(np.uint16).tobytes()
     size = {"Rows": SHAPE[1], "Columns": SHAPE[2], "PixelSpacing": [2.5, 2.5]}
+    size |= {"SliceThickness": 2.5, "PixelData": pixels}
     uids = {"SOPInstanceUID": f"{UID}.{index}", "SeriesInstanceUID": f"{UID}.1"}
-    uids["FrameOfReferenceUID"] = f"{UID}.1"
-    return ct_slice(index, **size, **uids, PixelData=pixels, PatientName=TEXT)
-
-
-def _series() -> list[pydicom.Dataset]:
-    return [plant(_ct(index)) for index in range(SHAPE[0])]
+    uids |= {"FrameOfReferenceUID": f"{UID}.1", "PatientName": TEXT}
+    return ct_slice(index, **(size | uids | fields))
 
 
 def _enhanced() -> pydicom.Dataset:
