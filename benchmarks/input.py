@@ -179,7 +179,7 @@ def make_datasets(work: Path, count: int) -> dict[str, Path]:
     for path in source.iterdir():
         array = np.load(path).astype(np.float32) / 255
         np.save(peer / path.name, array[None])
-    Prepare("folder", str(source), out=str(own), recipe="raw", test_fraction=0).prepare()
+    Prepare("folder", str(source), out=str(own), recipe="as_is", test_fraction=0).prepare()
     return {"m3d": peer, "ours": own, "ours + augmentation": own}
 
 

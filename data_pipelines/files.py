@@ -40,6 +40,11 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(os.path.abspath(path)) if is_local(path) else epath.Path(path)
 
 
+def shown(path: epath.PathLike) -> str:
+    """A local path from the working directory: absolute ones tell about somebody's machine."""
+    return os.path.relpath(path) if is_local(path) else os.fspath(path)
+
+
 def leads_out(path: epath.Path, root: epath.Path) -> bool:
     """Whether a symbolic link makes this path end outside of the folder `root`."""
     return is_local(path) and not real(path).is_relative_to(real(root))

@@ -48,7 +48,8 @@ class Prepare:
       structures: With folder: names of the labels 1, 2, ... of the masks; they choose among the
         files of mask folders, the segments of a DICOM SEG and the contours of an RTSTRUCT.
       out: The dataset folder; default data/NAME.
-      recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "mr", "e3d", "m3d", ...
+      recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "mr" (robust 0..1), "as_is" (done
+        before), "e3d", "m3d", ...
       spacing: With recipe ct and mr: voxel size in mm along depth, height, width.
       units: Of files that cannot tell: "HU" for CT; None takes them as unknown.
       test_fraction: With folder: share of the patients in the split "test", unless the table
@@ -70,7 +71,7 @@ class Prepare:
     masks: str | None = None
     structures: tuple[str, ...] = ()
     out: str | None = None
-    recipe: Literal["ct", "mr", "e3d", "m3d", "m3d_cap", "m3d_seg", "m3d_refseg"] = "ct"
+    recipe: Literal["ct", "mr", "as_is", "e3d", "m3d", "m3d_cap", "m3d_seg", "m3d_refseg"] = "ct"
     spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)
     units: Units | None = None
     test_fraction: float = 0.1
@@ -141,7 +142,7 @@ class Prepare:
 
 def _report(result: Result, config: str) -> None:
     path = result.path
-    shown = os.path.relpath(path) if files.is_local(path) else str(path)
+    shown = files.shown(path)
     counts = ", ".join(f"{count} {split}" for split, count in result.splits.items())
     done = "Wrote" if result.fresh else "Nothing to do: already there, complete and up to date:"
     print(f"{done} {sum(result.splits.values())} studies ({counts}) in {shown}")

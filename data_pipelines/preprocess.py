@@ -56,6 +56,7 @@ __all__ = [
     "ScaleIntensityRangePercentiles",
     "Spacing",
     "Step",
+    "as_is",
     "boxes_to_source",
     "boxes_to_world",
     "center_crop",
@@ -205,7 +206,13 @@ def mr(spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Recipe:
     )
 
 
+def as_is() -> Recipe:
+    """Nothing: for volumes that somebody has preprocessed already, such as M3D's .npy files."""
+    return Recipe(())
+
+
 RECIPES: dict[str, Recipe] = {
+    "as_is": as_is(),
     "m3d": m3d(),
     "m3d_cap": m3d_cap(),
     "m3d_seg": m3d_seg(),

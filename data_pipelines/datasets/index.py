@@ -10,6 +10,7 @@ from etils import epath
 from data_pipelines.datasets.leaks import Entry
 from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.datasets.shards import STUDIES
+from data_pipelines.files import shown
 
 
 def read_entries(folder: epath.PathLike) -> Iterator[Entry]:
@@ -24,7 +25,7 @@ def read_entries(folder: epath.PathLike) -> Iterator[Entry]:
         for line in lines:
             row = json.loads(line)
             yield Entry(
-                dataset=str(path),
+                dataset=shown(path),
                 split=row["split"],
                 patient_id=row["patient_id"],
                 study_id=row["study_id"],

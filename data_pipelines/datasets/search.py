@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from data_pipelines.errors import DataError
 from data_pipelines.files import is_local, leads_out, printable, real
+from data_pipelines.readers import content
 
 _VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|npy|npz)$", re.IGNORECASE)
 _SLICE = re.compile(r"\.(png|jpg|jpeg)$", re.IGNORECASE)
@@ -81,9 +83,7 @@ def _is_dicom(path: epath.Path) -> bool:
     if path.name.upper() == "DICOMDIR":
         return False
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return False
-        with path.open("rb") as file:
+        with content.open_file(path) as file:
             return file.read(132).endswith(b"DICM")
-    except OSError:
+    except (OSError, DataError):
         return False

@@ -110,7 +110,8 @@ def _header(
         shape, fortran, dtype = read(start)
     except Exception as error:  # the parser raises whatever it likes
         raise DataError(path, "not a readable header of a numpy array", _SAVE) from error
-    return shape, dtype, "F" if fortran else "C", start.tell()
+    # numpy takes True for a length, but makes no array of it.
+    return tuple(map(int, shape)), dtype, "F" if fortran else "C", start.tell()
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int, ...] | None:

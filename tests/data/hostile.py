@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from data_pipelines import preprocess
 from data_pipelines.datasets.folder import folder
+from data_pipelines.datasets.study import check_studies
 from data_pipelines.errors import DataError
 from data_pipelines.plausible import check_values
 from data_pipelines.readers import read_image, read_mask
@@ -24,6 +26,8 @@ SECRETS = ("Doe", "4711", "19700101")
 """What stands in the files' free-text fields, and may stand in no message."""
 CT = np.random.default_rng(0).integers(-1024, 2976, (5, 6, 7), np.int16)
 """Voxels in HU that could be a CT's."""
+ZEROS = gzip.compress(bytes(1 << 24))
+"""16 MiB in 16 kB; several make one file, as gzip allows."""
 AFFINE = np.diag([-3.0, -3.0, 3.0, 1.0])
 
 Maker = Callable[[pathlib.Path], pathlib.Path]
@@ -40,7 +44,7 @@ class Kind:
       outcome: regular expression for the problem in the `DataError`, or a check of what is read.
       read: reads it in the way in which it does harm.
       bomb: it would take much memory, or wait for ever, if it were read carelessly.
-      passed_over: {ending: files} that a search for volumes does not take for any.
+      passed_over: {ending: files}, where a search for volumes finds none.
       prepared: what becomes of it in a folder of scans, where that differs from `outcome`:
         False when the recipe cannot use it, True when the search finds a volume in it.
     """
@@ -50,11 +54,14 @@ class Kind:
     outcome: str | Check
     read: Callable[[pathlib.Path], Any] = read_image
     bomb: bool = False
-    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+    passed_over: Mapping[str, int] | None = None
     prepared: bool | None = None
 
     def becomes_a_record(self) -> bool:
-        """Whether a folder of scans in HU makes a record of it."""
+        """Whether a record is made of it, in a folder of scans in HU."""
+        return self.passed_over is None and self._is_usable()
+
+    def _is_usable(self) -> bool:
         return callable(self.outcome) if self.prepared is None else self.prepared
 
 
@@ -73,7 +80,8 @@ def masked(path: pathlib.Path) -> Volume:
 
 def table(path: pathlib.Path) -> object:
     """Reads a table about the scans in its folder."""
-    return folder(path.parent, preprocess.ct(), table=path)
+    studies = folder(path.parent, preprocess.ct(), table=path).studies
+    return check_studies(studies, path)
 
 
 def equals(expected: np.ndarray = CT, dtype: Any = None) -> Check:
@@ -86,23 +94,27 @@ def equals(expected: np.ndarray = CT, dtype: Any = None) -> Check:
     return check
 
 
-def examine(kind: Kind, where: pathlib.Path) -> None:
+def examine(
+    kind: Kind, where: pathlib.Path, on_made: Callable[[], object] = lambda: None
+) -> None:
     """Makes and reads one kind: it is read right, or refused with its name, a reason and a cure.
 
     Args:
       kind: the kind.
       where: an empty folder.
+      on_made: is called before it is read.
     """
     path = kind.make(where)
-    if callable(kind.outcome):
-        kind.outcome(kind.read(path))
-        return
+    on_made()
     try:
-        kind.read(path)
+        found = kind.read(path)
     except DataError as error:
+        assert isinstance(kind.outcome, str), error
         assert re.search(kind.outcome, error.problem), error
         assert pathlib.Path(error.path).is_relative_to(path.parent), error
         assert error.cure and str(error) == f"{error.path}: {error.problem}. Cure: {error.cure}."
         assert not [secret for secret in SECRETS if secret in str(error)], error
     else:
-        raise AssertionError(f"{kind.name}: was read, without a doubt")
+        assert callable(kind.outcome), f"{kind.name}: was read, without a doubt"
+        kind.outcome(found)
+    assert not (where / RAN).exists()

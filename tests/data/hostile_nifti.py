@@ -12,10 +12,8 @@ import nibabel as nib
 import numpy as np
 
 from data_pipelines.volume import Volume
-from tests.data.hostile import AFFINE, CT, MASK, Kind, Maker, equals, hounsfield, masked
+from tests.data.hostile import AFFINE, CT, MASK, ZEROS, Kind, Maker, equals, hounsfield, masked
 
-_ZEROS = gzip.compress(bytes(1 << 24))
-"""16 MiB in 16 kB."""
 _FLOAT = CT.astype(np.float32)
 _PADDED = np.where(np.arange(7) < 3, np.int16(-3024), CT)
 
@@ -43,6 +41,10 @@ def _file(data: bytes, name: str = "scan.nii.gz", packed: bool = True) -> Maker:
 
 def _scan(array: np.ndarray = CT, affine: np.ndarray = AFFINE, **header: Any) -> Maker:
     return _file(nifti(array, affine, **header))
+
+
+write_scan = _scan()
+"""Writes a good one."""
 
 
 def _packed(change: Callable[[bytes], bytes]) -> Maker:
@@ -92,7 +94,7 @@ def _pair(folder: pathlib.Path) -> pathlib.Path:
 
 def _mask(array: np.ndarray, affine: np.ndarray = AFFINE) -> Maker:
     def make(folder: pathlib.Path) -> pathlib.Path:
-        _scan()(folder)
+        write_scan(folder)
         return _file(nifti(array, affine), MASK)(folder)
 
     return make
@@ -103,7 +105,7 @@ def _is_mask(expected: np.ndarray) -> Callable[[Volume], None]:
 
 
 _LABELS = (CT > 1000).astype(np.uint8)
-_BOMB = gzip.compress(nifti(), mtime=0) + _ZEROS * 192
+_BOMB = gzip.compress(nifti(), mtime=0) + ZEROS * 192
 _LIAR = gzip.compress(nifti(dim=[3, 1024, 1024, 1024, 1, 1, 1, 1]), mtime=0)
 _LESS = gzip.compress(nifti(dim=[3, 512, 512, 384, 1, 1, 1, 1]), mtime=0)
 _RGB = np.zeros(CT.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -124,9 +126,8 @@ KINDS = (
     Kind("gz that claims 2 GB", _file(_LIAR, packed=False), "ends before", bomb=True),
     Kind(
         "gz that ends a little before its claim",
-        _file(_LESS + _ZEROS * 11 + _ZEROS[:9999] + bytes(99_999), packed=False),
+        _file(_LESS + ZEROS * 11 + ZEROS[:9999] + bytes(99_999), packed=False),
         "truncated or damaged",
-        bomb=True,
     ),
     Kind("nii cut short", _file(nifti()[:-1], "scan.nii", False), "ends before the image"),
     Kind("nii cut in the header", _file(nifti()[:200], "scan.nii", False), "not an image"),

@@ -104,7 +104,7 @@ def _plant_items(dataset: pydicom.Dataset) -> None:
     for element in dataset:
         for item in element.value if element.VR == "SQ" else ():
             _plant_items(item)
-            item.update(_person())
+            item.PatientName, item.PatientBirthDate = NAME, DATE
             for name in ("ROIDescription", "SegmentDescription", "CodeMeaning", "TrackingID"):
                 setattr(item, name, TEXT)
 

@@ -21,7 +21,7 @@ from data_pipelines.datasets import assemble, open_dataset, runners
 from data_pipelines.datasets.records import quantize
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError
-from data_pipelines.prepare import QUARANTINED
+from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.volume import Volume
 from tests.data.crops import prepare_crops, truncate
 
@@ -216,3 +216,23 @@ def test_the_metadata_prove_that_no_patient_is_in_two_splits(scans: Path) -> Non
     assert train and test and not train & test
     assert train | test == {f"s{index}" for index in range(5)}
     assert metadata["patients_in_two_splits"] == []
+
+
+def test_volumes_that_were_prepared_before_are_kept(tmp_path: Path) -> None:
+    """M3D's own .npy files: float32 (1, 32, 256, 256) of 0..1, and 8-bit arrays."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "npy").mkdir()
+    unit = rng.random((1, 8, 16, 16), np.float32)
+    byte = rng.integers(0, 255, (8, 16, 16), np.uint8)
+    for units, name, array in (("unit", "unit", unit), ("raw", "byte", byte)):
+        folder = tmp_path / "npy" / name
+        folder.mkdir()
+        np.save(folder / "a.npy", array)
+        out = tmp_path / name
+        Prepare(
+            "folder", str(folder), out=str(out), recipe="as_is", units=units, workers=0
+        ).prepare()
+        record = open_dataset(out, "train")[0]
+        values = record["image"] * record["scale"] + record["offset"]
+        np.testing.assert_allclose(values, array.reshape(8, 16, 16), atol=1e-4)
+        assert record["units"] == units and not record["affine_valid"]
