@@ -14,8 +14,8 @@ Every pass is a new process; imports and the first batch are not counted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -91,8 +91,9 @@ def ours(folder: str, workers: int, augment: bool) -> Iterator[int]:
     data = Data(
         (Source(folder),), size=SIZE, batch_size=BATCH, units="raw", workers=workers, cache_gb=0
     )
-    for batch in (augmented if augment else iter)(data.batches(seed=0)):
-        yield len(batch["image"])
+    with contextlib.closing(data.batches(seed=0)) as batches:
+        for batch in augmented(batches) if augment else batches:
+            yield len(batch["image"])
 
 
 def augmented(batches: Iterator[Any]) -> Iterator[Any]:
@@ -121,13 +122,13 @@ def one_pass(name: str, folder: str, count: int, workers: int) -> None:
         "ours": lambda: ours(folder, workers, augment=False),
         "ours + augmentation": lambda: ours(folder, workers, augment=True),
     }
-    batches = sides[name]()
-    next(batches)
-    start, seen = time.perf_counter(), 0
-    while seen < count - BATCH:
-        seen += next(batches)
-    print(json.dumps({"volumes_per_second": seen / (time.perf_counter() - start)}))
-    os._exit(0)  # loaders that are never closed
+    with contextlib.closing(sides[name]()) as batches:
+        next(batches)
+        start, seen = time.perf_counter(), 0
+        while seen < count - BATCH:
+            seen += next(batches)
+        speed = seen / (time.perf_counter() - start)
+    print(json.dumps({"volumes_per_second": speed}))
 
 
 def main() -> None:
@@ -141,6 +142,7 @@ def main() -> None:
     if options.one:
         name, folder, count, workers = options.one
         one_pass(name, folder, int(count), int(workers))
+        return
     work = Path(tempfile.mkdtemp())
     folders = make_datasets(work, options.volumes)
     found: dict[str, Any] = {}

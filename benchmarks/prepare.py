@@ -83,7 +83,7 @@ def contestant(name: str, path: str) -> None:
     """Runs one side on one scan and prints what it took."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if name == "monai":
-        import monai.transforms  # noqa: F401
+        import monai.transforms
 
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds, shape = monai(path)

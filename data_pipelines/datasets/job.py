@@ -58,13 +58,16 @@ def make(collection: Collection, study: Study) -> Made | Broken:
       OSError: The disk is full, which is not the fault of the scan.
     """
     try:
-        volume, annotated = _preprocessed(collection, study)
+        scan, annotated = _read(collection, study)
+        # Errors of the recipe name the file; from here on it has the name that records use.
+        volume = dataclasses.replace(collection.recipe(scan), source=collection.source(study))
         record = encode(
             volume,
             annotated=annotated,
             report=study.report,
             labels=study.labels,
             label_names=collection.label_names,
+            eight_bit=scan.array.dtype == np.uint8,
         )
         facts = card.study_facts(volume, record, study.labels, leaks.signature(volume))
         return Made(record, facts)
@@ -95,7 +98,7 @@ def broken(collection: Collection, study: Study, reason: str, cure: str, file: s
     return Broken(name, printable(study.study_id), printable(reason), printable(cure))
 
 
-def _preprocessed(collection: Collection, study: Study) -> tuple[Volume, Labels]:
+def _read(collection: Collection, study: Study) -> tuple[Volume, Labels]:
     for path in (study.image, *study.files()):
         if leads_out(path, collection.root):
             problem = "a link in its path leads out of the folder of scans"
@@ -114,8 +117,6 @@ def _preprocessed(collection: Collection, study: Study) -> tuple[Volume, Labels]
         patient_id=printable(study.patient_id),
         study_id=printable(study.study_id),
     )
-    # Only now: errors before this line name the file itself.
-    volume = dataclasses.replace(collection.recipe(volume), source=collection.source(study))
     return volume, annotated
 
 

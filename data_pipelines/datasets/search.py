@@ -11,6 +11,8 @@ from data_pipelines.files import is_local, leads_out, printable, real
 from data_pipelines.readers import content
 
 _VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|npy|npz)$", re.IGNORECASE)
+_ENDING = re.compile(r"\.[a-z][a-z0-9]{0,4}", re.IGNORECASE)
+"""Such as .csv, .xlsx and .jsonl, and nothing that holds a date or most of a name."""
 _SLICE = re.compile(r"\.(png|jpg|jpeg)$", re.IGNORECASE)
 
 
@@ -73,8 +75,10 @@ class Search:
             elif path in volumes:
                 yield path
             else:
-                # The name itself could be a patient's: only its ending is told.
-                self.passed_over[printable(path.suffix[:8]) or "without ending"] += 1
+                # The name itself could be a patient's: only its ending is told, if it is one.
+                usual = _ENDING.fullmatch(path.suffix)
+                other = "other endings" if path.suffix else "without ending"
+                self.passed_over[path.suffix if usual else other] += 1
 
 
 def _is_dicom(path: epath.Path) -> bool:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 
 from etils import epath
 
-from data_pipelines.datasets.records import feature_spec
 from data_pipelines.errors import DataError
 from data_pipelines.files import below, printable
 from data_pipelines.preprocess import Recipe
 from data_pipelines.volume import Units
+
+_VERSION = 1
+"""Raise it when records hold something else than before: prepared data are then redone."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Collection:
             files = []  # whoever reads it will say that it cannot be opened, and put it aside
         told = (study.patient_id, study.report, sorted(study.labels.items()), study.annotated)
         facts = [
+            _VERSION,
             self.recipe.fingerprint(),
             self.label_names,
             self.units,
@@ -109,7 +112,7 @@ class Collection:
             told,
         ]
         values = sorted(study.mask) if isinstance(study.mask, Mapping) else None
-        text = json.dumps([*facts, files, values, sorted(feature_spec(0))])
+        text = json.dumps([*facts, files, values])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def source(self, study: Study) -> str:

@@ -90,7 +90,8 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
     reader = csv.DictReader(io.StringIO(_text(table), newline=""), strict=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
     if "image" not in columns or "" in columns or len(set(columns)) < len(columns):
-        problem = f"its first row reads {', '.join(columns) or 'nothing'}"
+        # The cells are not shown: in a table without names, they are the first patient's.
+        problem = "its first row does not name the columns, or not each by a name of its own"
         cure = "the first row must name every column, each once, one of them 'image'"
         raise DataError(table, problem, cure)
     reader.fieldnames = columns

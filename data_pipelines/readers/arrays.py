@@ -49,9 +49,9 @@ def read_npz(path: epath.PathLike, *, units: Units = "raw") -> Volume:
             return _from_archive(path, archive, units)
     except DataError:
         raise
-    except Exception as error:  # zipfile raises whatever it likes
+    except Exception:  # zipfile raises whatever it likes
         problem = "the archive is truncated, damaged or locked"
-        raise DataError(path, problem, "copy or download it again") from error
+        raise DataError(path, problem, "copy or download it again") from None
 
 
 def _from_archive(path: epath.PathLike, archive: zipfile.ZipFile, units: Units) -> Volume:
@@ -108,8 +108,8 @@ def _header(
             (2, 0): np.lib.format.read_array_header_2_0,
         }[np.lib.format.read_magic(start)]
         shape, fortran, dtype = read(start)
-    except Exception as error:  # the parser raises whatever it likes
-        raise DataError(path, "not a readable header of a numpy array", _SAVE) from error
+    except Exception:  # the parser raises whatever it likes, and quotes the header
+        raise DataError(path, "not a readable header of a numpy array", _SAVE) from None
     # numpy takes True for a length, but makes no array of it.
     return tuple(map(int, shape)), dtype, "F" if fortran else "C", start.tell()
 

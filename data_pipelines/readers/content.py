@@ -6,12 +6,13 @@ taken, and a compressed file is unpacked only as far as the claim goes.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 from etils import epath
@@ -143,8 +144,17 @@ def fill(path: epath.PathLike, size: int, pieces: Iterator[bytes], skip: int = 0
     return array
 
 
-def open_file(path: epath.PathLike) -> IO[bytes]:
-    """Opens a file to read its bytes.
+class _Bounded(io.BufferedReader):
+    """A local file. Python takes memory for as many bytes as it is asked for, read or not."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _PIECE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def open_file(path: epath.PathLike) -> BinaryIO:
+    """Opens a file to read its bytes; whoever asks it for too many gets those that there are.
 
     Raises:
       DataError: there is none, it cannot be read, or it is a folder, pipe or device.
@@ -154,7 +164,8 @@ def open_file(path: epath.PathLike) -> IO[bytes]:
         # Of a pipe epath says that it is a file, and opening one would wait for ever.
         if files.is_local(path) and os.path.exists(path) and not os.path.isfile(path):
             raise DataError(path, "not a file", "give a file with an image")
-        return path.open("rb")
+        file = path.open("rb")
+        return _Bounded(file.detach()) if isinstance(file, io.BufferedReader) else file
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise

@@ -21,7 +21,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.readers import content
 
 EXPORT = "copy or export it again"
-_LOGGERS = ("pydicom", "highdicom")
+_LOGGERS = ("pydicom", "highdicom", "PIL")
 _LARGEST = 1e9
 """No length in mm, rescale value or count of a scan is larger; keeps arithmetic finite."""
 _HEAD = 4096
@@ -32,7 +32,7 @@ _DEFLATED_LIMIT = 1 << 30
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps back warnings and logs of pydicom and highdicom, which quote the values of tags."""
+    """Keeps back warnings and logs of libraries that quote the values of tags, EXIF's too."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -55,7 +55,7 @@ def read_header(path: epath.Path, tags: Sequence[str]) -> pydicom.Dataset:
     if content.is_gzipped(path):
         raise DataError(path, "a gzipped DICOM file", "unpack it (gunzip) with its whole series")
     try:
-        with path.open("rb") as file:
+        with content.open_file(path) as file:
             _check_deflated(path, file)
             return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
     except DataError:

@@ -12,7 +12,7 @@ from pydicom import pixels
 from pydicom.dataelem import RawDataElement
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers import values
+from data_pipelines.readers import content, values
 from data_pipelines.readers.dicom_frames import Slice
 from data_pipelines.readers.dicom_header import EXPORT, numbers, text, transfer_syntax, whole
 
@@ -94,7 +94,7 @@ def stored_frames(path: epath.Path, header: pydicom.Dataset) -> Iterator[np.ndar
     check_codec(path, syntax)
     count, found = whole(path, header, "NumberOfFrames", 1) or 1, 0
     try:
-        with path.open("rb") as file:
+        with content.open_file(path) as file:
             if not syntax.is_encapsulated:
                 _check_length(path, header, file)
             # pydicom decodes from the file frame by frame, except when it must inflate it.

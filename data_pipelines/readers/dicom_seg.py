@@ -10,7 +10,7 @@ import pydicom
 from etils import epath
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers import grids, structure_names
+from data_pipelines.readers import content, grids, structure_names
 from data_pipelines.readers.dicom_geometry import LPS_TO_RAS
 from data_pipelines.readers.dicom_header import (
     EXPORT,
@@ -73,7 +73,7 @@ def _open(path: epath.Path) -> highdicom.seg.Segmentation:
     check_size(path, header)
     check_codec(path, transfer_syntax(path, header))
     try:
-        with path.open("rb") as file:
+        with content.open_file(path) as file:
             return highdicom.seg.segread(file)
     except Exception:  # highdicom raises whatever it misses in a file
         raise _unreadable(path) from None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import content, values
+from data_pipelines.readers.dicom_header import quiet
 from data_pipelines.volume import Units, Volume
 
 _NAMED = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
@@ -104,10 +103,11 @@ def _in_order(folder: epath.PathLike, files: Sequence[epath.Path]) -> list[epath
 def _opened(path: epath.Path) -> Iterator[Image.Image]:
     """An image whose header is read; whatever goes wrong with it is a `DataError`."""
     try:
-        # Neither warnings nor errors may show what somebody wrote into the file.
+        # Neither warnings, logs nor errors may show what somebody wrote into the file.
         with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(_in_memory(path), formats=("PNG", "JPEG")) as image,
+            quiet(),
+            content.open_file(path) as file,
+            Image.open(file, formats=("PNG", "JPEG")) as image,
         ):
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
@@ -120,12 +120,6 @@ def _opened(path: epath.Path) -> Iterator[Image.Image]:
     except Exception:  # decoders raise whatever they like
         problem = "the image is truncated or damaged"
         raise DataError(path, problem, "copy or export it again") from None
-
-
-def _in_memory(path: epath.Path) -> io.BytesIO:
-    """The file's bytes; from a file, Pillow asks for as many as a damaged chunk claims to have."""
-    with content.open_file(path) as file:
-        return io.BytesIO(file.read())
 
 
 def _plane(path: epath.Path, size: tuple[int, int]) -> np.ndarray:

@@ -23,6 +23,8 @@ from data_pipelines.volume import Units, Volume
 
 LONGEST = 1 << 20
 """Bytes of a header; segmentations with a hundred described organs take a tenth of it."""
+_LARGEST = 1e9
+"""Nothing in mm is larger; keeps arithmetic finite."""
 _CURE = "repair the header, or save the image again with ITK, 3D Slicer or another tool"
 
 
@@ -37,8 +39,8 @@ class Fields:
             self._values.setdefault(name, set()).add(value)
 
     def refuse(self, problem: str, cure: str = _CURE) -> NoReturn:
-        """Raises a `DataError` for this file."""
-        raise DataError(self.path, problem, cure)
+        """Raises a `DataError` for this file; whatever was caught before may quote a value."""
+        raise DataError(self.path, problem, cure) from None
 
     def get(self, *names: str) -> str | None:
         """The value of the first of these fields that is there."""
@@ -60,9 +62,13 @@ class Fields:
             return None
         words = re.findall(r"[^\s(),]+", value)
         try:
-            return np.array([float(word) for word in words], np.float64).reshape(count)
+            found = np.array([float(word) for word in words], np.float64).reshape(count)
         except ValueError:
             self.refuse(f"the field {names[0]!r} does not hold {count} numbers")
+        # NaN passes: NRRD has it for what is not known.
+        if (np.abs(found) > _LARGEST).any():
+            self.refuse(f"the field {names[0]!r} holds a number that no scan has")
+        return found
 
     def sizes(self, name: str) -> list[int]:
         """Three whole numbers."""
@@ -146,7 +152,7 @@ def data_file(fields: Fields, name: str) -> epath.Path:
     """The data file that a header names, which has to lie in the header's folder or below.
 
     Raises:
-      DataError: it lies elsewhere, or the voxels are spread over several files.
+      DataError: it lies elsewhere, is not there, or the voxels are spread over several files.
     """
     if name.split(None, 1)[:1] == ["LIST"] or "%" in name:
         fields.refuse("the voxels are spread over several files", "save the image as one file")
@@ -157,4 +163,9 @@ def data_file(fields: Fields, name: str) -> epath.Path:
     real = [pathlib.PurePath(os.path.realpath(os.fspath(path))) for path in (data, folder)]
     if ".." in inside.parts or not real[0].is_relative_to(real[1]):
         fields.refuse("its data file lies outside of its folder", "put both files into one folder")
+    try:
+        content.open_file(data).close()
+    except DataError as error:
+        # Without its name, which is free text as long as no file has it.
+        fields.refuse(f"its data file: {error.problem}", "put it where the header says")
     return data

@@ -44,7 +44,8 @@ class Kind:
       outcome: regular expression for the problem in the `DataError`, or a check of what is read.
       read: reads it in the way in which it does harm.
       bomb: it would take much memory, or wait for ever, if it were read carelessly.
-      passed_over: {ending: files}, where a search for volumes finds none.
+      found: whether a search finds a volume in it.
+      passed_over: {ending: files} that the search takes for no volumes.
       prepared: what becomes of it in a folder of scans, where that differs from `outcome`:
         False when the recipe cannot use it, True when the search finds a volume in it.
     """
@@ -54,15 +55,14 @@ class Kind:
     outcome: str | Check
     read: Callable[[pathlib.Path], Any] = read_image
     bomb: bool = False
-    passed_over: Mapping[str, int] | None = None
+    found: bool = True
+    passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
     prepared: bool | None = None
 
     def becomes_a_record(self) -> bool:
         """Whether a record is made of it, in a folder of scans in HU."""
-        return self.passed_over is None and self._is_usable()
-
-    def _is_usable(self) -> bool:
-        return callable(self.outcome) if self.prepared is None else self.prepared
+        usable = callable(self.outcome) if self.prepared is None else self.prepared
+        return self.found and usable
 
 
 def hounsfield(path: pathlib.Path) -> Volume:
@@ -94,9 +94,7 @@ def equals(expected: np.ndarray = CT, dtype: Any = None) -> Check:
     return check
 
 
-def examine(
-    kind: Kind, where: pathlib.Path, on_made: Callable[[], object] = lambda: None
-) -> None:
+def examine(kind: Kind, where: pathlib.Path, on_made: Callable[[], object] = lambda: None) -> None:
     """Makes and reads one kind: it is read right, or refused with its name, a reason and a cure.
 
     Args:

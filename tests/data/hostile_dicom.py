@@ -121,14 +121,19 @@ def _deflated_bomb(folder: pathlib.Path) -> pathlib.Path:
     data = (folder / "03").read_bytes()
     meta = bytearray(data[: start(data)])
     # Its UID is three bytes longer, with its padding two.
-    old, new = b"\x14\x001.2.840.10008.1.2.1\0", b"\x16\x00" + DeflatedExplicitVRLittleEndian.encode()
+    old, new = (
+        b"\x14\x001.2.840.10008.1.2.1\0",
+        b"\x16\x00" + DeflatedExplicitVRLittleEndian.encode(),
+    )
     meta = meta.replace(old, new)
     meta[140:144] = struct.pack("<I", len(meta) - 144)
     pack = zlib.compressobj(1, wbits=-15)
     element = struct.pack("<HH2sHI", 9, 0x1001, b"OB", 0, 1 << 31)
     body = pack.compress(element) + pack.flush(zlib.Z_FULL_FLUSH)
     zeros = pack.compress(bytes(1 << 24)) + pack.flush(zlib.Z_FULL_FLUSH)
-    (folder / "03").write_bytes(meta + body + zeros * 128 + pack.compress(data[start(data) :]) + pack.flush())
+    (folder / "03").write_bytes(
+        meta + body + zeros * 128 + pack.compress(data[start(data) :]) + pack.flush()
+    )
     return folder
 
 
@@ -182,26 +187,39 @@ _TEXT = "cut short, so a slice|not a readable DICOM file"
 
 KINDS = (
     Kind("a good series", _all(), equals(_HU)),
-    Kind("missing slice", _edited(lambda s: s.pop(2)), r"missing .*5\.00 mm between slices 1 and 2"),
+    Kind(
+        "missing slice", _edited(lambda s: s.pop(2)), r"missing .*5\.00 mm between slices 1 and 2"
+    ),
     Kind("duplicate slice", _edited(lambda s: s.append(ct_slice(2))), "2 slices of 7 share"),
     Kind("uneven slices", _edited(_uneven), "unevenly spaced"),
     Kind("gantry tilt", _edited(_tilted), "gantry tilt"),
-    Kind("two series", _edited(_mixed), "2 series in one folder: 1: 6 slices of 5x4; 2: 3 slices", prepared=True),
+    Kind(
+        "two series",
+        _edited(_mixed),
+        "2 series in one folder: 1: 6 slices of 5x4; 2: 3 slices",
+        prepared=True,
+    ),
     Kind("sizes mixed", _third(Rows=4, Columns=5), "differs from the others in size"),
     Kind("modalities mixed", _third(Modality="MR"), "modality differs"),
     Kind("localizer", _edited(_localizer), r"localizer \(scout\)"),
     Kind("two phases", _edited(_phases), "several phases.* 12 slices at 6 positions"),
     Kind("MONOCHROME1 CT", _all(PhotometricInterpretation="MONOCHROME1"), equals(_HU)),
-    Kind("MONOCHROME1 MR", _all(PhotometricInterpretation="MONOCHROME1", Modality="MR"), "MONOCHROME1"),
+    Kind(
+        "MONOCHROME1 MR",
+        _all(PhotometricInterpretation="MONOCHROME1", Modality="MR"),
+        "MONOCHROME1",
+    ),
     Kind("padding value", _edited(_padded), _is_padded),
     Kind("no slope", _all(RescaleSlope=None), equals(_HU)),
     Kind("no intercept", _all(RescaleIntercept=None), "no linear rescale"),
     Kind("slope 0", _all(RescaleSlope=0), "RescaleSlope of 0"),
-    Kind("DICOM slope 2 once", _all(RescaleSlope=2), equals(stored() * np.float32(2) - 1024)),
+    Kind("slope 0.5 once", _all(RescaleSlope=0.5), equals(stored() * np.float32(0.5) - 1024)),
     Kind("no pixels", _third(PixelData=None), "no PixelData"),
     Kind("pixels cut short", _third(PixelData=bytes(10)), "has 10 bytes, the header says 40"),
     Kind("too many pixels", _third(PixelData=bytes(400)), "has 400 bytes, the header says 40"),
-    Kind("file cut in its pixels", _bytes(lambda d: d[:-20]), "cut short|cannot be decoded|can hold"),
+    Kind(
+        "file cut in its pixels", _bytes(lambda d: d[:-20]), "cut short|cannot be decoded|can hold"
+    ),
     Kind("file cut in its header", _bytes(lambda d: d[:600]), "cut short"),
     Kind("empty slice", _bytes(lambda d: b""), "empty or cut short"),
     Kind("huge Rows", _all(Rows=65535, Columns=65535), "claims 4294836225 pixels", bomb=True),
@@ -211,7 +229,9 @@ KINDS = (
     Kind("no preamble", _bytes(lambda d: d[132:]), "without its preamble"),
     Kind("gzipped slice", _bytes(gzip.compress), "gzipped DICOM"),
     Kind("no position", _third(ImagePositionPatient=None), "no ImagePositionPatient"),
-    Kind("NaN position", _bytes(lambda d: d.replace(b"10.0\\-20", b" NaN\\-20")), "3 finite numbers"),
+    Kind(
+        "NaN position", _bytes(lambda d: d.replace(b"10.0\\-20", b" NaN\\-20")), "3 finite numbers"
+    ),
     Kind("infinite position", _bytes(lambda d: d.replace(b"10.0\\-20", b"1e99\\-20")), "3 finite"),
     Kind("text for numbers", _bytes(lambda d: d.replace(b"0.8\\0.7", b"Doe^Jan")), "PixelSpacing"),
     Kind("pixels of 0 mm", _all(PixelSpacing=[0.8, 0]), "not positive"),
@@ -228,9 +248,14 @@ KINDS = (
         "DICOMDIR alone",
         _alone(MediaStorageDirectoryStorage, "DICOMDIR"),
         "no DICOM images in it",
+        found=False,
         passed_over={"without ending": 1},
     ),
-    Kind("one slice of a series", _edited(lambda s: s.__delitem__(slice(1, None))), "slice without a thickness"),
+    Kind(
+        "one slice of a series",
+        _edited(lambda s: s.__delitem__(slice(1, None))),
+        "slice without a thickness",
+    ),
     Kind("one thick slice", _edited(_thick), equals(_HU[:1])),
     Kind("deflated bomb of 2 GB", _deflated_bomb, "inflates beyond 1 GiB", bomb=True),
     Kind("10,000 sequences deep", _insert(_nested(10_000)), _TEXT, bomb=True),
@@ -241,8 +266,15 @@ KINDS = (
         bomb=True,
     ),
     Kind("enhanced", _frames(), equals(_HU)),
-    Kind("enhanced, 900 million frames", _frames(NumberOfFrames=900_000_000), "with 6 positions", bomb=True),
+    Kind(
+        "enhanced, 900 million frames",
+        _frames(NumberOfFrames=900_000_000),
+        "with 6 positions",
+        bomb=True,
+    ),
     Kind("enhanced, two phases", _frames(order=(0, 1, 2, 0, 1, 2)), "several phases"),
-    Kind("enhanced, huge", _frames(Rows=60000, Columns=60000), "claims 21600000000 pixels", bomb=True),
+    Kind(
+        "enhanced, huge", _frames(Rows=60000, Columns=60000), "claims 21600000000 pixels", bomb=True
+    ),
     Kind("frames without places", _frames(PerFrameFunctionalGroupsSequence=None), "0 positions"),
 )

@@ -85,40 +85,67 @@ def _table(text: str | bytes) -> Maker:
 
 
 def _csv(name: str, text: str | bytes, outcome: str) -> Kind:
-    return Kind(name, _table(text), outcome, table, passed_over={".csv": 1})
+    return Kind(name, _table(text), outcome, table, found=False, passed_over={".csv": 1})
 
 
 KINDS = (
     Kind("empty file", _named("scan.nii.gz", b""), "the file is empty"),
     Kind("text named nii.gz", _named("scan.nii.gz", b"Doe^Jane, 4711\n" * 99), "not an image in"),
-    Kind("scan without ending", _named("scan"), equals(), passed_over={"without ending": 1}),
-    Kind("folder named nii.gz", _at("scan.nii.gz", os.mkdir), "no DICOM images and no PNG", passed_over={}),
-    Kind("empty folder", lambda folder: folder, "no DICOM images and no PNG", passed_over={}),
+    Kind(
+        "scan without ending",
+        _named("scan"),
+        equals(),
+        found=False,
+        passed_over={"without ending": 1},
+    ),
+    Kind(
+        "folder named nii.gz",
+        _at("scan.nii.gz", os.mkdir),
+        "no DICOM images and no PNG",
+        found=False,
+    ),
+    Kind("empty folder", lambda folder: folder, "no DICOM images and no PNG", found=False),
     Kind("pipe", _at("scan.nii.gz", os.mkfifo), "not a file", bomb=True),
-    Kind("pipe without ending", _at("scan", os.mkfifo), "not a file", bomb=True, passed_over={"without ending": 1}),
+    Kind(
+        "pipe without ending",
+        _at("scan", os.mkfifo),
+        "not a file",
+        bomb=True,
+        found=False,
+        passed_over={"without ending": 1},
+    ),
     Kind("pipe among slices", _pipe_among("99"), "not a file|cut short", bomb=True),
     Kind("broken link", _at("scan.nii.gz", lambda p: p.symlink_to("gone")), "no such file"),
     Kind("links in a circle", _loop, "cannot be read"),
-    Kind("folder below itself", _below_itself, "no DICOM images and no PNG", passed_over={}),
-    Kind("link to a device", _at("scan.nii.gz", lambda p: p.symlink_to("/dev/zero")), "not a file", bomb=True),
+    Kind("folder below itself", _below_itself, "no DICOM images and no PNG", found=False),
+    Kind(
+        "link to a device",
+        _at("scan.nii.gz", lambda p: p.symlink_to("/dev/zero")),
+        "not a file|leads out",
+        bomb=True,
+    ),
     Kind("link outwards", _outside, equals(), prepared=False),
-    Kind("name with a line end", _named("a\nb,\"c\x1b[31m.nii.gz"), equals()),
+    Kind("name with a line end", _named('a\nb,"c\x1b[31m.nii.gz'), equals()),
     Kind("name with a line end, cut", _named("a\nb\x1b[31m.nii.gz", _SCAN[:99]), "truncated"),
     Kind("name that is not UTF-8", _named(b"caf\xe9.nii.gz"), equals()),
     Kind("name that is not UTF-8, cut", _named(b"caf\xe9.nii.gz", _SCAN[:99]), "truncated"),
     Kind("name of 255 bytes", _named("x" * 248 + ".nii.gz"), equals()),
     Kind("names that look the same", _twins, equals()),
     Kind("name of another format", _named("scan.mha"), equals()),
-    _csv("table that leads upwards", "image\n../secret.nii.gz\n", r"row 2: .* outside of the folder"),
+    _csv(
+        "table that leads upwards", "image\n../secret.nii.gz\n", r"row 2: .* outside of the folder"
+    ),
     _csv("table with a whole path", "image\n/etc/passwd\n", "outside of the folder"),
     _csv("table with a mask elsewhere", "image,mask\na.nii.gz,../b\n", "mask .* outside"),
     _csv("table with a line end in a path", 'image\n"a\nb"\n', "control characters"),
     _csv("table with a NUL", "image\na\0b\n", "control characters|row"),
     _csv("table in Latin-1", "image\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
-    _csv("table without images", "scan\na\n", "its first row reads scan"),
-    _csv("table, empty", "", "its first row reads nothing"),
+    _csv("table without images", "scan\na\n", "its first row does not name"),
+    _csv("table, empty", "", "its first row does not name"),
     _csv("table with an open quote", 'image\n"a\n', "row 2"),
-    _csv("table with a name as a label", "image,sick\na,Doe^Jane\n", "label 'sick' holds other text"),
+    _csv(
+        "table with a name as a label", "image,sick\na,Doe^Jane\n", "label 'sick' holds other text"
+    ),
     _csv("table with a scan twice", "image\na\na\n", "also in row 2"),
     _csv("table with a bad split", "image,split\na,../x\n", "cannot be the name of a split"),
     _csv("table with a huge cell", "image,report\na," + "x" * 200_000 + "\n", "row 2"),

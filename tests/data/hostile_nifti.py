@@ -167,7 +167,9 @@ KINDS = (
     Kind("extension of -16 bytes", _file(_extended(-16)), equals()),
     Kind("big endian", _file(_big_endian()), equals()),
     Kind("byte order of the header only", _file(_swapped_header()), "too wide", hounsfield),
-    Kind("pair of files", _pair, "a pair of files", passed_over={".hdr": 1, ".img": 1}),
+    Kind(
+        "pair of files", _pair, "a pair of files", found=False, passed_over={".hdr": 1, ".img": 1}
+    ),
     Kind("constant", _scan(np.zeros_like(CT)), "all voxels are 0", hounsfield),
     Kind("0 to 1 as HU", _scan((_FLOAT + 1024) / 4000), "too narrow for HU", hounsfield),
     Kind("without intercept", _scan(CT + 1024), "intercept had not been", hounsfield),
@@ -178,7 +180,12 @@ KINDS = (
     Kind("clipped CT", _scan(CT.clip(-1000, 1000)), equals(CT.clip(-1000, 1000)), hounsfield),
     Kind("float64", _scan(CT.astype("f8")), equals(_FLOAT), hounsfield),
     Kind("int32", _scan(CT.astype("i4")), equals(CT.astype("i4")), hounsfield),
-    Kind("uint16", _scan((CT + 1024).astype("u2"), scl_slope=1, scl_inter=-1024), equals(), hounsfield),
+    Kind(
+        "uint16",
+        _scan((CT + 1024).astype("u2"), scl_slope=1, scl_inter=-1024),
+        equals(),
+        hounsfield,
+    ),
     Kind("mask of floats", _mask(_LABELS * np.float32(0.5)), "not whole numbers", masked),
     Kind("mask of whole floats", _mask(_LABELS * np.float32(2)), _is_mask(_LABELS * 2), masked),
     Kind("mask below 0", _mask(-_LABELS.astype("i2")), "labels from -1", masked),

@@ -27,7 +27,7 @@ _CUT = -400
 def found(data: bytes) -> set[str]:
     """The secrets in these bytes, in any case and encoding that a header may have."""
     data = data.lower()
-    codes = ("utf-8", "utf-16-le", "utf-16-be")
+    codes = ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le")
     return {text for text in SECRETS if any(text.lower().encode(code) in data for code in codes)}
 
 
@@ -35,7 +35,7 @@ def hounsfield() -> np.ndarray:
     """An organ in air, with noise; SHAPE, int16 HU."""
     image = np.full(SHAPE, -1000.0)
     image[1:-1, 5:19, 5:19] = 40
-    noise = np.random.default_rng(0).normal(0, 20, SHAPE)
+    noise = np.random.default_rng(0).normal(0, 5, SHAPE)
     return np.rint(image + noise).astype(np.int16)
 
 
@@ -60,21 +60,21 @@ def write_good(root: pathlib.Path) -> None:
 
 def write_broken(root: pathlib.Path) -> None:
     """Files that are errors: cut, or with the patient where something else should be."""
-    content = {"cut.nii": _nifti()[:_CUT], "cut.nii.gz": gzip.compress(_nifti())[:_CUT]}
-    content |= {"cut.nrrd": _nrrd()[:_CUT], "cut.mha": _metaimage()[:_CUT]}
+    content = {"short.nii": _nifti()[:_CUT], "packed.nii.gz": gzip.compress(_nifti())[:_CUT]}
+    content |= {"short_nrrd.nrrd": _nrrd()[:_CUT], "short_mha.mha": _metaimage()[:_CUT]}
     content |= {f"{name}.nii": data for name, data in _broken_nifti().items()}
     for field in _NRRD:
         content[f"{field.replace(' ', '_')}.nrrd"] = _nrrd(**{field: TEXT})
     for field in _METAIMAGE.keys() - {"ElementDataFile"}:
         content[f"{field}.mha"] = _metaimage(**{field: TEXT})
     content["detached.nhdr"] = _nrrd(**{"data file": f"{NAME}.raw"})
-    content["detached.mhd"] = _metaimage(ElementDataFile=f"{NAME}.raw")
-    content["structured.npy"] = _npy(np.zeros(SHAPE, [(NAME, "i2"), (DATE, "i2")]))
+    content["detached_mhd.mhd"] = _metaimage(ElementDataFile=f"{NAME}.raw")
+    content["fields.npy"] = _npy(np.zeros(SHAPE, [(NAME, "i2"), (DATE, "i2")]))
     content["objects.npy"] = _npy(np.full(SHAPE, TEXT, object))
     content["text.npy"] = _npy(np.full(SHAPE, TEXT))
     content["header.npy"] = _npy(hounsfield()).replace(b"'<i2'", f"'{NAME}'".encode())
     content["many.npz"] = _npz(**{NAME: hounsfield(), DATE: hounsfield()})
-    content["cut.npz"] = _npz(ct=hounsfield())[:_CUT]
+    content["short_npz.npz"] = _npz(ct=hounsfield())[:_CUT]
     content["letter.nii"] = TEXT.encode() * 100
     for name, data in content.items():
         (root / name).write_bytes(data)
@@ -177,8 +177,7 @@ def _slices(folder: pathlib.Path, kind: str) -> pathlib.Path:
     """PNG or JPEG files with EXIF and every kind of comment."""
     folder.mkdir()
     exif = Image.Exif()
-    for tag in (0x010E, 0x010F, 0x0131, 0x013B, 0x9C9F):  # description, make, ..., subject
-        exif[tag] = TEXT
+    exif[0x010E], exif[0x010F], exif[0x013B] = TEXT, NAME, DATE  # description, make, artist
     comments = PngImagePlugin.PngInfo()
     comments.add_text("PatientName", TEXT)
     comments.add_text(NAME, TEXT, zip=True)

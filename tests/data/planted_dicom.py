@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from data_pipelines.readers.dicom_frames import SLICE_TAGS
 from data_pipelines.readers.dicom_pixels import PIXEL_TAGS
-from tests.data.dicom_files import ct_slice, enhanced, position
+from tests.data.dicom_files import ct_slice, enhanced
 from tests.data.planted import DATE, NAME, SHAPE, TEXT, UID, hounsfield, organ
 from tests.data.structure_files import write_rtstruct, write_seg
 
@@ -28,6 +28,8 @@ _READ = {*SLICE_TAGS, *PIXEL_TAGS} - {"ImageType"}
 """Tags of an image that must hold what they are for."""
 _SPARE = {"ImageType", "SpacingBetweenSlices", "SliceThickness", "SharedFunctionalGroupsSequence"}
 """Tags that a series of single slices does without."""
+_SLIDE = {"ImageCenterPointCoordinatesSequence", "ImageOrientationSlide"}
+"""Tags that make a microscope's slide of a SEG."""
 
 
 def write_good(root: pathlib.Path) -> None:
@@ -46,7 +48,7 @@ def write_masks(root: pathlib.Path) -> None:
         dataset = pydicom.dcmread(path)
         _plant_items(dataset)
         keep = {element.tag for element in dataset if element.VR in ("CS", "SQ", "UI", "IS", "OB")}
-        _save(plant(dataset, {keyword_for_tag(tag) for tag in keep} | _READ), path)
+        _save(plant(dataset, {keyword_for_tag(tag) for tag in keep} | _READ | _SLIDE), path)
 
 
 def write_broken(root: pathlib.Path, series: pathlib.Path) -> None:
@@ -65,7 +67,7 @@ def write_broken(root: pathlib.Path, series: pathlib.Path) -> None:
     known = ExplicitVRLittleEndian.ljust(20, "\0").encode()
     syntax.write_bytes(syntax.read_bytes().replace(known, UID.ljust(20, "\0").encode()))
     _write(root / "codec", [_undecodable(_ct(index)) for index in range(2)])
-    (root / "packed.nii").write_bytes(gzip.compress((series / "00").read_bytes()))
+    (root / "packed_dicom.nii").write_bytes(gzip.compress((series / "00").read_bytes()))
 
 
 def plant(dataset: pydicom.Dataset, keep: Collection[str] = _READ) -> pydicom.Dataset:

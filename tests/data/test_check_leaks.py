@@ -24,9 +24,7 @@ def test_a_resampled_twin_in_another_split_or_dataset_is_found(
     nib.save(image, root / "twin.nii.gz")
     shutil.copytree(sample_scans / "example_ct_dicom", root / "c")
     table = tmp_path / "scans.csv"
-    table.write_text(
-        "image,patient_id,split\nb.nii.gz,p1,train\ntwin.nii.gz,p2,test\nc,p3,test\n"
-    )
+    table.write_text("image,patient_id,split\nb.nii.gz,p1,train\ntwin.nii.gz,p2,test\nc,p3,test\n")
     out = tmp_path / "data"
     options = {"units": "HU", "workers": 0, "check_leaks": True}
     assert Prepare("folder", str(root), str(table), out=str(out), **options).run() == LEAKS == 4

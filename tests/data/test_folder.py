@@ -172,8 +172,8 @@ def test_equal_study_ids_are_refused(scans: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "its first row reads nothing"),
-        ("file,report\none.nii.gz,x\n", "its first row reads file, report"),
+        ("", "its first row does not name"),
+        ("file,report\none.nii.gz,x\n", "its first row does not name"),
         ("image,image\none.nii.gz,x\n", "each once"),
         ("image\n../table.csv\n", "row 2: image '../table.csv' is outside"),
         ("image\n/etc/hostname\n", "row 2: image '/etc/hostname' is outside"),
