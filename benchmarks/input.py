@@ -7,7 +7,8 @@ Both sides hold the same volumes of 32 x 256 x 256 voxels, cut from real CT and 
 M3D-Cap. M3D's way: one float32 .npy file each, MONAI's random transforms, torch's DataLoader,
 batches of 8. Ours: a prepared dataset, read and cut by `Data`, batches of 8; our augmentation
 is part of the compiled step on the device, so its cost on this machine's processor is measured
-too and given as a row of its own. "Cold" drops the files from the page cache before a pass.
+too and given in a column of its own. "Cold" drops the files from the page cache before a pass.
+The quickstart's training is run for some steps to see what share of its time it waits for data.
 Every pass is a new process; imports and the first batch are not counted.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -27,6 +29,7 @@ import common
 
 SIZE = (32, 256, 256)
 BATCH = 8
+STEPS = 100  # of the quickstart's training, to see whether it waits
 
 
 def make_volumes(folder: Path, count: int) -> None:
@@ -131,17 +134,43 @@ def one_pass(name: str, folder: str, count: int, workers: int) -> None:
     print(json.dumps({"volumes_per_second": speed}))
 
 
+def waiting(folder: str) -> None:
+    """Trains the quickstart's model for some steps and prints the share of time without data."""
+    import dataclasses
+
+    from data_pipelines.pipeline import Source
+    from data_pipelines.prepare import Prepare
+    from m3djax import cli
+    from m3djax.logging import read_metrics
+    from m3djax.train import train
+
+    os.chdir(folder)  # runs/ is made in the working directory
+    Prepare("sample_ct", out="data").prepare()
+    config = cli.load_config(str(common.ROOT / "configs/quickstart.py"))
+    data = dataclasses.replace(config.data, sources=(Source("data"),))
+    run = train(
+        dataclasses.replace(config, data=data, evaluators={}, steps=STEPS, save_every=STEPS)
+    )
+    # The first interval holds the compilation.
+    shares = [row["data_wait"] for row in read_metrics(run)[1:]]
+    print(json.dumps({"data_wait": max(shares), "steps": STEPS}))
+
+
 def main() -> None:
     """Measures both sides in turns and prints a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--volumes", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--waiting", help=argparse.SUPPRESS)
     parser.add_argument("--pass", nargs=4, dest="one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         name, folder, count, workers = options.one
         one_pass(name, folder, int(count), int(workers))
+        return
+    if options.waiting:
+        waiting(options.waiting)
         return
     work = Path(tempfile.mkdtemp())
     folders = make_datasets(work, options.volumes)
@@ -160,12 +189,13 @@ def main() -> None:
                     key = f"{cache}, {workers} workers"
                     speeds = found.setdefault(key, {}).setdefault(name, [])
                     speeds.append(run["volumes_per_second"])
+    wait = common.in_process(__file__, "--waiting", str(work))
     size = {
         name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         for name, folder in folders.items()
     }
     shutil.rmtree(work)
-    report(found, size, options)
+    report(found, size, wait, options)
 
 
 def make_datasets(work: Path, count: int) -> dict[str, Path]:
@@ -185,7 +215,9 @@ def make_datasets(work: Path, count: int) -> dict[str, Path]:
     return {"m3d": peer, "ours": own, "ours + augmentation": own}
 
 
-def report(found: dict[str, Any], size: dict[str, int], options: argparse.Namespace) -> None:
+def report(
+    found: dict[str, Any], size: dict[str, int], wait: dict[str, Any], options: argparse.Namespace
+) -> None:
     """Prints medians and ratios to M3D's way."""
     table = {
         key: {name: common.middle(speeds) for name, speeds in sides.items()}
@@ -201,6 +233,7 @@ def report(found: dict[str, Any], size: dict[str, int], options: argparse.Namesp
         },
         "bytes_per_volume": {name: value / options.volumes for name, value in size.items()},
         "bytes_ratio_to_m3d": size["ours"] / size["m3d"],
+        "training": wait,
     }
     rows = [["volumes per second", "m3d", "ours", "ratio", "ours + augmentation", "ratio"]]
     for key, sides in table.items():
@@ -213,6 +246,7 @@ def report(found: dict[str, Any], size: dict[str, int], options: argparse.Namesp
     if not options.json:
         sizes = results["bytes_per_volume"]
         print(f"\nMB per volume: m3d {sizes['m3d'] / 1e6:.2f}, ours {sizes['ours'] / 1e6:.2f}")
+        print(f"Quickstart's training waits for data {wait['data_wait']:.2%} of the time.")
 
 
 if __name__ == "__main__":

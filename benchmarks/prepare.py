@@ -61,7 +61,7 @@ def ours(path: str, anti_alias: bool) -> tuple[float, tuple[int, ...]]:
     return time.perf_counter() - start, volume.shape
 
 
-def monai(path: str) -> tuple[float, tuple[int, ...]]:
+def with_monai(path: str) -> tuple[float, tuple[int, ...]]:
     """Seconds, and the shape that came out."""
     import torch
     from monai import transforms
@@ -83,10 +83,8 @@ def contestant(name: str, path: str) -> None:
     """Runs one side on one scan and prints what it took."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if name == "monai":
-        import monai.transforms
-
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds, shape = monai(path)
+        seconds, shape = with_monai(path)
     else:
         from data_pipelines import preprocess, readers  # noqa: F401
 

@@ -19,8 +19,17 @@ class DataError(ValueError):
 
     def __str__(self) -> str:
         """The message as the user reads it."""
-        return f"{self.path or 'array'}: {self.problem}. Cure: {self.cure}."
+        return printable(f"{self.path or 'array'}: {self.problem}. Cure: {self.cure}.")
 
 
 class ConfigError(ValueError):
     """Values of a config that cannot work, alone or together, and what to do about it."""
+
+
+def printable(text: object) -> str:
+    """A path or name as text that every file, terminal and log can hold.
+
+    Line ends, other control characters and bytes that are not UTF-8 become escapes.
+    """
+    name = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

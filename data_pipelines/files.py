@@ -14,18 +14,22 @@ from data_pipelines.errors import DataError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_whole(path: epath.PathLike, content: str | bytes) -> epath.Path:
+def write_whole(path: epath.PathLike, content: str | bytes, *, private: bool = False) -> epath.Path:
     """Writes a file that is never seen half: into a neighbour first, renamed when complete.
 
     Args:
       path: The file; one that is there is replaced.
       content: Text is written as UTF-8.
+      private: Nobody but its owner may read it, if it is local.
 
     Returns:
       The file.
     """
     target = epath.Path(path)
     partial = target.parent / f".{target.name}.partial"
+    if private and is_local(partial):
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL, 0o600))
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     return partial.replace(target)
 
@@ -72,15 +76,6 @@ def below(folder: epath.Path) -> Iterator[epath.Path]:
             yield path
         elif not os.path.islink(path):
             yield from below(path)
-
-
-def printable(text: object) -> str:
-    """A path or name as text that every file, terminal and log can hold.
-
-    Line ends, other control characters and bytes that are not UTF-8 become escapes.
-    """
-    name = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def no_space(error: BaseException) -> bool:

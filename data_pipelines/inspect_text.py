@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_pipelines.files import printable
+from data_pipelines.errors import printable
 
 _TOWARDS = {
     "L": "Left",

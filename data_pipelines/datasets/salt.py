@@ -5,14 +5,13 @@ import dataclasses
 import hashlib
 import hmac
 import io
-import os
 import secrets
 
 from etils import epath
 
 from data_pipelines.datasets.study import Collection
-from data_pipelines.errors import DataError
-from data_pipelines.files import is_local, printable, write_whole
+from data_pipelines.errors import DataError, printable
+from data_pipelines.files import write_whole
 
 _LEAST = 16  # bytes; a short salt could be guessed from known ids
 
@@ -26,8 +25,7 @@ def read_salt(path: epath.PathLike) -> bytes:
     file = epath.Path(path)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, secrets.token_hex(32) + "\n")
-        _keep_private(file)
+        write_whole(file, secrets.token_hex(32) + "\n", private=True)
     salt = file.read_bytes().strip()
     if len(salt) < _LEAST:
         cure = "name a file that does not exist: it will be filled with a random salt"
@@ -60,15 +58,9 @@ def write_key(path: epath.Path, unsalted: Collection, collection: Collection) ->
     for own, study in zip(unsalted.studies, collection.studies, strict=True):
         ids = (study.study_id, study.patient_id, printable(own.study_id), printable(own.patient_id))
         writer.writerow((*ids, unsalted.below_root(own.image)))
-    write_whole(path, text.getvalue())
-    _keep_private(path)
+    write_whole(path, text.getvalue(), private=True)
 
 
 def _hash(salt: bytes, kind: str, text: str) -> str:
     digest = hmac.new(salt, f"{kind}:{text}".encode("utf-8", "surrogateescape"), hashlib.sha256)
     return digest.hexdigest()[:16]
-
-
-def _keep_private(path: epath.Path) -> None:
-    if is_local(path):
-        os.chmod(path, 0o600)

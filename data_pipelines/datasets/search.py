@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.errors import DataError
-from data_pipelines.files import is_local, leads_out, printable, real
+from data_pipelines.errors import DataError, printable
+from data_pipelines.files import is_local, leads_out, real
 from data_pipelines.readers import content
 
 _VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|npy|npz)$", re.IGNORECASE)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from etils import epath
 
-from data_pipelines.errors import DataError
-from data_pipelines.files import below, printable
+from data_pipelines.errors import DataError, printable
+from data_pipelines.files import below
 from data_pipelines.preprocess import Recipe
 from data_pipelines.volume import Units
 

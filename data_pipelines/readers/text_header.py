@@ -23,8 +23,6 @@ from data_pipelines.volume import Units, Volume
 
 LONGEST = 1 << 20
 """Bytes of a header; segmentations with a hundred described organs take a tenth of it."""
-_LARGEST = 1e9
-"""Nothing in mm is larger; keeps arithmetic finite."""
 _CURE = "repair the header, or save the image again with ITK, 3D Slicer or another tool"
 
 
@@ -65,9 +63,7 @@ class Fields:
             found = np.array([float(word) for word in words], np.float64).reshape(count)
         except ValueError:
             self.refuse(f"the field {names[0]!r} does not hold {count} numbers")
-        # NaN passes: NRRD has it for what is not known.
-        if (np.abs(found) > _LARGEST).any():
-            self.refuse(f"the field {names[0]!r} holds a number that no scan has")
+        values.check_lengths(self.path, found)  # here, before they are multiplied
         return found
 
     def sizes(self, name: str) -> list[int]:

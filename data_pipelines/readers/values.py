@@ -90,7 +90,7 @@ def check_lengths(path: object, lengths: ArrayLike | None) -> None:
     Raises:
       DataError: one of the numbers (mm) is larger than any scan.
     """
-    if lengths is not None and np.max(np.abs(lengths)) > _FARTHEST:
+    if lengths is not None and (np.abs(lengths) > _FARTHEST).any():  # beside NaN, too
         raise DataError(
             path,
             f"lengths of more than {_FARTHEST:.0e} mm in the header",

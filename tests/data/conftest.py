@@ -1,13 +1,16 @@
 """Fixtures of the tests of preparation."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import nibabel as nib
 import pytest
 from etils import epath
 
 from data_pipelines.datasets import job
 from data_pipelines.datasets.study import Collection, Study
+from tests.data.bucket import Bucket
 
 
 @pytest.fixture
@@ -33,3 +36,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(job, "make", count)
     return ids
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[epath.Path]:
+    """A gs:// folder, and an empty cache for what is copied from it."""
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    monkeypatch.setenv("M3DJAX_CACHE", str(tmp_path / "cache"))
+    yield epath.Path("gs://bucket/ct")
+    Bucket.store.clear()
+    Bucket.opened.clear()

@@ -84,6 +84,16 @@ def table(path: pathlib.Path) -> object:
     return check_studies(studies, path)
 
 
+def file(data: bytes, name: str) -> Maker:
+    """Writes one file."""
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return make
+
+
 def equals(expected: np.ndarray = CT, dtype: Any = None) -> Check:
     """The voxels are these, in the type that is given or the one that they have here."""
 

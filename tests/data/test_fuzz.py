@@ -24,7 +24,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.readers import read_image
 from tests.data.dicom_files import ct_slice, enhanced
 from tests.data.hostile import AFFINE, CT
-from tests.data.hostile_arrays import archive, metaimage, npy, nrrd
+from tests.data.hostile_arrays import archive, npy
+from tests.data.hostile_headers import metaimage, nrrd
 from tests.data.hostile_nifti import nifti
 
 _MOST_PER_BYTE = 1032

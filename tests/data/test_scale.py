@@ -1,15 +1,12 @@
 """Preparation on Apache Beam, and on a file system that is not this machine's."""
 
 import builtins
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import DataError
@@ -17,26 +14,6 @@ from data_pipelines.prepare import Prepare
 from tests.data.crops import prepare_crops, truncate
 
 _DIRECT = "--runner=DirectRunner"
-
-
-class Bucket(MemoryFileSystem):
-    """Stands in for an object store: no renames of folders, no locks, no local paths."""
-
-    protocol = ("gs", "gcs")
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-
-
-@pytest.fixture
-def bucket() -> Iterator[epath.Path]:
-    known = fsspec.registry.get("gs"), fsspec.registry.get("gcs")
-    for protocol in ("gs", "gcs"):
-        fsspec.register_implementation(protocol, Bucket, clobber=True)
-    yield epath.Path("gs://bucket")
-    Bucket.store.clear()
-    for protocol, implementation in zip(("gs", "gcs"), known, strict=True):
-        if implementation is not None:
-            fsspec.register_implementation(protocol, implementation, clobber=True)
 
 
 def _equal(one: epath.PathLike, other: epath.PathLike) -> None:
@@ -92,10 +69,7 @@ def test_without_beam_the_flag_says_what_to_install(
         prepare_crops(scans, beam=_DIRECT).prepare()
 
 
-def test_scans_and_dataset_in_a_bucket(
-    scans: Path, bucket: epath.Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("M3DJAX_CACHE", str(tmp_path / "cache"))
+def test_scans_and_dataset_in_a_bucket(scans: Path, bucket: epath.Path) -> None:
     for path in epath.Path(scans).iterdir():
         path.copy(bucket / "scans" / path.name)
     truncated = bucket / "scans" / "s2.nii.gz"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
 
-import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 from numcodecs import blosc
 
 from data_pipelines.datasets import codec, open_dataset, storage
@@ -22,6 +18,7 @@ from data_pipelines.datasets.records import Record, encode
 from data_pipelines.datasets.storage import Part, ShardWriter
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume
+from tests.data.bucket import Bucket
 from tests.data.scans import random_volume
 
 SHAPES = ((20, 70, 40), (33, 64, 129), (16, 64, 64))
@@ -174,33 +171,6 @@ def test_threads_and_processes_share_a_source(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for number, record in zip(numbers, pool.map(again.__getitem__, numbers), strict=True):
             assert same(record, expected[number])
-
-
-class Bucket(MemoryFileSystem):
-    """A stand-in for Google storage: etils finds it through fsspec, as the real one."""
-
-    protocol = ("gcs", "gs")
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    opened: ClassVar[list[str]] = []
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return "/" + path.removeprefix("gs://").strip("/")
-
-    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        Bucket.opened += [path] if mode == "rb" else []
-        return super().open(path, mode, **options)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[epath.Path]:
-    """A gs:// folder, and an empty cache."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    monkeypatch.setenv("M3DJAX_CACHE", str(tmp_path / "cache"))
-    yield epath.Path("gs://bucket/ct")
-    Bucket.store.clear()
-    Bucket.opened.clear()
 
 
 @pytest.mark.usefixtures("small_limit")
