@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines import preprocess
 from data_pipelines.datasets.folder import folder
 from data_pipelines.datasets.study import check_studies
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, printable
 from data_pipelines.plausible import check_values
 from data_pipelines.readers import read_image, read_mask
 from data_pipelines.volume import Volume
@@ -120,7 +120,9 @@ def examine(kind: Kind, where: pathlib.Path, on_made: Callable[[], object] = lam
         assert isinstance(kind.outcome, str), error
         assert re.search(kind.outcome, error.problem), error
         assert pathlib.Path(error.path).is_relative_to(path.parent), error
-        assert error.cure and str(error) == f"{error.path}: {error.problem}. Cure: {error.cure}."
+        assert error.cure and str(error) == printable(
+            f"{error.path}: {error.problem}. Cure: {error.cure}."
+        )
         assert not [secret for secret in SECRETS if secret in str(error)], error
     else:
         assert callable(kind.outcome), f"{kind.name}: was read, without a doubt"
