@@ -59,8 +59,9 @@ class Prepare:
       check_leaks: Look for patients and near-identical scans across splits.
       against: Prepared datasets to look for them in, too.
       workers: Processes; default one per core. 0 works in this process.
-      beam: Options of an Apache Beam pipeline ("--runner=DirectRunner ...") that makes the
-        records instead of processes of this machine.
+      beam: Make the records with Apache Beam instead of processes of this machine; its pipeline
+        options as NAME=VALUE, for example runner=DataflowRunner project=P. None at all: on this
+        machine, by the DirectRunner.
       overwrite: Replace a dataset made with another recipe or from other files.
     """
 
@@ -79,7 +80,7 @@ class Prepare:
     check_leaks: bool = False
     against: tuple[str, ...] = ()
     workers: int | None = None
-    beam: str | None = None
+    beam: tuple[str, ...] | None = None
     overwrite: bool = False
 
     def run(self) -> int:

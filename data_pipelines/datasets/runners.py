@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shlex
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -80,7 +79,9 @@ def _follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def on_beam(todo: Sequence[Shard], done: Callable[[Shard], None], *, options: str) -> None:
+def on_beam(
+    todo: Sequence[Shard], done: Callable[[Shard], None], *, options: Sequence[str]
+) -> None:
     """Makes the shards with Apache Beam; see docs/data.md for Dataflow, Spark and Flink.
 
     Every shard is an element of its own, so that a runner may spread, retry and restart them
@@ -89,7 +90,7 @@ def on_beam(todo: Sequence[Shard], done: Callable[[Shard], None], *, options: st
     Args:
       todo: What to make; their folders must be reachable from all workers.
       done: Called here for every shard when the pipeline has ended.
-      options: Beam's pipeline options as on a command line, "--runner=DirectRunner ...".
+      options: Beam's pipeline options, each "name=value".
 
     Raises:
       DataError: Apache Beam is not installed.
@@ -100,7 +101,7 @@ def on_beam(todo: Sequence[Shard], done: Callable[[Shard], None], *, options: st
     except ImportError as error:
         cure = "pip install apache-beam (with [gcp] for Dataflow), or leave out --beam"
         raise DataError("--beam", "Apache Beam is not installed", cure) from error
-    with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
+    with beam.Pipeline(options=PipelineOptions([f"--{option}" for option in options])) as pipeline:
         created = pipeline | "Shards" >> beam.Create(list(todo))
         spread = created | "Spread" >> beam.Reshuffle()
         spread | "Make" >> beam.Map(shards.make)

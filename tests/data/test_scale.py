@@ -13,7 +13,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.prepare import Prepare
 from tests.data.crops import prepare_crops, truncate
 
-_DIRECT = "--runner=DirectRunner"
+_DIRECT = ("runner=DirectRunner",)
 
 
 def _equal(one: epath.PathLike, other: epath.PathLike) -> None:
@@ -50,7 +50,7 @@ def test_beam_goes_on_where_processes_were(
         with pytest.raises(KeyboardInterrupt):
             prepare_crops(scans).prepare()
     assert made == ["s0", "s1"]
-    prepare_crops(scans, beam=_DIRECT + " --direct_running_mode=in_memory").prepare()
+    prepare_crops(scans, beam=(*_DIRECT, "direct_running_mode=in_memory")).prepare()
     assert sorted(made) == [f"s{index}" for index in range(5)]
 
 
