@@ -68,7 +68,7 @@ class Inspect:
         volume = self._read(scans[0])
         kind = _format(scans[0], volume)
         facts = {"format": kind, **describe(volume), "units_from": self._told(kind, volume)}
-        facts["next"] = _next(scans[0], volume)
+        facts["next"] = _next(scans[0], volume, self.mask, facts["could_be_hu"])
         if self.picture:
             draw_planes(self.picture, volume, self._limits(volume))
             facts["picture"] = self.picture
@@ -99,7 +99,7 @@ class Inspect:
         return sample.percentile(1), sample.percentile(99)
 
     def _many(self, scans: list[epath.Path]) -> int:
-        command = f"python run.py prepare folder --source {shlex.quote(self.path)}"
+        command = f"python run.py prepare folder --source {shlex.quote(self.path)} --units HU"
         if self.json:
             print(json.dumps({"scans": len(scans), "next": command}, indent=2))
         else:
@@ -174,7 +174,10 @@ def _labels(volume: Volume) -> list[dict[str, Any]] | None:
     ]
 
 
-def _next(path: epath.Path, volume: Volume) -> str:
+def _next(path: epath.Path, volume: Volume, mask: str | None, could_be_hu: bool) -> str:
     source = path if path.is_dir() else path.parent
-    options = "--recipe mr" if volume.units == "raw" else f"--units {volume.units}"
+    units = "HU" if could_be_hu else volume.units
+    options = "--recipe mr" if units == "raw" else f"--units {units}"
+    if mask is not None and epath.Path(mask).parent == path.parent:
+        options += f" --masks {shlex.quote(epath.Path(mask).name)}"
     return f"python run.py prepare folder --source {shlex.quote(str(source))} {options}"

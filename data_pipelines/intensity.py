@@ -27,7 +27,7 @@ class RequireUnits:
         raise DataError(
             volume.source,
             f"the recipe needs voxels in {self.units}, these are {volume.units!r}",
-            f"read it with units={self.units!r} if that is what the file holds, "
+            f"say --units {self.units} (in Python: units={self.units!r}) if the files hold that, "
             "or use a recipe for any units, such as 'm3d'",
         )
 

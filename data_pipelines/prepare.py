@@ -13,6 +13,7 @@ from data_pipelines.datasets import leaks, runners
 from data_pipelines.datasets.assemble import QUARANTINE, Result, Runner, assemble
 from data_pipelines.datasets.folder import folder
 from data_pipelines.datasets.index import read_entries
+from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.datasets.salt import read_salt, salted, write_key
 from data_pipelines.datasets.sample_ct import sample_ct
 from data_pipelines.datasets.study import Collection
@@ -57,7 +58,7 @@ class Prepare:
       salt: A file with a secret (made if it is not there): ids become salted hashes, and file
         names stay out of the dataset. Who is who is then told by OUT.key.csv alone.
       check_leaks: Look for patients and near-identical scans across splits.
-      against: Prepared datasets to look for them in, too.
+      against: Prepared datasets to look for them in, too; means check_leaks.
       workers: Processes; default one per core. 0 works in this process.
       beam: Make the records with Apache Beam instead of processes of this machine; its pipeline
         options as NAME=VALUE, for example runner=DataflowRunner project=P. None at all: on this
@@ -89,9 +90,11 @@ class Prepare:
         Raises:
           DataError: See `prepare`.
         """
+        for other in self.against:
+            read_metadata(other)  # a wrong path is told now, not after hours of work
         result = self.prepare()
         _report(result, _CONFIGS[self.dataset])
-        if self.check_leaks and _report_leaks(result.path, self.against):
+        if (self.check_leaks or self.against) and _report_leaks(result.path, self.against):
             return LEAKS
         return QUARANTINED if result.quarantined else 0
 
@@ -103,11 +106,13 @@ class Prepare:
         """
         collection = self.collection()
         out = files.absolute(self.out or f"data/{collection.name}")
+        unsalted = collection
         if self.salt is not None:
-            unsalted, collection = collection, salted(collection, read_salt(self.salt))
-            out.parent.mkdir(parents=True, exist_ok=True)
+            collection = salted(collection, read_salt(self.salt))
+        result = assemble(collection, out, self._runner(), overwrite=self.overwrite)
+        if self.salt is not None:  # not before: a refused call must not cost the key of the last
             write_key(out.parent / f"{out.name}.key.csv", unsalted, collection)
-        return assemble(collection, out, self._runner(), overwrite=self.overwrite)
+        return result
 
     def collection(self) -> Collection:
         """Returns the studies that these options describe.

@@ -126,6 +126,8 @@ def _fingerprint(planned: Iterable[Shard]) -> str:
 
 def _make(planned: Sequence[Shard], run: Runner) -> list[Broken]:
     """Runs the shards that are not done yet, with a progress bar; returns what is broken."""
+    import tensorflow_datasets  # noqa: F401  not while the bar is drawn: both patch imports
+
     todo = [shard for shard in planned if not shard.is_done()]
     left = sum(len(shard.studies) for shard in todo)
     total = sum(len(shard.studies) for shard in planned)

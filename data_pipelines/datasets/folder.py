@@ -5,8 +5,9 @@ everything directly below the root, file or folder, a patient. With one, its row
 studies: see `table`.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from etils import epath
@@ -14,7 +15,7 @@ from etils import epath
 from data_pipelines.datasets.search import Search, own_name
 from data_pipelines.datasets.study import Collection, Study, hold_one_out, split_by_hash
 from data_pipelines.datasets.table import Override, Row, read_overrides, read_table
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, printable
 from data_pipelines.preprocess import Recipe
 from data_pipelines.readers import find_series
 from data_pipelines.readers.masks import organ_files
@@ -66,8 +67,11 @@ def folder(
     studies = tuple(_study(row, labels, test_fraction, masks) for row in rows)
     if test_fraction > 0 and not any(row.cells.get("split") for row in rows):
         studies = hold_one_out(studies)
+    if masks and not any(study.mask for study in studies):
+        cure = "correct --masks: the name of a file or folder beside each image, with its ending"
+        raise DataError(root, f"no image has a mask {masks!r} beside it", cure)
     if overrides is not None:
-        studies, note = _overrule(studies, read_overrides(overrides))
+        studies, note = _overrule(studies, root, overrides)
         notes += (note,)
     studies, names = _with_organs(studies, structures)
     return Collection(
@@ -85,7 +89,11 @@ def folder(
 
 def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, ...]]:
     search = Search(root, masks)
-    rows = [row for path in search.volumes() for row in _rows(root, path)]
+    paths = list(search.volumes())
+    names = Counter(own_name(root, path) for path in paths)
+    # ct.nii.gz beside a DICOM folder ct: two scans, which keep their endings to be told apart.
+    twins = {path for path in paths if names[own_name(root, path)] > 1}
+    rows = [row for path in paths for row in _rows(root, path, whole_name=path in twins)]
     notes: tuple[str, ...] = (
         "No table was given: each folder directly below the root, and each file there, counts "
         "as a patient.",
@@ -96,15 +104,19 @@ def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, .
     return rows, notes
 
 
-def _rows(root: epath.Path, path: epath.Path) -> list[Row]:
+def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[Row]:
     """Returns one row, or one for each series of a DICOM folder, all of the same patient."""
     try:
         series = sorted(find_series(path)) if path.is_dir() else []
     except Exception:  # whoever reads it will say what is wrong, and put it aside
         series = []
+    own = own_name(root, path)
+    if whole_name and not path.is_dir():
+        patient = own.split("/")[0]
+        own = printable(path.relative_to(root).as_posix())
+        return [Row(root, path, {"study_id": own, "patient_id": patient})]
     if len(series) < 2:
         return [Row(root, path)]
-    own = own_name(root, path)
     return [
         Row(root, path, {"study_id": f"{own}/{number}", "series": uid})
         for number, uid in enumerate(series, 1)
@@ -133,14 +145,26 @@ def _study(row: Row, labels: tuple[str, ...], test_fraction: float, masks: str |
 
 
 def _overrule(
-    studies: Iterable[Study], overrides: Mapping[str, Override]
+    studies: Sequence[Study], root: epath.Path, table: epath.PathLike
 ) -> tuple[tuple[Study, ...], str]:
+    overrides = read_overrides(table)
+    names = Counter(study.image.name for study in studies)
     told, count = [], Counter[bool]()
     for study in studies:
-        own = overrides.get(study.image.name)
+        name, path = study.image.name, study.image.relative_to(root).as_posix()
+        if path not in overrides and name in overrides and names[name] > 1:
+            problem = f"VolumeName {name!r} stands for {names[name]} files"
+            raise DataError(table, problem, "write their paths below the folder of scans instead")
+        own = overrides.get(path) or overrides.get(name)
         count[own is not None] += 1
         own = own or Override()
-        told.append(replace(study, rescale=own.rescale, spacing=own.spacing))
+        spacing = own.spacing
+        if spacing is not None and study.image.suffix in (".npy", ".npz"):
+            spacing = (spacing[2], spacing[1], spacing[0])  # arrays are stored as z, y, x
+        told.append(replace(study, rescale=own.rescale, spacing=spacing))
+    if not count[True]:
+        cure = "VolumeName must be the name of a file, or its path below the folder of scans"
+        raise DataError(table, "it names none of the scans", cure)
     note = f"A metadata table overrules the headers of {count[True]} files"
     return tuple(told), f"{note}; {count[False]} are not in it."
 
@@ -149,11 +173,11 @@ def _with_organs(
     studies: tuple[Study, ...], structures: Sequence[str]
 ) -> tuple[tuple[Study, ...], Sequence[str]]:
     """Gives the files of mask folders the label values that they have in the whole dataset."""
-    organs = {
-        study.study_id: organ_files(study.mask)
-        for study in studies
-        if isinstance(study.mask, epath.Path) and study.mask.is_dir()
-    }
+    organs = {}
+    for study in studies:
+        if isinstance(study.mask, epath.Path) and study.mask.is_dir():
+            with contextlib.suppress(DataError):  # its worker will say it, and put it aside
+                organs[study.study_id] = organ_files(study.mask)
     names = structures or sorted({name for found in organs.values() for name in found})
 
     def own(study: Study) -> Study:

@@ -1,5 +1,6 @@
 """Who makes the shards: this process, worker processes, or Apache Beam."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ def in_processes(todo: Sequence[Shard], done: Callable[[Shard], None], *, worker
     """Makes the shards in worker processes.
 
     A scan that kills its worker (a codec crash, no memory left) does not stop the others: the
-    rest is done by one worker after the other, until it is known which scan it is.
+    shards that were in work are tried alone, until it is known which scan it is.
 
     Args:
       todo: What to make.
@@ -34,7 +35,8 @@ def in_processes(todo: Sequence[Shard], done: Callable[[Shard], None], *, worker
 
     while waiting and workers > 0:
         _in_pool(list(waiting.values()), workers, finish)
-        workers = 1
+        while suspects := [shard for shard in waiting.values() if shard.attempts.exists()]:
+            _in_pool(suspects, 1, finish)
     for shard in list(waiting.values()):
         shards.make(shard)
         finish(shard)
@@ -67,14 +69,24 @@ def _check_start(pool: ProcessPoolExecutor) -> None:
 
 
 def _follow_parent() -> None:
-    """Makes a worker leave Ctrl-C to the parent, and end when the parent was killed."""
+    """Makes a worker leave Ctrl-C to the parent, and end when the parent was killed.
+
+    A worker that is ended, as by the pool when another one has crashed, is not the fault of the
+    scan that it was reading.
+    """
+
+    def end(*_: object) -> None:
+        shards.forgive()
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def wait() -> None:
         parent.join()
-        os._exit(1)
+        end()
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -93,7 +105,7 @@ def on_beam(
       options: Beam's pipeline options, each "name=value".
 
     Raises:
-      DataError: Apache Beam is not installed.
+      DataError: Apache Beam is not installed, or does not take the options.
     """
     try:
         import apache_beam as beam
@@ -101,7 +113,14 @@ def on_beam(
     except ImportError as error:
         cure = "pip install apache-beam (with [gcp] for Dataflow), or leave out --beam"
         raise DataError("--beam", "Apache Beam is not installed", cure) from error
-    with beam.Pipeline(options=PipelineOptions([f"--{option}" for option in options])) as pipeline:
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    try:
+        flags = [f"--{option.removeprefix('--')}" for option in options]
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    except ValueError as error:
+        cure = "give NAME=VALUE pairs that Apache Beam knows, such as runner=DirectRunner"
+        raise DataError("--beam", str(error), cure) from error
+    with pipeline:
         created = pipeline | "Shards" >> beam.Create(list(todo))
         spread = created | "Spread" >> beam.Reshuffle()
         spread | "Make" >> beam.Map(shards.make)

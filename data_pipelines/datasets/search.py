@@ -37,16 +37,18 @@ class Search:
         self._seen: set[str] = set()
 
     def volumes(self) -> Iterator[epath.Path]:
-        """Yields volume files, innermost folders with DICOM files, and folders of image slices.
+        """Yields volume files, folders with DICOM files, and folders of image slices.
 
-        In alphabetical order. A link that leads out of the root is yielded, for its reader to
-        refuse; a folder that a link leads back to is searched once.
+        In alphabetical order. A DICOM folder stands for all series in it and below it, and
+        volume files in it and below it are yielded all the same. A link that leads out of the
+        root is yielded, for its reader to refuse; a folder that a link leads back to is
+        searched once.
         """
         self._seen.clear()
         self.passed_over.clear()
         yield from self._below(self._root)
 
-    def _below(self, folder: epath.Path) -> Iterator[epath.Path]:
+    def _below(self, folder: epath.Path, *, in_series: bool = False) -> Iterator[epath.Path]:
         if leads_out(folder, self._root):
             yield folder
             return
@@ -63,15 +65,17 @@ class Search:
         folders = {path for path in children if path.is_dir()}
         files = [path for path in children if path not in folders]
         volumes = [path for path in files if _VOLUME.search(path.name)]
-        if any(_is_dicom(path) for path in files if path not in volumes):
-            yield folder
-            return
-        if not volumes and sum(bool(_SLICE.search(path.name)) for path in files) > 1:
+        others = [path for path in files if path not in volumes]
+        if in_series or any(map(_is_dicom, others)):
+            if not in_series:
+                yield folder
+            in_series, files = True, volumes
+        elif not volumes and sum(bool(_SLICE.search(path.name)) for path in files) > 1:
             yield folder
             files = []
         for path in sorted([*folders, *files]):
             if path in folders:
-                yield from self._below(path)
+                yield from self._below(path, in_series=in_series)
             elif path in volumes:
                 yield path
             else:

@@ -6,11 +6,12 @@ a later call knows what it can keep.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,10 +157,40 @@ def _results(shard: Shard) -> Iterator[job.Made | Broken]:
             yield job.broken(shard.collection, study, "reading it kills the process", cure)
             continue
         # On disk before the work begins: a crash of a codec leaves no time to write anything.
-        files.write_whole(shard.attempts, json.dumps(list(deaths.items())))
-        result = job.make(shard.collection, study)
+        _write_deaths(shard, deaths)
+        before = {**deaths, number: deaths[number] - 1}
+        with _forgiving(functools.partial(_write_deaths, shard, before)):
+            result = job.make(shard.collection, study)
         del deaths[number]
         yield result
+
+
+def forgive() -> None:
+    """Takes back what the study in work is charged with: it is not why its process ends."""
+    for take_back in _CHARGES:
+        take_back()
+
+
+_CHARGES: list[Callable[[], None]] = []
+
+
+@contextmanager
+def _forgiving(take_back: Callable[[], None]) -> Iterator[None]:
+    _CHARGES.append(take_back)
+    try:
+        yield
+    except BaseException:  # ctrl-C, or a full disk
+        take_back()
+        raise
+    finally:
+        _CHARGES.remove(take_back)
+
+
+def _write_deaths(shard: Shard, deaths: Mapping[int, int]) -> None:
+    if counts := [(number, count) for number, count in deaths.items() if count]:
+        files.write_whole(shard.attempts, json.dumps(counts))
+    else:
+        shard.attempts.unlink(missing_ok=True)
 
 
 def _deaths(shard: Shard) -> dict[int, int]:

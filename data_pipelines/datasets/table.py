@@ -126,7 +126,7 @@ class Override:
 
 
 def read_overrides(table: epath.PathLike) -> dict[str, Override]:
-    """Returns what a table in CT-RATE's layout says, by file name.
+    """Returns what a table in CT-RATE's layout says, by file name or path below the folder.
 
     Its columns VolumeName, RescaleSlope, RescaleIntercept, XYSpacing ("[0.7, 0.7]") and ZSpacing
     are read, the last four where they are there and filled; all others are passed over.

@@ -288,3 +288,51 @@ def test_a_metadata_table_overrules_headers(scans: Path, tmp_path: Path) -> None
     overrides.write_text("VolumeName,RescaleSlope,RescaleIntercept\none.nii.gz,x,0\n")
     with pytest.raises(DataError, match="row 2: RescaleSlope and RescaleIntercept must be numbers"):
         folder(scans, _RECIPE, overrides=overrides)
+
+
+def test_a_stray_dicom_file_hides_no_scan(scans: Path, tmp_path: Path) -> None:
+    (scans / "one_mask.nii.gz").unlink()
+    slice_file = next((scans / "series").iterdir())
+    shutil.copy(slice_file, scans / "stray.dcm")
+    shutil.copytree(scans / "series", scans / "deep" / "one")
+    shutil.copy(scans / "one.nii.gz", scans / "deep" / "one.nii.gz")
+    ids = [study.study_id for study in folder(scans, _RECIPE).studies]
+    assert sorted(ids) == ["deep/er/three", "deep/one", "four", "one", "scans", "two"]
+
+
+def test_two_scans_that_differ_in_their_ending_are_two_studies(scans: Path) -> None:
+    shutil.copytree(scans / "series", scans / "one")
+    studies = folder(scans, _RECIPE).studies
+    patients = {study.study_id: study.patient_id for study in studies}
+    assert patients["one"] == patients["one.nii.gz"] == "one"
+
+
+def test_a_broken_organ_costs_its_own_study_only(scans: Path, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for subject in ("s1", "s2"):
+        (root / subject / "masks").mkdir(parents=True)
+        shutil.copy(scans / "one.nii.gz", root / subject / "ct.nii.gz")
+        shutil.copy(scans / "one_mask.nii.gz", root / subject / "masks" / "liver.nii.gz")
+    (root / "s2" / "masks" / "liver.nii.gz").write_bytes(b"")
+    out = tmp_path / "data"
+    prepare = Prepare("folder", str(root), masks="masks", units="HU", out=str(out), workers=0)
+    assert prepare.run() == 3
+    (row,) = csv.DictReader((out / "quarantine.csv").open())
+    assert row["study_id"] == "s2/ct" and "empty" in row["reason"]
+
+
+def test_options_that_match_nothing_are_refused(scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no image has a mask 'tumor.nii' beside it"):
+        folder(scans, _RECIPE, masks="tumor.nii")
+    table = tmp_path / "metadata.csv"
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept\nnobody.nii.gz,1,0\n")
+    with pytest.raises(DataError, match="it names none of the scans"):
+        folder(scans, _RECIPE, overrides=table)
+    shutil.copy(scans / "one.nii.gz", scans / "deep" / "one.nii.gz")
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept\none.nii.gz,1,0\n")
+    with pytest.raises(DataError, match="'one.nii.gz' stands for 2 files"):
+        folder(scans, _RECIPE, overrides=table)
+    prepare = Prepare("folder", str(scans), out=str(tmp_path / "data"), against=("nowhere",))
+    with pytest.raises(DataError, match="nowhere: there is no such dataset"):
+        prepare.run()
+    assert not (tmp_path / "data").exists()

@@ -186,3 +186,17 @@ raise SystemExit(main(["prepare", "folder", "--source", {str(scans)!r}, "--units
     assert done.returncode == 1 and "the disk is full" in done.stderr, done.stderr
     assert not (scans.parent / "data").exists()
     assert prepare_crops(scans).prepare().quarantined == 0
+
+
+def test_interruptions_are_not_held_against_a_scan(
+    scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "make", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                prepare_crops(scans).prepare()
+    assert prepare_crops(scans).prepare().quarantined == 0

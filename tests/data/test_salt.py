@@ -52,3 +52,13 @@ def test_a_short_salt_is_refused(scans: Path) -> None:
     salt.write_text("secret")
     with pytest.raises(DataError, match="too few for a salt. Cure: name a file that does not"):
         prepare_crops(scans, salt=str(salt)).prepare()
+
+
+def test_a_refused_call_leaves_the_key_of_the_dataset_alone(scans: Path) -> None:
+    salt = str(scans.parent / "salt")
+    prepare_crops(scans, salt=salt).prepare()
+    key = (scans.parent / "data.key.csv").read_text()
+    (scans / "s4.nii.gz").unlink()
+    with pytest.raises(DataError, match="made from other files"):
+        prepare_crops(scans, salt=salt).prepare()
+    assert (scans.parent / "data.key.csv").read_text() == key

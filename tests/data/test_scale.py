@@ -89,3 +89,8 @@ def test_scans_and_dataset_in_a_bucket(scans: Path, bucket: epath.Path) -> None:
         open_dataset(out, "train")
     assert Prepare("folder", str(bucket / "scans"), out=str(out), overwrite=True, **options).run()
     _equal(out, scans.parent / "data")
+
+
+def test_beam_options_that_do_not_exist_are_named(scans: Path) -> None:
+    with pytest.raises(DataError, match="--beam: .*NoSuchRunner.* Cure: give NAME=VALUE"):
+        prepare_crops(scans, beam=("runner=NoSuchRunner",)).prepare()
