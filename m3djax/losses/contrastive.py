@@ -108,7 +108,7 @@ class SigmoidPairs(nn.Module):
 def pairwise_logits(
     images: Float[Array, "b d"], texts: Float[Array, "c d"], factor: Float[Array, ""]
 ) -> Float[Array, "b c"]:
-    """factor * cosine of every image with every text, float32, rows split over the mesh."""
+    """Cosine of every image with every text times `factor`, float32, rows split over the mesh."""
     images = constrain(images.astype(jnp.float32), ("batch", None))
     texts = constrain(texts.astype(jnp.float32), (None, None))
     return constrain(factor * images @ texts.T, ("batch", None))

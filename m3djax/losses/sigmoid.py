@@ -90,7 +90,7 @@ class _Ring:
         return jax.shard_map(function, in_specs=rows, out_specs=out, check_vma=False)(*args)
 
     def round(self, body: Callable[[Any, Any], tuple[Any, Any]], kept: Any, passed: Any) -> Any:
-        """`body(kept, passed)` once per device that `passed` visits; both are at home at the end."""
+        """Applies `body` to both once per device; `passed` goes round and is home at the end."""
 
         def visit(_: int, state: tuple[Any, Any]) -> tuple[Any, Any]:
             kept, passed = body(*state)
