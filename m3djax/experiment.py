@@ -31,7 +31,7 @@ class Experiment:
       optimizer: optimizer and schedule.
       trainable: regex over parameter paths; what it does not match is frozen.
       groups: parameters with their own learning rate or weight decay.
-      init_from: component -> run folder to take its start from.
+      init_from: component -> run, or folder of `run.py convert`, to take its start from.
       evaluators: what is measured, by name.
       steps: optimizer steps.
       accumulate: parts that a batch is computed in, to save memory; the update is the same.

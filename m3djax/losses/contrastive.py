@@ -6,6 +6,8 @@ Both take unit vectors of images and texts, row i of one belonging to row i of t
 - InfoNCE: the target of an image is spread evenly over all texts with the caption's id, and that of
   a text over all images that carry it. With all ids different this is the usual cross-entropy.
 - Sigmoid: a pair's label is +1 where the ids are equal, and -1 elsewhere.
+
+Rows whose `valid` is False (no text) take no part, neither as questions nor as answers.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from m3djax.losses.sigmoid import dense_sigmoid_loss, ring_sigmoid_loss
 from m3djax.sharding import constrain
 from m3djax.tasks.base import Loss
+
+_NEVER = -1e30  # a logit whose exponential is 0, and which a weight of 0 can still silence
 
 
 class InfoNCE(nn.Module):
@@ -55,18 +59,20 @@ class InfoNCE(nn.Module):
         images: Float[Array, "b d"],
         texts: Float[Array, "b d"],
         text_id: Int[Array, " b"],
+        valid: Bool[Array, " b"],
     ) -> Loss:
         """Sum over the batch of the mean of both directions' cross-entropies; see the module."""
-        rows, factor = len(images), self.factor()
-        logits = pairwise_logits(images, texts, factor)
-        same = constrain(text_id[:, None] == text_id[None, :], ("batch", None))
+        factor, rows = self.factor(), _count(valid)
+        pair = constrain(valid[:, None] & valid[None, :], ("batch", None))
+        logits = jnp.where(pair, pairwise_logits(images, texts, factor), _NEVER)
+        same = pair & (text_id[:, None] == text_id[None, :])
         # Equal ids are as many for an image as for its text: one target serves both directions.
-        target = same / jnp.sum(same, axis=1, keepdims=True)
-        normaliser = [jnp.sum(jax.nn.logsumexp(logits, axis)) for axis in (1, 0)]
-        total = 0.5 * (normaliser[0] + normaliser[1]) - jnp.sum(target * logits)
+        target = same / jnp.maximum(jnp.sum(same, axis=1, keepdims=True), 1)
+        both = sum(jnp.sum(valid * jax.nn.logsumexp(logits, axis)) for axis in (1, 0))
+        total = 0.5 * both - jnp.sum(target * logits)
         hits = [_hits(jax.lax.stop_gradient(logits), same, axis) for axis in (1, 0)]
         metrics = {"image_to_text": hits[0], "text_to_image": hits[1], "scale": factor * rows}
-        return Loss(total, jnp.float32(rows), metrics)
+        return Loss(total, rows, metrics)
 
 
 class SigmoidPairs(nn.Module):
@@ -93,16 +99,18 @@ class SigmoidPairs(nn.Module):
         images: Float[Array, "b d"],
         texts: Float[Array, "b d"],
         text_id: Int[Array, " b"],
+        valid: Bool[Array, " b"],
     ) -> Loss:
         """Sum over all pairs of -log sigmoid(label * logit); the weight is the batch."""
         log_scale = self.param("log_scale", _log_scale, self.temperature)
         bias = self.param("bias", lambda _: jnp.float32(self.bias))
-        factor, rows = _bounded_exp(log_scale, self.max_scale), len(images)
+        factor, rows = _bounded_exp(log_scale, self.max_scale), _count(valid)
+        pairs = (images, texts, text_id, valid, factor, bias)
         if self.form == "ring":
-            total = ring_sigmoid_loss(images, texts, text_id, factor, bias, block=self.block)
+            total = ring_sigmoid_loss(*pairs, block=self.block)
         else:
-            total = dense_sigmoid_loss(images, texts, text_id, factor, bias)
-        return Loss(total, jnp.float32(rows), {"scale": factor * rows, "bias": bias * rows})
+            total = dense_sigmoid_loss(*pairs)
+        return Loss(total, rows, {"scale": factor * rows, "bias": bias * rows})
 
 
 def pairwise_logits(
@@ -118,6 +126,11 @@ def _hits(logits: Float[Array, "b c"], same: Array, axis: int) -> Float[Array, "
     """For how many rows (axis 1) or columns (axis 0) a right answer has the highest logit."""
     right = jnp.max(jnp.where(same, logits, -jnp.inf), axis)
     return jnp.sum(right >= jnp.max(logits, axis), dtype=jnp.float32)
+
+
+def _count(valid: Bool[Array, " b"]) -> Float[Array, ""]:
+    """Rows that take part; 1 rather than 0, as it is divided by."""
+    return jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1)
 
 
 def _log_scale(_: Array, temperature: float) -> Float[Array, ""]:

@@ -11,30 +11,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
 from m3djax.sharding import MESH_AXES, constrain
 
 Features = Float[Array, "b d"]
 Ids = Int[Array, " b"]
+Valid = Bool[Array, " b"]
 Number = Float[Array, ""]
 
 
 def dense_sigmoid_loss(
-    images: Features, texts: Features, ids: Ids, scale: Number, bias: Number
+    images: Features, texts: Features, ids: Ids, valid: Valid, scale: Number, bias: Number
 ) -> Number:
-    """Sum over all pairs of -log sigmoid(z (scale * cosine + bias)), z = +1 for equal ids else -1.
+    """Sum over pairs of -log sigmoid(z (scale * cosine + bias)), z = +1 for equal ids else -1.
 
     All B x B logits are there, split over rows: the plain form that `ring_sigmoid_loss` equals.
     """
     images = constrain(images.astype(jnp.float32), ("batch", None))
     logits = constrain(scale * images @ texts.astype(jnp.float32).T + bias, ("batch", None))
-    return -jnp.sum(jax.nn.log_sigmoid(_label(ids, ids) * logits))
+    label = _label(ids, valid, ids, valid)
+    return -jnp.sum(jnp.abs(label) * jax.nn.log_sigmoid(label * logits))
 
 
 def ring_sigmoid_loss(
-    images: Features, texts: Features, ids: Ids, scale: Number, bias: Number, *, block: int = 1024
+    images: Features,
+    texts: Features,
+    ids: Ids,
+    valid: Valid,
+    scale: Number,
+    bias: Number,
+    *,
+    block: int = 1024,
 ) -> Number:
     """`dense_sigmoid_loss` without the B x B logits.
 
@@ -47,6 +56,7 @@ def ring_sigmoid_loss(
       images: unit vectors, rows split over the mesh's batch axes.
       texts: unit vectors, likewise.
       ids: equal for equal captions.
+      valid: False for rows that take no part.
       scale: factor on the cosines.
       bias: added to them.
       block: columns of logits that are computed at a time; the largest divisor of a device's rows
@@ -64,7 +74,7 @@ def ring_sigmoid_loss(
     columns = max(size for size in range(1, min(block, rows) + 1) if rows % size == 0)
     ring = _Ring(axes, devices, rows // columns)
     images, texts = images.astype(jnp.float32), texts.astype(jnp.float32)
-    return _sum_over_pairs(ring, images, texts, ids, scale, bias)
+    return _sum_over_pairs(ring, images, texts, ids, valid, scale, bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +91,14 @@ class _Ring:
     devices: int
     blocks: int
 
-    def run(self, function: Callable[..., Any], batch: int, *args: Array, out: Any) -> Any:
-        """Runs `function` on every device: the first `batch` arguments are split by rows."""
+    def run(self, function: Callable[..., Any], rows: Any, numbers: Any, out: Any) -> Any:
+        """`function(rows, numbers)` on every device, with its part of all arrays in `rows`."""
         if not self.axes:
-            return function(*args)
-        rows = tuple(P(self.axes) if n < batch else P() for n in range(len(args)))
-        # No check of what varies: only the sums are replicated, and `total` made them so.
-        return jax.shard_map(function, in_specs=rows, out_specs=out, check_vma=False)(*args)
+            return function(rows, numbers)
+        specs = (P(self.axes), P())
+        # No check of what varies: only sums are replicated, and `total` made them so.
+        mapped = jax.shard_map(function, in_specs=specs, out_specs=out, check_vma=False)
+        return mapped(rows, numbers)
 
     def round(self, body: Callable[[Any, Any], tuple[Any, Any]], kept: Any, passed: Any) -> Any:
         """Applies `body` to both once per device; `passed` goes round and is home at the end."""
@@ -102,9 +113,9 @@ class _Ring:
         """The sum over all devices."""
         return jax.lax.psum(value, self.axes) if self.axes else value
 
-    def split(self, array: Array) -> Array:
+    def split(self, arrays: Any) -> Any:
         """Rows in blocks along a new first axis."""
-        return array.reshape(self.blocks, -1, *array.shape[1:])
+        return jax.tree.map(lambda x: x.reshape(self.blocks, -1, *x.shape[1:]), arrays)
 
     def _pass_on(self, array: Array) -> Array:
         if not self.axes:
@@ -115,21 +126,28 @@ class _Ring:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_over_pairs(
-    ring: _Ring, images: Features, texts: Features, ids: Ids, scale: Number, bias: Number
+    ring: _Ring,
+    images: Features,
+    texts: Features,
+    ids: Ids,
+    valid: Valid,
+    scale: Number,
+    bias: Number,
 ) -> Number:
-    def on_device(
-        images: Array, texts: Array, own: Array, ids: Array, scale: Array, bias: Array
-    ) -> Array:
-        def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-            logits = scale * images @ part[0].T + bias
-            return total - jnp.sum(jax.nn.log_sigmoid(_label(own, part[1]) * logits)), None
+    def on_device(rows: tuple[Array, ...], numbers: tuple[Array, Array]) -> Array:
+        (images, texts, ids, valid), (scale, bias) = rows, numbers
 
-        def visit(total: Array, guest: tuple[Array, Array]) -> tuple[Array, Any]:
-            return jax.lax.scan(block, total, jax.tree.map(ring.split, guest))[0], guest
+        def block(total: Array, guest: tuple[Array, ...]) -> tuple[Array, None]:
+            label = _label(ids, valid, *guest[1:])
+            loss = jax.nn.log_sigmoid(label * (scale * images @ guest[0].T + bias))
+            return total - jnp.sum(jnp.abs(label) * loss), None
 
-        return ring.total(ring.round(visit, jnp.float32(0), (texts, ids))[0])
+        def visit(total: Array, guest: tuple[Array, ...]) -> tuple[Array, Any]:
+            return jax.lax.scan(block, total, ring.split(guest))[0], guest
 
-    return ring.run(on_device, 4, images, texts, ids, ids, scale, bias, out=P())
+        return ring.total(ring.round(visit, jnp.float32(0), (texts, ids, valid))[0])
+
+    return ring.run(on_device, (images, texts, ids, valid), (scale, bias), P())
 
 
 def _forward(ring: _Ring, *inputs: Array) -> tuple[Number, tuple[Array, ...]]:
@@ -139,41 +157,41 @@ def _forward(ring: _Ring, *inputs: Array) -> tuple[Number, tuple[Array, ...]]:
 def _backward(
     ring: _Ring, inputs: tuple[Array, ...], cotangent: Number
 ) -> tuple[Array | None, ...]:
-    def on_device(
-        images: Array, texts: Array, own: Array, ids: Array, scale: Array, bias: Array
-    ) -> tuple[Array, ...]:
-        def block(sums: tuple[Array, ...], part: tuple[Array, Array]) -> tuple[Any, Array]:
-            texts, ids = part
-            cosines, label = images @ texts.T, _label(own, ids)
+    def on_device(rows: tuple[Array, ...], numbers: tuple[Array, Array]) -> tuple[Array, ...]:
+        (images, texts, ids, valid), (scale, bias) = rows, numbers
+
+        def block(sums: tuple[Array, ...], guest: tuple[Array, ...]) -> tuple[Any, Array]:
+            cosines, label = images @ guest[0].T, _label(ids, valid, *guest[1:])
             # d/dl of -log sigmoid(z l) is -z sigmoid(-z l).
             slope = -label * jax.nn.sigmoid(-label * (scale * cosines + bias))
             to_images, to_scale, to_bias = sums
             sums = (
-                to_images + slope @ texts,
+                to_images + slope @ guest[0],
                 to_scale + jnp.sum(slope * cosines),
                 to_bias + jnp.sum(slope),
             )
             return sums, slope.T @ images
 
-        def visit(sums: Any, guest: tuple[Array, Array, Array]) -> tuple[Any, Any]:
-            texts, ids, to_texts = guest
-            sums, more = jax.lax.scan(block, sums, (ring.split(texts), ring.split(ids)))
-            return sums, (texts, ids, to_texts + more.reshape(to_texts.shape))
+        def visit(sums: Any, guest: tuple[Array, ...]) -> tuple[Any, Any]:
+            *data, to_texts = guest
+            sums, more = jax.lax.scan(block, sums, ring.split(tuple(data)))
+            return sums, (*data, to_texts + more.reshape(to_texts.shape))
 
         start = (jnp.zeros_like(images), jnp.float32(0), jnp.float32(0))
-        sums, guest = ring.round(visit, start, (texts, ids, jnp.zeros_like(texts)))
-        return scale * sums[0], scale * guest[2], ring.total(sums[1]), ring.total(sums[2])
+        guest = (texts, ids, valid, jnp.zeros_like(texts))
+        sums, (*_, to_texts) = ring.round(visit, start, guest)
+        return scale * sums[0], scale * to_texts, ring.total(sums[1]), ring.total(sums[2])
 
-    images, texts, ids, scale, bias = inputs
     out = (P(ring.axes), P(ring.axes), P(), P())
-    grads = ring.run(on_device, 4, images, texts, ids, ids, scale, bias, out=out)
+    grads = ring.run(on_device, inputs[:4], inputs[4:], out)
     to_images, to_texts, to_scale, to_bias = (cotangent * grad for grad in grads)
-    return to_images, to_texts, None, to_scale, to_bias
+    return to_images, to_texts, None, None, to_scale, to_bias
 
 
 _sum_over_pairs.defvjp(_forward, _backward)
 
 
-def _label(one: Int[Array, " b"], other: Int[Array, " c"]) -> Float[Array, "b c"]:
-    """+1 where the ids are equal, -1 elsewhere."""
-    return jnp.where(one[:, None] == other[None, :], 1.0, -1.0)
+def _label(ids: Ids, valid: Valid, other_ids: Ids, other_valid: Valid) -> Float[Array, "b c"]:
+    """+1 where the ids are equal, -1 elsewhere, and 0 for pairs that take no part."""
+    label = jnp.where(ids[:, None] == other_ids[None, :], 1.0, -1.0)
+    return jnp.where(valid[:, None] & other_valid[None, :], label, 0.0)
