@@ -65,6 +65,12 @@ class Experiment:
             raise ConfigError(
                 f"accumulate={self.accumulate} does not divide batch_size={self.data.batch_size}."
             )
+        if self.accumulate > 1 and not self.task.accumulates:
+            raise ConfigError(
+                f"accumulate={self.accumulate}: {type(self.task).__name__} compares the samples of "
+                "a batch with each other, and in parts that is another loss. Cure: accumulate=1, "
+                'and more devices, a smaller batch or remat="full" in the towers.'
+            )
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep) < 1:
             raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:

@@ -140,7 +140,7 @@ def _unpickle(path: Path, data: bytes) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             # The memo grows up to the largest index: a small pickle could fill the memory.
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise pickle.UnpicklingError("it numbers more objects than it holds")
         return _Unpickler(io.BytesIO(data)).load()
     except Exception as error:  # a pickle can fail in any way, and none is worth a trace
@@ -194,12 +194,12 @@ class _Storages:
         return np.frombuffer(data, dtype)
 
     def _view(self, name: str, tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
-        shape, stride = tensor.shape, tensor.stride
+        shape, stride, count = tensor.shape, tensor.stride, math.prod(tensor.shape)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=False))
         fine = len(shape) == len(stride) and min((tensor.offset, *shape, *stride)) >= 0
-        if not fine or (math.prod(shape) and last >= len(storage)):
+        if not fine or (count and last >= len(storage)):
             raise DataError(self.path, f"tensor {printable(name)} lies outside its storage", _CURE)
-        if math.prod(shape) > len(storage):  # a stride of 0 repeats: no published weight does
+        if count > len(storage):  # a stride of 0 repeats: no published weight does
             problem = f"tensor {printable(name)} has more elements than its storage"
             raise DataError(self.path, problem, _CURE)
         steps = tuple(s * storage.itemsize for s in stride)

@@ -42,6 +42,13 @@ class Task(abc.ABC):
     next stage takes a component from an earlier run by its name alone.
     """
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether a batch's loss is the sum of its parts' losses, so that it may be computed in
+        parts; not so where samples are compared with each other.
+        """
+        return True
+
     @abc.abstractmethod
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """Fresh parameters, one entry per component; only the shapes of `batch` matter."""
