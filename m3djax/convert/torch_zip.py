@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -60,32 +60,20 @@ def read_torch_zip(path: Path) -> dict[str, np.ndarray]:
         raise DataError(path, f"is damaged or cut off ({error})", _INCOMPLETE) from error
 
 
-class _Sealed:
-    """What the pickle gets hold of: it can call or keep it, not change it."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("it changes an object that is not its own")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Storage(_Sealed):
+class _Storage(NamedTuple):
     kind: str
     key: str
     count: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Tensor(_Sealed):
+class _Tensor(NamedTuple):
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _StorageType(_Sealed):
+class _StorageType(NamedTuple):
     name: str
 
 
@@ -96,7 +84,16 @@ class _Dict(dict):
         pass
 
 
-class _RebuildTensor(_Sealed):
+class _Function:
+    """What a pickle may call, and not change, as it could a function of Python."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("it changes what is not its own")
+
+
+class _RebuildTensor(_Function):
     __slots__ = ()
 
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
@@ -106,7 +103,7 @@ class _RebuildTensor(_Sealed):
         return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
-class _RebuildParameter(_Sealed):
+class _RebuildParameter(_Function):
     __slots__ = ()
 
     def __call__(self, tensor: Any, *_: Any) -> Any:

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "mae3d": "test_mae3d.py",
     "lora": "",
     "text_metrics": "",
+    "torch_zip": "test_torch_zip.py",
     "bert": "test_bert.py",
     "roberta": "test_bert.py",
     "minilm": "test_minilm.py",
