@@ -73,7 +73,8 @@ def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> FlatParams
         raise CheckpointError(f"{place}: {reason}. Cure: convert the weights again.")
     saved = ocp.metadata(place).metadata
     checkpoint.check_shapes(place, None, dict(wanted))
-    return ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+    loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+    return {path: loaded[path] for path in wanted}
 
 
 def newest_readable(folder: epath.PathLike) -> int:

@@ -32,7 +32,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         start = file.read(9)
     if start.startswith(b"PK"):
         return read_torch_zip(path)
-    if start[:1] == b"\x80" or not start[8:9] == b"{":
+    if start[8:9] != b"{":  # where the header of safetensors begins
         raise DataError(
             path,
             "is neither safetensors nor a zip of torch 1.6 or newer; its pickle is not opened",
@@ -48,5 +48,6 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], dtype: Dtype) -> None:
     """Writes a safetensors file, whole or not at all, as transformers and torch read it."""
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    cast = {name: np.ascontiguousarray(value, kind) for name, value in tensors.items()}
+    # Not ascontiguousarray: it makes an array of one element of a scalar.
+    cast = {name: np.asarray(value, kind, order="C") for name, value in tensors.items()}
     write_whole(path, safetensors.numpy.save(cast, {"format": "pt"}))

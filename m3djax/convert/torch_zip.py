@@ -63,7 +63,7 @@ def read_torch_zip(path: Path) -> dict[str, np.ndarray]:
 class _Storage(NamedTuple):
     kind: str
     key: str
-    count: int
+    numel: int
 
 
 class _Tensor(NamedTuple):
@@ -185,8 +185,8 @@ class _Storages:
         if name not in self.file.namelist():
             raise DataError(self.path, f"storage {printable(storage.key)} is missing", _INCOMPLETE)
         data = _stored(self.path, self.file, self.file.getinfo(name))
-        if len(data) != storage.count * dtype.itemsize:
-            problem = f"storage {storage.key} has {len(data)} bytes, not {storage.count} {dtype}"
+        if len(data) != storage.numel * dtype.itemsize:
+            problem = f"storage {storage.key} has {len(data)} bytes, not {storage.numel} {dtype}"
             raise DataError(self.path, printable(problem), _INCOMPLETE)
         return np.frombuffer(data, dtype)
 
