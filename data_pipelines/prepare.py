@@ -85,9 +85,7 @@ class Prepare:
     same: str | None = None
     out: str | None = None
     recipe: (
-        Literal[
-            "ct", "mr", "as_is", "e3d", "m3d", "m3d_slices", "m3d_cap", "m3d_seg", "m3d_refseg"
-        ]
+        Literal["ct", "mr", "as_is", "e3d", "m3d", "m3d_slices", "m3d_cap", "m3d_seg", "m3d_refseg"]
         | None
     ) = None
     spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)

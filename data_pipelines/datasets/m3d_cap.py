@@ -106,7 +106,7 @@ def _splits(
     listed: Iterable[Listed], cases: Mapping[epath.Path, str], groups: twins.Union
 ) -> dict[str, str]:
     """{first case of a group: its split}; a group that no released split holds is left out."""
-    released = defaultdict(set)
+    released: dict[str, set[str]] = defaultdict(set)
     for entry in listed:
         released[groups.first(cases[entry.image])].update(entry.splits)
     return {case: _split(names) for case, names in released.items()}

@@ -12,7 +12,7 @@ from data_pipelines.readers import content
 _HEADINGS = re.compile("study_findings:|discussion:")
 """Parts of the report; what stands before them are the title and the patient's presentation."""
 _LEAST = 5
-"""Characters, without spaces, that M3D takes for a report (Data/process/m3d_cap_data_prepare.py)."""
+"""Characters, without spaces, that M3D takes for a report (m3d_cap_data_prepare.py)."""
 _FILLERS = frozenset(("nan", "none", "null", "n/a", "na", "not given", "not available", "unknown"))
 """Words that tables and programs write where there is no text."""
 _MOST = 1 << 20

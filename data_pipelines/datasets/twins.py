@@ -40,9 +40,7 @@ def read_pairs(table: epath.PathLike) -> list[tuple[str, str]]:
     """
     try:
         rows = list(csv.DictReader(io.StringIO(epath.Path(table).read_text())))
-        return [
-            (row["study_id"], row["other_study_id"]) for row in rows if row["kind"] == "volume"
-        ]
+        return [(row["study_id"], row["other_study_id"]) for row in rows if row["kind"] == "volume"]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
         cure = "give the leaks.csv that prepare --check-leaks wrote into a dataset"
         raise DataError(table, "it is no readable table of leaks", cure) from error

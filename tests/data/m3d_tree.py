@@ -31,8 +31,11 @@ SERIES = {
     "ct_quizze/000002/Coronal_C__delayed": ("C", 1, "png"),
 }
 INDEX = {
-    "train": ["ct_case/000001/Axial_non_contrast", "ct_case/000003/Axial_Poschl"]
-    + ["ct_quizze/000001/Sagittal_aorta"],
+    "train": [
+        "ct_case/000001/Axial_non_contrast",
+        "ct_case/000003/Axial_Poschl",
+        "ct_quizze/000001/Sagittal_aorta",
+    ],
     "validation": ["ct_quizze/000002/Coronal_C__delayed"],
     "test": ["ct_case/000002/Axial_C__arterial_phase", "ct_case/000001/Coronal_bone_window"],
     "test100": ["ct_case/000002/Axial_C__arterial_phase"],
