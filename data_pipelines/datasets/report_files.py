@@ -20,11 +20,11 @@ _MOST = 1 << 20
 
 
 def read_report(path: epath.PathLike) -> str:
-    """Reads the report of a text file, on one line.
+    """Reads the report of a text file.
 
     It is what follows "study_findings:" and "discussion:", or all of the text where there is
-    nothing after either, nearly as in M3D's preparation: that leaves the second heading in the
-    text, and a filler too. Files that it has prepared come out as they are.
+    nothing after either, nearly as in M3D's preparation: that leaves the second heading and
+    fillers in the text, and puts all on one line. Files that it has prepared come out as they are.
 
     Args:
       path: UTF-8 text.
@@ -44,12 +44,18 @@ def read_report(path: epath.PathLike) -> str:
         raise DataError(path, f"byte {error.start} of the report is not UTF-8", cure) from None
     before, *sections = _HEADINGS.split(text)
     for parts in (sections, [before]):
-        if report := " ".join(" ".join(part.split()) for part in parts if _tells(part)):
+        if report := "\n\n".join(_tidy(part) for part in parts if _tells(part)):
             return report
-    problem = "the report is empty" if not text.strip() else "it holds no report"
+    problem = "it holds no report: nothing, too few letters, or a filler such as NaN"
     raise DataError(path, problem, "write the findings there, or leave this case out")
 
 
 def _tells(text: str) -> bool:
     letters = "".join(text.split())
     return len(letters) >= _LEAST and " ".join(text.split()).casefold().strip(" .") not in _FILLERS
+
+
+def _tidy(text: str) -> str:
+    """The lines without blanks at their ends, at most one empty line between two."""
+    lines = "\n".join(" ".join(line.split()) for line in text.splitlines())
+    return re.sub("\n{3,}", "\n\n", lines).strip()
