@@ -92,8 +92,12 @@ class Data:
         """Reads a record of every source, so that what is missing is found before compilation.
 
         Raises:
-          DataError: a source is not a whole dataset, or has no records.
+          DataError: a source is not a whole dataset, or has no records, or the tokenizer is
+            unusable.
+          ConfigError: the text speaks of labels that the dataset does not have.
         """
+        if self.text is not None:
+            self.text.tokens.check()
         for source in self.sources:
             record = self._records(source)[0]
             check_units(record, self.units)

@@ -50,9 +50,14 @@ def read_report(path: epath.PathLike) -> str:
     raise DataError(path, problem, "write the findings there, or leave this case out")
 
 
+def says_nothing(text: str) -> bool:
+    """Whether a text has no letter or number, or is a filler such as "NaN"."""
+    words = " ".join(text.split()).casefold().strip(" .")
+    return words in _FILLERS or not any(map(str.isalnum, words))
+
+
 def _tells(text: str) -> bool:
-    letters = "".join(text.split())
-    return len(letters) >= _LEAST and " ".join(text.split()).casefold().strip(" .") not in _FILLERS
+    return len("".join(text.split())) >= _LEAST and not says_nothing(text)
 
 
 def _tidy(text: str) -> str:

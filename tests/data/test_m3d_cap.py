@@ -179,6 +179,22 @@ def test_a_caption_that_says_nothing_is_named(
     assert [r["study_id"] for r in open_dataset(out, "train")] == ["ct_case/000001/Axial"]
 
 
+def test_a_report_of_a_table_that_says_nothing_is_named(copy: Path) -> None:
+    table = copy.parent / "table.csv"
+    table.write_text("image,report\nct_case/000001/Axial,NaN\nct_quizze/000002/Axial,\n")
+    out = copy.parent / "data"
+    options: dict[str, Any] = {**SMALL, "test_fraction": 0.0}
+    prepare = Prepare("folder", str(copy), str(table), out=str(out), **options)
+    assert prepare.run() == QUARANTINED
+    (row,) = csv.DictReader((out / "quarantine.csv").open())
+    assert (row["file"], row["reason"]) == (
+        "ct_case/000001/Axial",
+        "its report says nothing, such as NaN",
+    )
+    (record,) = open_dataset(out, "train")
+    assert not record["report_valid"]
+
+
 def test_a_series_that_is_missing_or_broken_is_named(copy: Path) -> None:
     listed = ["ct_case/000001/Axial", "ct_case/000001/Gone", "ct_quizze/000002/Axial"]
     m3d_tree.write_index(copy, {"train": listed})

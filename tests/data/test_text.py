@@ -17,7 +17,7 @@ from data_pipelines.anatomy import phrases, spoken
 from data_pipelines.captions import MaskCaption, Report, View
 from data_pipelines.datasets import open_dataset
 from data_pipelines.directions import Allowed, allowed
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
@@ -105,6 +105,17 @@ def test_a_record_without_a_report_gives_zeros_and_no_restrictions(prepared: str
     assert not batch["report_valid"].any() and batch["allowed_flips"].all()
     for name in ("token_ids", "sentence_ids", "text_mask", "text_id"):
         assert not batch[name].any()
+
+
+class Refusing(WordLengths):
+    def __call__(self, text: str, rng: np.random.Generator | None = None) -> Any:
+        raise DataError("report", "has no words", "leave it empty")
+
+
+def test_a_text_that_cannot_be_used_names_its_record(m3d: Path) -> None:
+    data = reports(m3d, split="train", text=Text(Refusing()))
+    with pytest.raises(DataError, match="ct_case/000003/.*: its text has no words. Cure: leave it"):
+        data.check()
 
 
 def test_a_pass_over_a_split_is_in_order_and_always_the_same(prepared: str, m3d: Path) -> None:

@@ -26,6 +26,9 @@ class WordLengths(Tokens):
             "text_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
         }
 
+    def check(self) -> None:
+        """It needs nothing."""
+
     def __call__(self, text: str, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         words = np.array([len(word) for word in text.split()], np.int32)
         if len(words) > self.length and rng is not None:
