@@ -7,7 +7,8 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
@@ -18,6 +19,7 @@ _SLICE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _PIECE = 1 << 16
 """Bytes from the middle of an array that tell most arrays of one size apart."""
 _CHUNK = 1 << 20
+_AT_ONCE = 16
 
 
 def copies(volumes: Iterable[epath.Path]) -> list[tuple[epath.Path, ...]]:
@@ -26,10 +28,8 @@ def copies(volumes: Iterable[epath.Path]) -> list[tuple[epath.Path, ...]]:
     Only volumes whose sizes agree are read whole; to ask for the sizes of all slices takes as
     long as to list them.
     """
-    groups = [tuple(volumes)]
-    for key in (_looks, _content):
-        groups = [group for several in groups for group in _alike(several, key)]
-    return groups
+    alike = _alike(list(volumes), _looks)
+    return [group for several in alike for group in _alike(several, _content)]
 
 
 def read_pairs(table: epath.PathLike) -> list[tuple[str, str]]:
@@ -65,13 +65,21 @@ class Union:
         return name
 
 
-def _alike(volumes: Sequence[epath.Path], key: object) -> list[tuple[epath.Path, ...]]:
-    groups = defaultdict(list)
-    for path in volumes:
+def _alike(
+    volumes: Sequence[epath.Path], key: Callable[[epath.Path], Hashable]
+) -> list[tuple[epath.Path, ...]]:
+    """Those of which several have the same key."""
+
+    def known(volume: epath.Path) -> Hashable:
         try:
-            groups[key(path)].append(path)  # type: ignore[operator]
+            return key(volume)
         except (OSError, DataError):
-            continue  # whoever reads it will say why it cannot be read, and put it aside
+            return volume  # whoever reads it will say why it cannot be read, and put it aside
+
+    groups = defaultdict(list)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for path, found in zip(volumes, pool.map(known, volumes), strict=True):
+            groups[found].append(path)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
