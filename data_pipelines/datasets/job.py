@@ -10,6 +10,7 @@ from etils import epath
 from data_pipelines import plausible
 from data_pipelines.datasets import card, leaks
 from data_pipelines.datasets.records import Record, encode
+from data_pipelines.datasets.report_files import read_report
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import leads_out, no_space
@@ -59,18 +60,21 @@ def make(collection: Collection, study: Study) -> Made | Broken:
     """
     try:
         scan, annotated = _read(collection, study)
+        report = study.report
+        if isinstance(report, epath.Path):
+            report = read_report(report)
         # Errors of the recipe name the file; from here on it has the name that records use.
         volume = dataclasses.replace(collection.recipe(scan), source=collection.source(study))
         record = encode(
             volume,
             annotated=annotated,
-            report=study.report,
+            report=report,
             labels=study.labels,
             label_names=collection.label_names,
             eight_bit=scan.array.dtype == np.uint8,
         )
         facts = card.study_facts(volume, record, study.labels, leaks.signature(volume))
-        return Made(record, facts)
+        return Made(record, {**facts, "also_in": study.also_in})
     except DataError as error:
         return broken(collection, study, error.problem, error.cure, error.path)
     except OSError as error:
