@@ -11,19 +11,24 @@ from collections.abc import Iterator
 
 Span = tuple[int, int]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # A full stop after these never ends a sentence.
-_ABBREVIATIONS = frozenset(
-    "dr drs prof mr mrs ms st assoc assist dept e.g i.e eg ie vs cf viz incl approx resp aka".split()
+_ABBREVIATIONS = _words(
+    "dr drs prof mr mrs ms st assoc assist dept e.g i.e eg ie vs cf viz incl approx resp aka"
 )
 # After these it does, unless a number or a small letter follows.
-_WEAK = frozenset(
+_WEAK = _words(
     "no nos nr fig figs vol pp se ser im img ca ref refs sect al etc lab sup inf ant post lat med "
-    "max min temp dist prox bilat rt lt abd jan feb apr aug sept oct nov dec".split()
+    "max min temp dist prox bilat rt lt abd jan feb apr aug sept oct nov dec"
 )
 # A single letter after these, or after a number, is a name: "vitamin D. The liver ...".
-_LETTERED = frozenset(
+_LETTERED = _words(
     "vitamin hepatitis type group class grade stage segment zone series category figure image "
-    "level part phase option".split()
+    "level part phase option"
 )
 _TITLES = (
     r"Findings|Impressions?|Conclusions?|Comparison|Technique|Indications?|Recommendations?"
@@ -31,7 +36,7 @@ _TITLES = (
 )
 _BREAK = re.compile(
     r"(?P<line>[^\S\n]*\n\s*)"
-    r"|(?P<stop>[.!?]+[\"'”’)\]]*)"
+    r"|(?P<stop>[.!?]+[\"'”\u2019)\]]*)"
     # A heading within a line, or a bullet; some reports have quotation marks for bullets.
     rf"|(?<!linical)[^\S\n](?=(?:(?:[A-Z]{{2,}}[ /&-]){{0,3}}[A-Z]{{5,}}|{_TITLES}):)"
     r"|[^\S\n](?=[•·]|\"[^\S\n]+[A-Z][a-z])"
@@ -109,7 +114,7 @@ def _stop_breaks(text: str, start: int, found: re.Match[str]) -> bool:
     """Whether a full stop, question or exclamation mark ends a sentence."""
     stop, end = found["stop"], found.end()
     following = text[end : end + _CONTEXT]
-    ahead = following.lstrip(" \t\r\xa0\"'“‘([")
+    ahead = following.lstrip(" \t\r\xa0\"'“\u2018([")
     if not ahead or ahead[0] == "\n":
         return False  # the line end decides
     if _is_lead(text, start, end) or _in_brackets(text, start, end):
