@@ -136,8 +136,9 @@ class TextEmbeddings(nn.Module):
 
     def _rows(self, name: str, rows: int, ids: Array, dtype: str) -> Float[Array, "b n c"]:
         table = Table(rows, self.hidden_size, name=name)().astype(dtype)
-        # Gathered whole before the lookup: with a split table, and ids that are split over the same
-        # axes, the compiler falls back to copying the result everywhere.
+        # Gathered whole before the lookup, which costs the table's bytes. Left alone, the compiler
+        # sums the looked-up rows of the whole batch over the devices that share the table: more
+        # than that as soon as a batch has more tokens than the vocabulary has rows.
         return jnp.take(constrain(table, (None, None)), ids, axis=0, mode="fill")
 
 

@@ -15,10 +15,10 @@ from m3djax.models.bert import Bert, MaskedLanguageHead, PostNormBlock, TextEmbe
 from m3djax.models.transformer import Attention, Mlp, Transformer
 from m3djax.params import flatten, unflatten
 
-MESHES = [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)]
+MESHES = [(2, 2, 2), (1, 8, 1)]
 MODEL = Bert(
     TextEmbeddings(vocab_size=64, hidden_size=16, max_length=12),
-    Transformer(2, PostNormBlock(Attention(4), Mlp(32)), remat="full"),
+    Transformer(2, PostNormBlock(Attention(4), Mlp(32))),
     pooler=True,
 )
 HEAD = MaskedLanguageHead(64)
