@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
     "psat": "",
     "mae3d": "test_mae3d.py",
     "lora": "",
-    "text_metrics": "",
+    "text_metrics": "test_text_metrics.py",
     "torch_zip": "test_torch_zip.py",
     "bert": "test_bert.py",
     "roberta": "test_bert.py",
