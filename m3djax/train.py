@@ -49,6 +49,7 @@ def train(experiment: Experiment) -> epath.Path:
       CheckpointError: the run has checkpoints and none is readable.
       RunError: the run's folder belongs to another config.
     """
+    experiment.task.check(experiment.data)
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
         evaluator.for_data(experiment.data).check()

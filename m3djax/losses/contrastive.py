@@ -93,7 +93,15 @@ class SigmoidPairs(nn.Module):
     form: Literal["ring", "dense"] = "ring"
     block: int = 1024
 
-    @nn.compact
+    def setup(self) -> None:
+        """Two numbers."""
+        self.log_scale = self.param("log_scale", _log_scale, self.temperature)
+        self.shift = self.param("bias", lambda _: jnp.float32(self.bias))
+
+    def factor(self) -> Float[Array, ""]:
+        """What cosines are multiplied by."""
+        return _bounded_exp(self.log_scale, self.max_scale)
+
     def __call__(
         self,
         images: Float[Array, "b d"],
@@ -102,9 +110,7 @@ class SigmoidPairs(nn.Module):
         valid: Bool[Array, " b"],
     ) -> Loss:
         """Sum over all pairs of -log sigmoid(label * logit); the weight is the batch."""
-        log_scale = self.param("log_scale", _log_scale, self.temperature)
-        bias = self.param("bias", lambda _: jnp.float32(self.bias))
-        factor, rows = _bounded_exp(log_scale, self.max_scale), _count(valid)
+        factor, bias, rows = self.factor(), self.shift, _count(valid)
         pairs = (images, texts, text_id, valid, factor, bias)
         if self.form == "ring":
             total = ring_sigmoid_loss(*pairs, block=self.block)

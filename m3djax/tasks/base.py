@@ -49,6 +49,10 @@ class Task(abc.ABC):
         """
         return True
 
+    def check(self, data: Any) -> None:
+        """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
+        del data
+
     @abc.abstractmethod
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """Fresh parameters, one entry per component; only the shapes of `batch` matter."""

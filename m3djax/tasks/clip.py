@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,16 +55,34 @@ class Clip(Task):
         """No: the loss of a part of the batch compares with fewer others."""
         return False
 
+    def check(self, data: Any) -> None:
+        """See `Task.check`: there must be texts, of the text tower's vocabulary and length."""
+        if data.text is None:
+            raise ConfigError("Clip needs data with text. Cure: set data.text.")
+        tokens, table = data.text.tokens, self.text.embeddings
+        rows = getattr(tokens, "vocab_size", table.vocab_size)
+        if rows != table.vocab_size:
+            raise ConfigError(
+                f"data.text.tokens.vocab_size={rows}, and the text tower's table has "
+                f"{table.vocab_size} rows (task.text.embeddings.vocab_size). Cure: take the "
+                "tokenizer of the model that the tower's weights are from."
+            )
+        length = tokens.spec()["token_ids"].shape[-1]
+        if length > table.max_length:
+            raise ConfigError(
+                f"texts have {length} tokens, and the text tower takes {table.max_length}. "
+                "Cure: a smaller data.text.tokens.length."
+            )
+
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """See `Task.init`; of the batch only the size of `image` matters."""
         keys = jax.random.split(rng, 5)
         images = jnp.zeros((1, *batch["image"].shape[1:]))
         seen, vision = self.vision.init_with_output(keys[0], images)
         read, text = self.text.init_with_output(keys[1], jnp.zeros((1, 2), jnp.int32))
-        image, vision_head = self.vision_head.init_with_output(keys[2], seen.tokens, seen.cls)
-        words, text_head = self.text_head.init_with_output(keys[3], read.tokens, read.cls)
-        one = jnp.zeros(1, jnp.int32)
-        objective = self.objective.init(keys[4], image, words, one, one == 0)
+        vision_head = self.vision_head.init(keys[2], seen.tokens, seen.cls)
+        text_head = self.text_head.init(keys[3], read.tokens, read.cls)
+        objective = self.objective.init(keys[4], method="factor")
         parts = {"vision": vision, "text": text, "vision_head": vision_head}
         parts |= {"text_head": text_head, "objective": objective}
         return {name: variables["params"] for name, variables in parts.items()}
