@@ -10,13 +10,14 @@ from etils import epath
 from data_pipelines import plausible
 from data_pipelines.datasets import card, leaks
 from data_pipelines.datasets.records import Record, encode
-from data_pipelines.datasets.report_files import read_report, says_nothing
+from data_pipelines.datasets.report_files import read_report
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import leads_out, no_space
 from data_pipelines.readers import content
 from data_pipelines.readers.image import read_image
 from data_pipelines.readers.masks import read_mask, structures_in
+from data_pipelines.text.reports import says_nothing
 from data_pipelines.volume import Volume
 
 Labels = tuple[int, ...] | None

@@ -8,13 +8,12 @@ from etils import epath
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import content
+from data_pipelines.text.reports import clean_report, says_nothing
 
 _HEADINGS = re.compile("study_findings:|discussion:")
 """Parts of the report; what stands before them are the title and the patient's presentation."""
 _LEAST = 5
 """Characters, without spaces, that M3D takes for a report (m3d_cap_data_prepare.py)."""
-_FILLERS = frozenset(("nan", "none", "null", "n/a", "na", "not given", "not available", "unknown"))
-"""Words that tables and programs write where there is no text."""
 _MOST = 1 << 20
 """Bytes; the longest report of a radiologist has some thousand."""
 
@@ -37,23 +36,12 @@ def read_report(path: epath.PathLike) -> str:
         data = file.read(_MOST + 1)
     if len(data) > _MOST:
         raise DataError(path, f"a report of more than {_MOST:,} bytes", "give the text alone")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        cure = "save the text as UTF-8"
-        raise DataError(path, f"byte {error.start} of the report is not UTF-8", cure) from None
+    text = clean_report(data, path)
     before, *sections = _HEADINGS.split(text)
     for parts in (sections, [before]):
         if report := "\n\n".join(_tidy(part) for part in parts if _tells(part)):
             return report
-    problem = "it holds no report: nothing, too few letters, or a filler such as NaN"
-    raise DataError(path, problem, "write the findings there, or leave this case out")
-
-
-def says_nothing(text: str) -> bool:
-    """Whether a text has no letter or number, or is a filler such as "NaN"."""
-    words = " ".join(text.split()).casefold().strip(" .")
-    return words in _FILLERS or not any(map(str.isalnum, words))
+    raise DataError(path, "holds no report", "write the findings there, or leave the case out")
 
 
 def _tells(text: str) -> bool:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 from data_pipelines.errors import DataError
+from data_pipelines.files import below
 from data_pipelines.readers import content
 
 _SLICE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
@@ -85,10 +86,11 @@ def _alike(
 
 def _looks(volume: epath.Path) -> tuple[object, ...]:
     """What copies have in common and can be asked quickly."""
-    sizes = sorted(path.stat().length for path in _files(volume))
-    if len(sizes) > 1:
+    held = _files(volume)
+    sizes = sorted(path.stat().length for path in held)
+    if len(sizes) != 1:
         return tuple(sizes)
-    with content.open_file(volume) as file:
+    with content.open_file(held[0]) as file:
         file.seek(sizes[0] // 2)
         return sizes[0], hashlib.sha256(file.read(_PIECE)).hexdigest()
 
@@ -109,4 +111,4 @@ def _hash(path: epath.Path) -> str:
 def _files(volume: epath.Path) -> list[epath.Path]:
     if not volume.is_dir():
         return [volume]
-    return [path for path in volume.iterdir() if _SLICE.search(path.name)]
+    return [path for path in volume.iterdir() if _SLICE.search(path.name)] or list(below(volume))

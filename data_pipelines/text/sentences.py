@@ -35,7 +35,7 @@ _TITLES = (
     r"|Clinical (?:[Hh]istory|[Dd]ata|[Ii]nformation|[Ii]ndication)|History|Summary|Results?"
 )
 _BREAK = re.compile(
-    r"(?P<line>[^\S\n]*\n\s*)"
+    r"(?P<line>\n\s*)"
     r"|(?P<stop>[.!?]+[\"'”\u2019)\]]*)"
     # A heading within a line, or a bullet; some reports have quotation marks for bullets.
     rf"|(?<!linical)[^\S\n](?=(?:(?:[A-Z]{{2,}}[ /&-]){{0,3}}[A-Z]{{5,}}|{_TITLES}):)"
@@ -45,7 +45,7 @@ _BREAK = re.compile(
 _NUMBERING = re.compile(r"[-*•·\s]*\(?(?:\d{1,2}|[a-hA-H]|[ivxIVX]{1,4})[.)]\s*\Z")
 _NUMBERED_NEXT = re.compile(r"\(?\d{1,2}[.)]\s+[A-Z]")
 _NEW_LINE = re.compile(r"[A-Z]|[-*•·]\s|\(?\d{1,2}[.)]\s")
-_LAST_WORDS = re.compile(r"(?:([\w.]+)\W+)?([\w.]*)\Z")
+_WORD = re.compile(r"[\w.]+")
 _REMARK = 300  # characters that a remark in brackets has at most
 _CONTEXT = 80
 
@@ -104,10 +104,10 @@ def _line_breaks(text: str, start: int, found: re.Match[str]) -> bool:
         return False
     if found["line"].count("\n") > 1:
         return True
-    if text[start : found.start()].endswith((".", "!", "?")):
+    line = text[max(start, found.start() - _CONTEXT) : found.start()].rstrip()
+    if line.endswith((".", "!", "?")):
         return not _in_brackets(text, start, found.end())
-    wrapped = text[start : found.start()].endswith((",", "-", "("))
-    return not wrapped and bool(_NEW_LINE.match(text, found.end()))
+    return not line.endswith((",", "-", "(")) and bool(_NEW_LINE.match(text, found.end()))
 
 
 def _stop_breaks(text: str, start: int, found: re.Match[str]) -> bool:
@@ -140,9 +140,11 @@ def _stop_breaks(text: str, start: int, found: re.Match[str]) -> bool:
 
 def _last_words(text: str, start: int, end: int) -> tuple[str, str]:
     """The word before last and the last one, in small letters; a word may hold full stops."""
-    found = _LAST_WORDS.search(text, max(start, end - _CONTEXT), end)
-    assert found
-    return (found[1] or "").lower(), found[2].lower()
+    words = _WORD.findall(text, max(start, end - _CONTEXT), end)
+    if not _WORD.match(text, end - 1):
+        words.append("")
+    before, last = ("", "", *words)[-2:]
+    return before.lower(), last.lower()
 
 
 def _in_brackets(text: str, start: int, end: int) -> bool:

@@ -22,7 +22,6 @@ from data_pipelines.readers import read
 from tests.data import m3d_tree
 
 SMALL = {"workers": 0, "recipe": "as_is"}
-NOTHING = "it holds no report: nothing, too few letters, or a filler such as NaN"
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +94,18 @@ def test_the_released_splits_are_there_by_name_and_stored_once(dataset: str) -> 
     assert json.loads((Path(dataset) / "card.json").read_text())["subsets"]["test100"] == 1
 
 
+def test_a_dataset_of_before_has_no_overlapping_splits(dataset: str, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(dataset, old)
+    (old / "subsets.json").unlink()
+    metadata = json.loads((old / "metadata.json").read_text())
+    del metadata["files"]["subsets.json"]
+    (old / "metadata.json").write_text(json.dumps(metadata))
+    assert len(open_dataset(old, "test")) == 5
+    with pytest.raises(DataError, match="it has no split 'test100'"):
+        open_dataset(old, "test100")
+
+
 def test_volumes_have_m3ds_size_and_each_the_report_of_its_case(dataset: str) -> None:
     reports = {
         r["study_id"]: r["report"] for s in ("train", "test") for r in open_dataset(dataset, s)
@@ -154,13 +165,13 @@ def test_what_check_leaks_finds_joins_cases_in_the_next_call(tree: Path, tmp_pat
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (b"", NOTHING),
-        (b" \n \n", NOTHING),
-        (b"study_findings:\n\ndiscussion:\n", NOTHING),
-        (b"NaN", NOTHING),
-        (b"study_findings: nan\ndiscussion: None", NOTHING),
-        (b"Not available.", NOTHING),
-        (b"study_findings: Caf\xe9 au lait", "byte 19 of the report is not UTF-8"),
+        (b"", "has no words"),
+        (b" \n \n", "has no words"),
+        (b"study_findings:\n\ndiscussion:\n", "holds no report"),
+        (b"NaN", "has no words"),
+        (b"study_findings: nan\ndiscussion: None", "holds no report"),
+        (b"Not available.", "has no words"),
+        (b"study_findings: Caf\xe9 au lait", "is not UTF-8 (byte 19)"),
         (None, "no such file"),
     ],
 )
