@@ -78,7 +78,7 @@ class Report(CaptionSource):
 _WORDINGS = (
     "This part of the body shows {}.",
     "Visible here: {}.",
-    "In the field of view lie {}.",
+    "In the field of view: {}.",
     "One can see {}, in part or as a whole.",
     "The section passes through {}.",
     "What it shows: {}.",

@@ -8,6 +8,7 @@ down, and one that names a plane is false when two planes change places. A word 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
@@ -16,10 +17,11 @@ from nibabel import orientations
 
 # Axes of the patient: 0 from side to side, 1 from front to back, 2 from feet to head.
 _SIDE, _DEPTH, _HEIGHT = range(3)
+_WORD = re.compile(r"[^\W_]+")
 
 
 def _words(*words: str) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+    return re.compile("|".join(words), re.IGNORECASE)
 
 
 _DIRECTIONS: Mapping[int, re.Pattern[str]] = {
@@ -28,10 +30,13 @@ _DIRECTIONS: Mapping[int, re.Pattern[str]] = {
         r"right\w*",
         "lt",
         "rt",
+        "l",
+        "r",
+        r"\w*clockwise",
         r"(?:dextro|levo|laevo)\w*",
         "situs",
         r"(?:ipsi|contra)lateral\w*",
-        r"lateral\s+decubitus",
+        "decubitus",
     ),
     _DEPTH: _words(
         r"\w*anterior\w*",
@@ -45,8 +50,7 @@ _DIRECTIONS: Mapping[int, re.Pattern[str]] = {
         r"dependent\w*",
         "supine",
         "prone",
-        r"air[\s-]+fluid",
-        r"fluid[\s-]+fluid",
+        r"layer(?:s|ed|ing)",
     ),
     _HEIGHT: _words(
         r"\w*superior\w*",
@@ -108,8 +112,9 @@ def allowed(text: str, affine: np.ndarray | None) -> Allowed:
       text: Of the volume; "" allows everything.
       affine: (4, 4) from (d, h, w, 1) to RAS+ millimetres, None when it is not known.
     """
-    named = {axis for axis, words in _DIRECTIONS.items() if words.search(text)}
-    planes = {axis for axis, words in _PLANES.items() if words.search(text)}
+    words = set(_WORD.findall(text))
+    named = {axis for word in words for axis in _named(word)[0]}
+    planes = {axis for word in words for axis in _named(word)[1]}
     if affine is None:
         still = not named
         return Allowed((still, still, still), still and not planes)
@@ -117,3 +122,13 @@ def allowed(text: str, affine: np.ndarray | None) -> Allowed:
     # A turn swaps H and W, and with them the two planes that they go through.
     turns = not {h, w} & (named | planes)
     return Allowed((d not in named, h not in named, w not in named), turns)
+
+
+@functools.lru_cache(1 << 16)  # reports use few words: 0.2 ms for 3,500 letters; a search takes 10
+def _named(word: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes that a word names one end of, and axes that go through the plane it names."""
+    directions, planes = (
+        tuple(axis for axis, words in table.items() if words.fullmatch(word))
+        for table in (_DIRECTIONS, _PLANES)
+    )
+    return directions, planes

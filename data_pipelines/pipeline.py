@@ -11,9 +11,11 @@ import dataclasses
 import os
 import sys
 from collections.abc import Generator, Sequence
+from typing import Annotated
 
 import grain
 import numpy as np
+import tyro
 from absl import flags
 
 from data_pipelines.crops import Batch, Crop, RandomCrop, Size, check_units
@@ -65,7 +67,8 @@ class Data:
     batch_size: int = 8
     units: Units = "HU"
     crops: tuple[Crop, ...] = (Crop(),)
-    text: Text | None = None
+    # With a default there is nothing to choose: its fields are flags like all others.
+    text: Annotated[Text | None, tyro.conf.AvoidSubcommands] = None
     workers: int = 0
     buffer: int = 4
     cache_gb: float = 1.0
@@ -92,8 +95,12 @@ class Data:
         """Reads a record of every source, so that what is missing is found before compilation.
 
         Raises:
-          DataError: a source is not a whole dataset, or has no records.
+          DataError: a source is not a whole dataset, or has no records, or the tokenizer is
+            unusable.
+          ConfigError: the text speaks of labels that the dataset does not have.
         """
+        if self.text is not None:
+            self.text.tokens.check()
         for source in self.sources:
             record = self._records(source)[0]
             check_units(record, self.units)

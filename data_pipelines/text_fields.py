@@ -12,6 +12,7 @@ import numpy as np
 from data_pipelines.captions import Caption, CaptionSource, Report
 from data_pipelines.datasets.records import Record
 from data_pipelines.directions import allowed
+from data_pipelines.errors import DataError
 from data_pipelines.specs import ArraySpec
 
 
@@ -21,6 +22,14 @@ class Tokens(abc.ABC):
     @abc.abstractmethod
     def spec(self) -> Mapping[str, ArraySpec]:
         """Fields of one text."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Reads what it needs, so that what is missing is found before compilation.
+
+        Raises:
+          DataError: a file is missing, or of another model.
+        """
 
     @abc.abstractmethod
     def __call__(
@@ -72,12 +81,18 @@ class Text:
           record: what the caption is about.
           caption: None gives zeros, and no restrictions.
           rng: chooses the sentences of long texts; None takes the same ones every time.
+
+        Raises:
+          DataError: the tokenizer cannot use the text; it names the record.
         """
         if caption is None:
             fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.tokens.spec().items()}
             meaning, text = 0, ""
         else:
-            fields = dict(self.tokens(caption.text, rng))
+            try:
+                fields = dict(self.tokens(caption.text, rng))
+            except DataError as error:
+                raise DataError(record["source"], f"its text {error.problem}", error.cure) from None
             meaning, text = _hash(caption.meaning), caption.text
         may = allowed(text, record["affine"] if record["affine_valid"] else None)
         return {

@@ -17,6 +17,7 @@ from data_pipelines.files import leads_out, no_space
 from data_pipelines.readers import content
 from data_pipelines.readers.image import read_image
 from data_pipelines.readers.masks import read_mask, structures_in
+from data_pipelines.text.reports import says_nothing
 from data_pipelines.volume import Volume
 
 Labels = tuple[int, ...] | None
@@ -60,15 +61,12 @@ def make(collection: Collection, study: Study) -> Made | Broken:
     """
     try:
         scan, annotated = _read(collection, study)
-        report = study.report
-        if isinstance(report, epath.Path):
-            report = read_report(report)
         # Errors of the recipe name the file; from here on it has the name that records use.
         volume = dataclasses.replace(collection.recipe(scan), source=collection.source(study))
         record = encode(
             volume,
             annotated=annotated,
-            report=report,
+            report=_report(study),
             labels=study.labels,
             label_names=collection.label_names,
             eight_bit=scan.array.dtype == np.uint8,
@@ -122,6 +120,15 @@ def _read(collection: Collection, study: Study) -> tuple[Volume, Labels]:
         study_id=printable(study.study_id),
     )
     return volume, annotated
+
+
+def _report(study: Study) -> str | None:
+    if isinstance(study.report, epath.Path):
+        return read_report(study.report)
+    if study.report and says_nothing(study.report):
+        problem = "its report says nothing, such as NaN"
+        raise DataError(study.image, problem, "leave the cell of the table empty, or correct it")
+    return study.report
 
 
 def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Volume, Labels]:

@@ -72,6 +72,7 @@ def m3d_cap(
         *_leaks(studies, cases),
         f"{unlisted} series are not in {NAME}: they follow their case, and are in no released "
         "split.",
+        *search.notes(),
     )
     return Collection("m3d_cap", root, studies, recipe, notes=notes, units=units)
 

@@ -79,7 +79,7 @@ def _entries(path: epath.Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     except FileNotFoundError as error:
         cure = "download it with the data; scans without it: prepare folder --table"
         raise DataError(path, "there is no such index", cure) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         cure = "download it again"
         raise DataError(path, "the index cannot be read, or is no JSON in UTF-8", cure) from error
     form = 'it must be {"train": [{"image": ..., "text": ...}, ...], "test": [...]}'

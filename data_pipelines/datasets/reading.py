@@ -96,7 +96,8 @@ class RecordSource:
 
     def _subset(self, name: str) -> list[tuple[str, int]]:
         """Returns where the records of a split lie that overlaps others."""
-        subsets = json.loads((self.path / SUBSETS).read_text())
+        kept = SUBSETS in self.metadata["files"]  # older datasets have none
+        subsets = json.loads((self.path / SUBSETS).read_text()) if kept else {}
         if name not in subsets:
             has = ", ".join([*self._starts, *subsets])
             raise DataError(self.path, f"it has no split {name!r}", f"choose one of: {has}")

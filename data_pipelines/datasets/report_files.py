@@ -8,23 +8,22 @@ from etils import epath
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import content
+from data_pipelines.text.reports import clean_report, says_nothing
 
 _HEADINGS = re.compile("study_findings:|discussion:")
 """Parts of the report; what stands before them are the title and the patient's presentation."""
 _LEAST = 5
 """Characters, without spaces, that M3D takes for a report (m3d_cap_data_prepare.py)."""
-_FILLERS = frozenset(("nan", "none", "null", "n/a", "na", "not given", "not available", "unknown"))
-"""Words that tables and programs write where there is no text."""
 _MOST = 1 << 20
 """Bytes; the longest report of a radiologist has some thousand."""
 
 
 def read_report(path: epath.PathLike) -> str:
-    """Reads the report of a text file, on one line.
+    """Reads the report of a text file.
 
     It is what follows "study_findings:" and "discussion:", or all of the text where there is
-    nothing after either, nearly as in M3D's preparation: that leaves the second heading in the
-    text, and a filler too. Files that it has prepared come out as they are.
+    nothing after either, nearly as in M3D's preparation: that leaves the second heading and
+    fillers in the text, and puts all on one line. Files that it has prepared come out as they are.
 
     Args:
       path: UTF-8 text.
@@ -37,19 +36,19 @@ def read_report(path: epath.PathLike) -> str:
         data = file.read(_MOST + 1)
     if len(data) > _MOST:
         raise DataError(path, f"a report of more than {_MOST:,} bytes", "give the text alone")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        cure = "save the text as UTF-8"
-        raise DataError(path, f"byte {error.start} of the report is not UTF-8", cure) from None
+    text = clean_report(data, path)
     before, *sections = _HEADINGS.split(text)
     for parts in (sections, [before]):
-        if report := " ".join(" ".join(part.split()) for part in parts if _tells(part)):
+        if report := "\n\n".join(_tidy(part) for part in parts if _tells(part)):
             return report
-    problem = "the report is empty" if not text.strip() else "it holds no report"
-    raise DataError(path, problem, "write the findings there, or leave this case out")
+    raise DataError(path, "holds no report", "write the findings there, or leave the case out")
 
 
 def _tells(text: str) -> bool:
-    letters = "".join(text.split())
-    return len(letters) >= _LEAST and " ".join(text.split()).casefold().strip(" .") not in _FILLERS
+    return len("".join(text.split())) >= _LEAST and not says_nothing(text)
+
+
+def _tidy(text: str) -> str:
+    """The lines without blanks at their ends, at most one empty line between two."""
+    lines = "\n".join(" ".join(line.split()) for line in text.splitlines())
+    return re.sub("\n{3,}", "\n\n", lines).strip()

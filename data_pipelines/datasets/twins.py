@@ -7,17 +7,20 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
 from data_pipelines.errors import DataError
+from data_pipelines.files import below
 from data_pipelines.readers import content
 
 _SLICE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _PIECE = 1 << 16
 """Bytes from the middle of an array that tell most arrays of one size apart."""
 _CHUNK = 1 << 20
+_AT_ONCE = 16
 
 
 def copies(volumes: Iterable[epath.Path]) -> list[tuple[epath.Path, ...]]:
@@ -26,10 +29,8 @@ def copies(volumes: Iterable[epath.Path]) -> list[tuple[epath.Path, ...]]:
     Only volumes whose sizes agree are read whole; to ask for the sizes of all slices takes as
     long as to list them.
     """
-    groups = [tuple(volumes)]
-    for key in (_looks, _content):
-        groups = [group for several in groups for group in _alike(several, key)]
-    return groups
+    alike = _alike(list(volumes), _looks)
+    return [group for several in alike for group in _alike(several, _content)]
 
 
 def read_pairs(table: epath.PathLike) -> list[tuple[str, str]]:
@@ -65,22 +66,31 @@ class Union:
         return name
 
 
-def _alike(volumes: Sequence[epath.Path], key: object) -> list[tuple[epath.Path, ...]]:
-    groups = defaultdict(list)
-    for path in volumes:
+def _alike(
+    volumes: Sequence[epath.Path], key: Callable[[epath.Path], Hashable]
+) -> list[tuple[epath.Path, ...]]:
+    """Those of which several have the same key."""
+
+    def known(volume: epath.Path) -> Hashable:
         try:
-            groups[key(path)].append(path)  # type: ignore[operator]
+            return key(volume)
         except (OSError, DataError):
-            continue  # whoever reads it will say why it cannot be read, and put it aside
+            return volume  # whoever reads it will say why it cannot be read, and put it aside
+
+    groups = defaultdict(list)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for path, found in zip(volumes, pool.map(known, volumes), strict=True):
+            groups[found].append(path)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def _looks(volume: epath.Path) -> tuple[object, ...]:
     """What copies have in common and can be asked quickly."""
-    sizes = sorted(path.stat().length for path in _files(volume))
-    if len(sizes) > 1:
+    held = _files(volume)
+    sizes = sorted(path.stat().length for path in held)
+    if len(sizes) != 1:
         return tuple(sizes)
-    with content.open_file(volume) as file:
+    with content.open_file(held[0]) as file:
         file.seek(sizes[0] // 2)
         return sizes[0], hashlib.sha256(file.read(_PIECE)).hexdigest()
 
@@ -101,4 +111,4 @@ def _hash(path: epath.Path) -> str:
 def _files(volume: epath.Path) -> list[epath.Path]:
     if not volume.is_dir():
         return [volume]
-    return [path for path in volume.iterdir() if _SLICE.search(path.name)]
+    return [path for path in volume.iterdir() if _SLICE.search(path.name)] or list(below(volume))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from data_pipelines.errors import DataError
 
 # What tables and their readers write where there is no text.
-_NOTHING = frozenset(("nan", "na", "n/a", "none", "null", "nil", "<na>"))
+_NOTHING = frozenset(
+    ("nan", "na", "n/a", "none", "null", "nil", "<na>", "not given", "not available", "unknown")
+)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text has no letter or number, or is a filler such as "NaN" or "Not given."."""
+    words = " ".join(text.split()).casefold().strip(" .")
+    return words in _NOTHING or not any(map(str.isalnum, words))
 
 
 def clean_report(text: object, source: object = "report") -> str:
@@ -29,6 +37,6 @@ def clean_report(text: object, source: object = "report") -> str:
         raise DataError(source, f"is {text!r:.40} where a text is needed", cure)
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise DataError(source, "was not UTF-8 when it was read", "save the file as UTF-8")
-    if text.strip().lower() in _NOTHING or not any(c.isalnum() for c in text):
+    if says_nothing(text):
         raise DataError(source, "has no words", cure)
     return text.removeprefix("\ufeff").replace("\x00", " ")
