@@ -194,14 +194,6 @@ def _axes(path: str) -> LogicalAxes:
     return rows[0]
 
 
-def table(parameters: Mapping[str, Any], mesh: Mesh) -> list[tuple[str, str, str]]:
-    """Rows (path, shape, partition) to print."""
-    return [
-        (path, str(tuple(leaf.shape)), str(tuple(parameter_spec(path, leaf.shape, mesh))))
-        for path, leaf in sorted(parameters.items())
-    ]
-
-
 def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
     """Runs `function` under jit so that its results are born where the table puts them."""
     with jax.set_mesh(mesh):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -12,10 +14,13 @@ from etils import epath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.captions import MaskCaption
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.sentences import split_sentences
 from data_pipelines.text.tokenizer_files import load_tokenizer
 from data_pipelines.text.tokens import ReportTokens
+from data_pipelines.text_fields import Text
 
 WORDS = ["the", "lung", "heart", "liver", "is", "are", "clear", "normal", "large", "no"]
 WORDS += ["effusion", "seen", *"abcd.,123"]
@@ -193,6 +198,28 @@ def test_a_tokenizer_that_cannot_be_used_is_an_error(tmp_path: Path, vocabulary:
 def test_a_length_without_room_is_an_error() -> None:
     with pytest.raises(ConfigError, match="length=3 leaves no room"):
         ReportTokens("anywhere", 3)
+
+
+def test_workers_of_the_pipeline_make_the_same(
+    prepared: str, sample_text_encoder: epath.Path
+) -> None:
+    text = Text(
+        ReportTokens(str(sample_text_encoder), 12), MaskCaption(("liver", "spleen", "aorta"))
+    )
+    here = Data((Source(prepared, "train_organs"),), (16, 32, 32), batch_size=2, text=text)
+    here.check()
+    with contextlib.closing(here.batches(0)) as batches:
+        expected = next(batches)
+    with contextlib.closing(dataclasses.replace(here, workers=1).batches(0)) as batches:
+        batch = next(batches)
+    spec = {name: (s.shape, s.dtype) for name, s in here.spec().items()}
+    assert {name: (v.shape, v.dtype) for name, v in batch.items()} == spec
+    for name, value in expected.items():
+        np.testing.assert_array_equal(batch[name], value)
+    assert (batch["token_ids"][:, 0] == 101).all() and (batch["sentence_ids"] > 0).any()
+    lost = dataclasses.replace(text, tokens=ReportTokens("nowhere"))
+    with pytest.raises(DataError, match="nowhere: holds no tokenizer"):
+        dataclasses.replace(here, text=lost).check()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
