@@ -28,6 +28,8 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 class Retrieval(Evaluator):
     """Recall at k and median rank in both directions, with intervals over patients.
 
+    Where all samples are of one patient, intervals are over the samples, and the report says so.
+
     Equal captions are equally right, and ties count against the model. M3D's own numbers
     (BAAI-DCAI/M3D, Bench/eval/eval_itr.py) are those of the splits "test100", "test500", "test1k"
     and "released_test" (2,000) of M3D-Cap; where captions repeat, theirs count one copy as right.
@@ -42,7 +44,9 @@ class Retrieval(Evaluator):
       crops: crops of every record.
       data: how samples are cut and tokenised; None is as in training.
       batch_size: pairs that are encoded at once.
-      queries: queries of each direction on the sheet of the first pool; 0 draws none.
+      pass_at: the k for which recall in the whole first split must exceed chance by more than its
+        interval, in both directions; 0 tests nothing.
+      queries: queries of each direction on the sheet of the first split; 0 draws none.
       caveats: printed with the result.
       seed: of crops, pools, the queries on the sheet and intervals.
       every: steps between two evaluations during training; 0 evaluates only when asked.
@@ -54,6 +58,7 @@ class Retrieval(Evaluator):
     crops: int = 1
     data: Annotated[Data | None, tyro.conf.AvoidSubcommands] = None
     batch_size: int = 32
+    pass_at: int = 0
     queries: int = 4
     caveats: tuple[str, ...] = ()
     seed: int = 0
@@ -61,6 +66,8 @@ class Retrieval(Evaluator):
     def __post_init__(self) -> None:
         if not self.splits or not self.at or min((*self.at, *self.pools, self.crops)) < 1:
             raise ConfigError("splits and at must not be empty; at, pools and crops start at 1.")
+        if self.pass_at and self.pass_at not in self.at:
+            raise ConfigError(f"pass_at={self.pass_at} is none of at={self.at}.")
 
     def for_data(self, data: Data) -> Self:
         """See `Evaluator.for_data`."""
@@ -83,7 +90,7 @@ class Retrieval(Evaluator):
         """See `Evaluator.run`.
 
         Raises:
-          EvaluationError: the task has no two towers, or a split has fewer than two patients with
+          EvaluationError: the task has no two towers, or a split has fewer than two samples with
             text.
           DataError: the dataset cannot be read.
         """
@@ -114,24 +121,26 @@ class Retrieval(Evaluator):
                 for size in self.pools
                 if size > len(pairs)
             ]
-        return present(found, tuple(shown), tuple(notes)).to_json()
+        return present(found, tuple(shown), tuple(notes), self.pass_at).to_json()
 
     def _pools(self, split: str, pairs: Pairs) -> list[tuple[str, Pairs]]:
         """The split itself, and the random pools of it."""
         order = np.random.default_rng(self.seed).permutation(len(pairs))
         sizes = [size for size in self.pools if size < len(pairs)]
         drawn = [(f"{split}, {size} drawn", pairs.take(np.sort(order[:size]))) for size in sizes]
-        return [*drawn, (split, pairs)]
+        return [(split, pairs), *drawn]
 
     def _measure(self, name: str, pairs: Pairs) -> dict[str, Any]:
         """The numbers of one pool."""
-        patients, unit = np.unique(pairs.patient, return_inverse=True)
-        if len(patients) < 2:
+        if len(pairs) < 2:
             raise EvaluationError(
-                f"{self.dataset}, {name}: has text of {len(patients)} patients, and an interval "
-                "needs 2. Cure: another split, or prepare more scans."
+                f"{self.dataset}, {name}: has {len(pairs)} samples with text, and there is nothing "
+                "to choose from. Cure: another split, more `crops`, or prepare more scans."
             )
-        draws = statistics.draw(len(patients), seed=self.seed)
+        patients = len(np.unique(pairs.patient))
+        which = pairs.patient if patients > 1 else np.arange(len(pairs))
+        unit = np.unique(which, return_inverse=True)[1]
+        draws = statistics.draw(unit.max() + 1, seed=self.seed)
         ids, weight = pairs.text_id, np.bincount(unit).astype(float)
         sides = {
             "image_to_text": (pairs.images, pairs.texts),
@@ -139,7 +148,7 @@ class Retrieval(Evaluator):
         }
         numbers: dict[str, Any] = {
             "samples": len(pairs),
-            "patients": len(patients),
+            "patients": patients,
             "captions": len(np.unique(ids)),
         }
         ks = [k for k in self.at if k < len(pairs)] or [min(self.at)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,10 @@ class Loaded(np.ndarray):
 
 
 class Split(Records):
-    metadata: ClassVar[dict[str, Any]] = {"made": "of nothing"}
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What tells datasets apart."""
+        return {"made of": [record["report"] for record in self]}
 
 
 def oracle() -> Oracle:
@@ -96,7 +99,7 @@ STUDIES = [study(number, number // 2) for number in range(20)]
 def test_a_model_that_knows_finds_everything(evaluate: Any, tmp_path: Any) -> None:
     results = evaluate(oracle(), STUDIES, pools=(10, 500))
     json.dumps(results, allow_nan=False)
-    assert list(results["pools"]) == ["test, 10 drawn", "test"]
+    assert list(results["pools"]) == ["test", "test, 10 drawn"]
     whole = results["pools"]["test"]
     assert (whole["samples"], whole["patients"], whole["captions"]) == (20, 10, 20)
     assert whole["chance"] == pytest.approx({"R@1": 0.05, "R@5": 0.25, "R@10": 0.5})
@@ -105,7 +108,7 @@ def test_a_model_that_knows_finds_everything(evaluate: Any, tmp_path: Any) -> No
         assert whole[direction]["median_rank"]["value"] == 1
         assert results[f"{direction}_R@1"] == 1.0
     assert any("no pool of 500" in caveat for caveat in results["report"]["caveats"])
-    assert "above chance (5.0%)" in results["report"]["sentences"][1]
+    assert "above chance (5.0%)" in results["report"]["sentences"][0]
     for picture in results["report"]["pictures"]:
         with Image.open(tmp_path / picture["file"]) as image:
             assert image.width > 800 and len(image.convert("L").getcolors()) > 20
@@ -116,6 +119,21 @@ def test_an_untrained_model_is_at_chance(evaluate: Any) -> None:
     recall = results["pools"]["test"]["image_to_text"]["R@5"]
     assert recall["interval"][0] <= 0.25 + 0.2 and recall["value"] < 0.8
     assert not results["report"]["pictures"]
+
+
+def test_passing_means_above_chance_beyond_the_interval(evaluate: Any) -> None:
+    assert evaluate(oracle(), STUDIES, queries=0, pass_at=5)["passed"] is True
+    assert evaluate(oracle(), STUDIES, queries=0)["passed"] is None
+    lost = [study(number, number, word=40 - number) for number in range(20)]
+    assert evaluate(oracle(), lost, queries=0, pass_at=5)["passed"] is False
+
+
+def test_one_patient_has_intervals_over_samples_and_it_is_said(evaluate: Any) -> None:
+    results = evaluate(tiny.clip(), STUDIES[:2], queries=0, crops=5, at=(1,))
+    low, high = results["pools"]["test"]["image_to_text"]["R@1"]["interval"]
+    assert results["pools"]["test"]["patients"] == 1 and low < high
+    assert "all samples are of one patient" in " ".join(results["report"]["caveats"])
+    assert "over 10 samples of one patient" in results["report"]["tables"][0]["note"]
 
 
 def test_equal_captions_are_equally_right(evaluate: Any) -> None:
@@ -180,7 +198,7 @@ def test_the_devices_share_the_work_and_agree(evaluate: Any) -> None:
     "task, studies, fields, message",
     [
         (tiny.mae(), STUDIES, {}, "measures Clip runs, and the task is a MAE"),
-        (tiny.clip(), STUDIES[:2], {}, "text of 1 patients, and an interval needs 2"),
+        (tiny.clip(), STUDIES[:1], {}, "test: has 1 samples with text.*nothing to choose from"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -193,5 +211,7 @@ def test_what_does_not_fit_is_refused(
 def test_configs_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match="at, pools and crops start at 1"):
         Retrieval(at=(0,))
+    with pytest.raises(ConfigError, match=r"pass_at=2 is none of at=\(1, 5, 10, 50, 100\)"):
+        Retrieval(pass_at=2)
     with pytest.raises(ConfigError, match="Retrieval needs data with text"):
         Retrieval().for_data(dataclasses.replace(DATA, text=None)).check()
