@@ -1,15 +1,23 @@
 """M3D-CLIP as published (BAAI-DCAI/M3D, script/train_clip.sh): ViT-B and BERT-base, 32x256x256.
 
-    python run.py convert M3D-CLIP/model.safetensors weights/m3d_clip     # GoodBaiBai88/M3D-CLIP
-    python run.py convert pretrained_ViT.bin weights/m3d_vit              # its vision tower alone
-    python run.py evaluate weights/m3d_clip                               # with data/m3d_cap there
+    python run.py prepare m3d_cap --source M3D_Cap --out data/m3d_cap
+    python run.py convert M3D-CLIP weights/m3d_clip             # GoodBaiBai88/M3D-CLIP, its folder
+    python run.py convert pretrained_ViT.bin weights/m3d_vit    # the vision tower alone
+    python run.py evaluate weights/m3d_clip                     # the four released pools
+    python run.py train configs/m3d/clip_released.py
 
 "As published" means: class tokens of both towers, a factor on the cosines that is a plain number,
-texts of up to 512 tokens, a batch of 256 (32 on each of 8 devices), volumes of 0..1.
+texts of up to 512 tokens, a batch of 256 (32 on each of 8 devices), the released splits with their
+leaks. Put the tokenizer's vocab.txt (bert-base-uncased) into weights/bert. To start from its
+weights: `run.py convert BERT/model.safetensors weights/bert_base --layout bert --prefix bert.` and
+`--init-from text weights/bert_base`.
 """
 
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.text.tokens import ReportTokens
+from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
+from m3djax.evaluate.retrieval import Retrieval
 from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.models.bert import Bert
@@ -44,9 +52,18 @@ def get_config() -> Experiment:
                 Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
             ),
         ),
-        data=Data((Source("data/m3d_cap"),), size=(32, 256, 256), batch_size=256, units="unit"),
+        data=Data(
+            (Source("data/m3d_cap", "released_train"),),
+            size=(32, 256, 256),
+            batch_size=256,
+            units="unit",
+            text=Text(ReportTokens("weights/bert", length=512, shorten="released")),
+        ),
         optimizer=AdamW(learning_rate=1e-4, warmup=0.03, b2=0.999, weight_decay=0.1, clip_norm=1.0),
         trainable=r"(?!text/pooler/)",
+        evaluators={
+            "retrieval": Retrieval(splits=("test100", "test500", "test1k", "released_test"))
+        },
         steps=46_900,  # 100 epochs of 120,092 volumes
         log_every=50,
         save_every=1000,

@@ -103,10 +103,10 @@ class Convert:
         layout: str = self.layout
         if layout == "auto":
             layout = layouts.recognise(list(tensors), experiment.task, path)
-        if "text" in layouts.LAYOUTS[layout].components:
-            check_vocabulary(path, experiment)
         rules = layouts.rules_of(layout, experiment.task)
         ours, notes = self._ours(path, tensors, rules, experiment, layout)
+        if "text" in layouts.LAYOUTS[layout].components:
+            notes += filter(None, [check_vocabulary(path, experiment)])
         origin = {
             "file": path.name,
             "sha256": hashlib.file_digest(path.open("rb"), "sha256").hexdigest(),

@@ -283,6 +283,10 @@ def test_another_vocabulary_is_found_out(source: pathlib.Path, tmp_path: pathlib
     with pytest.raises(CheckpointError, match="2 words have another number or none, such as 'g'"):
         Convert(str(other), str(tmp_path / "other")).load(experiment)
     assert not (tmp_path / "other").exists()
+    absent = Text(ReportTokens(str(tmp_path / "absent"), vocab_size=50, length=8))
+    experiment = dataclasses.replace(CLIP, data=dataclasses.replace(CLIP.data, text=absent))
+    said = Convert(str(other), str(tmp_path / "other")).load(experiment)
+    assert "vocabulary not compared" in said
 
 
 def test_the_verb(
