@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Generator, Sequence
 
@@ -23,6 +24,7 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.volume import Units
 
 _SHUFFLED_AT_LEAST = 1 << 10
+_ENDLESS = 1 << 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,32 +103,30 @@ class Data:
             check_units(self._records(source)[0], self.units)
 
     def batches(
-        self, seed: int, start: int = 0, shard: int = 0, shards: int = 1
+        self, seed: int, start: int = 0, rows: Sequence[int] | None = None
     ) -> Generator[Batch, None, None]:
         """Yields batches `start`, `start + 1`, ... without end; close it to stop the workers.
 
         Args:
           seed: of shuffling and crops.
           start: number of the first batch.
-          shard: which part of every batch to make: that of this process's devices.
-          shards: parts that a batch is made in.
+          rows: which rows of every batch to make, those of this process's devices; None for all.
 
         Raises:
           DataError: a source is not a whole dataset, or has no records.
-          ValueError: `shards` does not divide the batch.
         """
-        if self.batch_size % shards:
-            raise ConfigError(f"batch_size={self.batch_size} cannot be split over {shards} shards.")
+        rows = tuple(range(self.batch_size)) if rows is None else tuple(rows)
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails if nobody parsed them
-        size = self.batch_size // shards
-        dataset = self._samples(seed).batch(size, drop_remainder=True, batch_fn=self._stack)
-        dataset = dataset[start * shards + shard :: shards]
+        pick = _Pick(self._samples(seed), rows, self.batch_size)
+        dataset = grain.MapDataset.range(start * len(rows), _ENDLESS).map(pick)
+        dataset = dataset.batch(len(rows), drop_remainder=True, batch_fn=self._stack)
         threads = 1 if self.workers else min(os.cpu_count() or 1, self.buffer)
         stream = dataset.to_iter_dataset(grain.ReadOptions(threads, self.buffer))
         if self.workers:
             stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.buffer)
+                grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.buffer),
+                worker_init_fn=_outlive_stop_signals,
             )
         iterator = iter(stream)
         try:
@@ -162,3 +162,28 @@ class Data:
         if not len(records):
             raise DataError(source.path, f"split {source.split!r} is empty", "prepare more scans")
         return records
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pick:
+    """Counts through some rows of all batches, and takes their samples.
+
+    Attributes:
+      samples: all samples; batch n is made of `batch_size` from n x `batch_size` on.
+      rows: the rows that are taken of each batch.
+      batch_size: rows of a whole batch.
+    """
+
+    samples: grain.MapDataset
+    rows: tuple[int, ...]
+    batch_size: int
+
+    def __call__(self, number: int) -> Batch:
+        batch, row = divmod(number, len(self.rows))
+        return self.samples[batch * self.batch_size + self.rows[row]]
+
+
+def _outlive_stop_signals(_worker: int, _workers: int) -> None:
+    """Slurm and ctrl-C signal workers too; the last step before the save needs their batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

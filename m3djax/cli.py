@@ -119,13 +119,16 @@ def _train(arguments: list[str]) -> int:
     prog = f"run.py train {arguments[0]}"
     config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
+    from m3djax import distributed
     from m3djax.train import print_sharding, train
 
-    if only_print:
-        print_sharding(config)
-        return 0
-    folder = train(config)
-    print(f"run: {folder}\nnext: python run.py evaluate {folder}")
+    with distributed.together():
+        if only_print:
+            distributed.from_first(lambda: print_sharding(config))
+            return 0
+        folder = train(config)
+        if distributed.is_first():
+            print(f"run: {folder}\nnext: python run.py evaluate {folder}")
     return 0
 
 
@@ -135,9 +138,12 @@ def _evaluate(arguments: list[str]) -> int:
         print("usage: python run.py evaluate RUN", file=sys.stderr)
         return 2
     set_up_jax()
+    from m3djax import distributed
     from m3djax.evaluate.run import evaluate
 
-    return 0 if evaluate(arguments[0]).passed else 1
+    with distributed.together():  # process 0 measures; on a pod its chips need the others there
+        passed = distributed.from_first(lambda: evaluate(arguments[0]).passed)
+    return 0 if passed else 1
 
 
 def set_up_jax() -> None:

@@ -1,0 +1,85 @@
+"""How a process of many learns that another one failed, and says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+_KEY = "m3djax/failed"
+_EVERY_SECONDS = 2.0
+CURE = (
+    "Cure: see to that, then start all processes again with the same command: training goes on "
+    "from the last checkpoint."
+)
+
+
+class Watch:
+    """Ends this process soon after another one has told that it failed.
+
+    Args:
+      client: of the key-value store.
+      who: what this process is called in messages.
+    """
+
+    def __init__(self, client: Any, who: str) -> None:
+        self._client, self._who = client, who
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def tell(self, error: str) -> None:
+        """Tells the others that this process fails, and leaves them time to hear it."""
+        self.close()
+        try:
+            self._client.key_value_set(_KEY, f"{self._who} failed: {error}")
+        except Exception:  # another one was first, or the store is gone: nothing to add
+            return
+        # The store ends with process 0.
+        time.sleep(2 * _EVERY_SECONDS if self._who.startswith("process 0 ") else 0)
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._closed.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._closed.wait(_EVERY_SECONDS):
+            try:
+                found = self._client.key_value_try_get(_KEY)
+            except Exception:  # nobody failed, or the store is gone: JAX ends the process then
+                continue
+            print(f"{self._who}: ends, because {found}\n{CURE}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+class LastWords:
+    """Explains an end that Python does not see: a kill, or JAX ending who has lost the others.
+
+    A shell waits at the other end of a pipe, and speaks when the pipe closes without a word.
+
+    Args:
+      who: what this process is called in messages.
+    """
+
+    def __init__(self, who: str) -> None:
+        message = (
+            f"{who}: ended without a word of its own. Either it was killed (memory? a preempted "
+            "machine?), or JAX ended it because another process is gone: lines above that speak of "
+            f"the coordination service or of heartbeats mean the latter. {CURE}"
+        )
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", 'trap "" INT TERM HUP; read -r word || echo "$0" >&2', message],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a kill of the whole group leaves it
+        )
+
+    def cancel(self) -> None:
+        """Nothing needs to be said; may be called twice."""
+        if self._shell.stdin and not self._shell.stdin.closed:
+            self._shell.stdin.write(b"ended in order\n")
+            self._shell.stdin.close()
+            self._shell.wait()
