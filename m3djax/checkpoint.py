@@ -74,7 +74,8 @@ class Checkpointer:
         self.wait()
         step, about = int(state.step), {"config": json.loads(config)}
         try:
-            if state.frozen and distributed.from_first(self._lacks_frozen):
+            lacks_frozen = distributed.from_first(self._lacks_frozen) if state.frozen else False
+            if lacks_frozen:
                 self._save_frozen(state.frozen, about)
             response = self._orbax.save_async(
                 step, _stored(state), custom_metadata={"config": config}, overwrite=True
@@ -174,7 +175,7 @@ def load_params(
     if step is None:
         step = distributed.from_first(lambda: newest_readable(folder))
     with _processes_that_load(wanted):
-        return _load_params(folder, wanted, folder / "checkpoints" / str(step))
+        return _load_params(folder, wanted, _step(folder, step))
 
 
 def _load_params(
@@ -212,7 +213,7 @@ def newest_readable(folder: epath.PathLike) -> int:
     """
     folder, reasons = epath.Path(folder), []
     for step in steps_in(folder):
-        reason = _unreadable(folder, folder / "checkpoints" / str(step))
+        reason = _unreadable(folder, _step(folder, step))
         if not reason:
             _check_frozen(folder)
             return step
@@ -225,16 +226,23 @@ def newest_readable(folder: epath.PathLike) -> int:
 
 
 def _settle(folder: epath.Path) -> int | None:
-    """The newest readable step; newer ones go aside, as Orbax saves no step below what it sees."""
+    """The newest readable step; newer ones go aside, as Orbax saves no step below what it sees.
+
+    A run whose very first save was cut off has nothing to go on from, and starts anew.
+    """
     steps = steps_in(folder)
-    if not steps:
-        return None
-    newest = newest_readable(folder)
+    first_cut_off = len(steps) == 1 and not (_step(folder, steps[0]) / manifest.NAME).exists()
+    newest = newest_readable(folder) if steps and not first_cut_off else None
+    if first_cut_off:
+        log.warning("%s: its first checkpoint was never finished: starts anew", folder)
     for step in steps:
-        if step > newest:
-            aside = folder / f"damaged-{step}-{time.time_ns()}"
-            (folder / "checkpoints" / str(step)).rename(aside)
+        if newest is None or step > newest:
+            _step(folder, step).rename(folder / f"damaged-{step}-{time.time_ns()}")
     return newest
+
+
+def _step(folder: epath.Path, step: int) -> epath.Path:
+    return folder / "checkpoints" / str(step)
 
 
 def _check_frozen(folder: epath.Path) -> None:

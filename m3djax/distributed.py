@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import jax
 
 from data_pipelines.errors import ConfigError
-from m3djax.watch import LastWords, Watch
+from m3djax.watch import Watch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -117,14 +117,13 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    last_words, watch = LastWords(_who()), Watch(_client(), _who())
+    watch = Watch(_client(), _who())
     try:
         yield
     except Agreed:
         barrier()
         raise
     except BaseException as error:
-        last_words.cancel()
         watch.tell(f"{type(error).__name__}: {error}")
         # Once the error is printed: JAX's own end would wait for processes that wait for this.
         atexit.register(_leave)
@@ -133,7 +132,6 @@ def together() -> Iterator[None]:
         barrier()
     finally:
         watch.close()
-        last_words.cancel()
 
 
 def is_first() -> bool:

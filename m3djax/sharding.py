@@ -100,6 +100,7 @@ def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
     if rows % split:
         raise ConfigError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
     held: dict[int, set[int]] = {}
+    device: Any
     for device, index in batch_sharding(mesh).devices_indices_map((rows,)).items():
         held.setdefault(device.process_index, set()).update(range(*index[0].indices(rows)))
     return {process: tuple(sorted(part)) for process, part in held.items()}

@@ -100,8 +100,12 @@ class Loop:
         e = self.experiment
         if int(self.state.step) >= e.steps:
             return
-        step_fn = compile_step(trainer_of(e), self.mesh)
         seed = jax.random.key(e.seed)
+        batch_shapes = abstract_batch(e, self.mesh)
+        lowered = compile_step(trainer_of(e), self.mesh).lower(self.state, batch_shapes, seed)
+        step_fn = lowered.compile()
+        # A collective may give up before a slower host has compiled: Gloo does after 30 s.
+        distributed.barrier()
         start = int(self.state.step)
         meter = Meter(e.task, specification(e), self.mesh)
         rows = sharding.process_rows(self.mesh, e.data.batch_size)
@@ -200,6 +204,15 @@ def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch."""
     spec = experiment.data.spec()
     return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in spec.items()}
+
+
+def abstract_batch(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and places of a batch; no data is read."""
+    where = sharding.batch_sharding(mesh)
+    spec = specification(experiment)
+    return {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where) for n, s in spec.items()}
 
 
 def trainer_of(experiment: Experiment) -> Trainer:

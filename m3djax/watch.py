@@ -18,7 +18,7 @@ CURE = (
 
 
 class Watch:
-    """Ends this process soon after another one has told that it failed.
+    """Ends this process soon after another one has told that it failed, and explains other ends.
 
     Args:
       client: of the key-value store.
@@ -27,6 +27,7 @@ class Watch:
 
     def __init__(self, client: Any, who: str) -> None:
         self._client, self._who = client, who
+        self._last_words = _LastWords(who)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -42,9 +43,10 @@ class Watch:
         time.sleep(2 * _EVERY_SECONDS if self._who.startswith("process 0 ") else 0)
 
     def close(self) -> None:
-        """Stops watching."""
+        """Stops watching: from here on this process speaks for itself."""
         self._closed.set()
         self._thread.join()
+        self._last_words.cancel()
 
     def _look(self) -> None:
         while not self._closed.wait(_EVERY_SECONDS):
@@ -52,11 +54,12 @@ class Watch:
                 found = self._client.key_value_try_get(_KEY)
             except Exception:  # nobody failed, or the store is gone: JAX ends the process then
                 continue
+            self._last_words.cancel()
             print(f"{self._who}: ends, because {found}\n{CURE}", file=sys.stderr, flush=True)
             os._exit(1)
 
 
-class LastWords:
+class _LastWords:
     """Explains an end that Python does not see: a kill, or JAX ending who has lost the others.
 
     A shell waits at the other end of a pipe, and speaks when the pipe closes without a word.
