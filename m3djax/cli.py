@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         return 130
     except _expected_errors() as error:
         print(f"run.py {name}: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "status", 1)
 
 
 def load_config(path: str) -> Any:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.files import no_space
 from m3djax import distributed, params, run_folder, sharding
 from m3djax import experiment as experiment_lib
 from m3djax.checkpoint import Checkpointer, load_params
@@ -33,7 +34,13 @@ class NonFiniteError(distributed.Agreed, FloatingPointError):
 
 
 class Interrupted(distributed.Agreed, RuntimeError):
-    """Training was asked to end, and saved its state before it did."""
+    """Training was asked to end, and saved its state before it did.
+
+    Attributes:
+      status: of the process, for launchers: call again, as sysexits.h has it (EX_TEMPFAIL).
+    """
+
+    status = 75
 
 
 def train(experiment: Experiment) -> epath.Path:
@@ -47,7 +54,7 @@ def train(experiment: Experiment) -> epath.Path:
       NonFiniteError: the loss or a gradient was not finite.
       Interrupted: SIGTERM or ctrl-C came, to any process; the state is saved.
       CheckpointError: the run has checkpoints and none is readable.
-      RunError: the run's folder belongs to another config.
+      RunError: the run's folder belongs to another config, or its disk is full.
     """
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
@@ -58,6 +65,13 @@ def train(experiment: Experiment) -> epath.Path:
         loop = Loop.prepare(experiment, folder, mesh)
         try:
             loop.run()
+        except OSError as error:
+            if not no_space(error):
+                raise
+            raise run_folder.RunError(
+                f"{folder}: the disk or quota is full. The checkpoints are as they were. Cure: "
+                "make room; the same command goes on from the last of them."
+            ) from error
         finally:
             loop.checkpointer.close()
     return folder
