@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 STEPS, SAVE_EVERY = 12, 3
-SAVING = ("copy", "write", "manifest")
+SAVING = ("frozen", "copy", "write", "manifest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,8 @@ def main(orders: Orders) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     diary.around(train.Loop, "prepare", "prepare")
     diary.around(train.Loop, "run", "compile")
-    diary.around(checkpoint.Checkpointer, "save", "copy")
+    diary.around(checkpoint.Checkpointer, "_save_frozen", "frozen")
+    diary.around(checkpoint.ocp.training.Checkpointer, "save_async", "copy")
     diary.around(manifest, "write", "manifest")
     if orders.leave >= 0:
         fill_after_first_call(manifest, "write", orders.leave)

@@ -88,7 +88,7 @@ def payload(folder: Path) -> list[Path]:
 
 
 def exchange(folder: Path) -> None:
-    one, two = sorted(payload(folder), key=lambda p: p.stat().st_size)[-2:]
+    one, *_, two = sorted(payload(folder), key=lambda p: p.stat().st_size)
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second), two.write_bytes(first)
 
