@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import jax
 
 from data_pipelines.errors import ConfigError
-from m3djax.watch import Watch
+from m3djax.watch import CURE, Watch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -120,18 +120,22 @@ def together() -> Iterator[None]:
     watch = Watch(_client(), _who())
     try:
         yield
+        barrier()
+        watch.close()
     except Agreed:
         barrier()
+        watch.close()
         raise
     except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            error.add_note(
+                f"{_who()}: failed in a computation that all processes share. If another process "
+                f"is gone, its output says why. {CURE}"
+            )
         watch.tell(f"{type(error).__name__}: {error}")
         # Once the error is printed: JAX's own end would wait for processes that wait for this.
-        atexit.register(_leave)
+        atexit.register(_leave, watch)
         raise
-    else:
-        barrier()
-    finally:
-        watch.close()
 
 
 def is_first() -> bool:
@@ -174,7 +178,8 @@ def _who() -> str:
     return f"process {number} of {count} ({socket.gethostname()})"
 
 
-def _leave() -> None:
+def _leave(watch: Watch) -> None:
+    watch.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

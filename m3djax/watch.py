@@ -34,7 +34,7 @@ class Watch:
 
     def tell(self, error: str) -> None:
         """Tells the others that this process fails, and leaves them time to hear it."""
-        self.close()
+        self._stop()
         try:
             self._client.key_value_set(_KEY, f"{self._who} failed: {error}")
         except Exception:  # another one was first, or the store is gone: nothing to add
@@ -43,10 +43,13 @@ class Watch:
         time.sleep(2 * _EVERY_SECONDS if self._who.startswith("process 0 ") else 0)
 
     def close(self) -> None:
-        """Stops watching: from here on this process speaks for itself."""
+        """Stops watching: whatever there was to say has been printed."""
+        self._stop()
+        self._last_words.cancel()
+
+    def _stop(self) -> None:
         self._closed.set()
         self._thread.join()
-        self._last_words.cancel()
 
     def _look(self) -> None:
         while not self._closed.wait(_EVERY_SECONDS):
