@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import jax
 
 from data_pipelines.errors import ConfigError
-from m3djax.watch import CURE, Watch
+from m3djax.watch import CURE, LastWords, Watch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,28 +50,34 @@ def start() -> None:
     plain = plain_settings(os.environ)
     if plain and plain["num_processes"] == 1:
         return
-    # Only JAX_COORDINATOR_ADDRESS and the like are asked for here; its advice would be noise.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    seconds = _seconds("M3DJAX_START_SECONDS", 300)
+    # JAX ends a process that does not find the others, without an error that could be caught.
+    last_words = LastWords(
+        f"The processes did not come together within {seconds} seconds. Cure: start all of them "
+        f"within M3DJAX_START_SECONDS, see that the port of process 0 is open to all, or set "
+        f"{COUNT}=1 if this one is to train alone."
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about clusters that JAX could know but does not
             jax.distributed.initialize(
                 **plain,
                 cluster_detection_method="deactivate" if plain else None,
-                initialization_timeout=_seconds("M3DJAX_START_SECONDS", 300),
+                initialization_timeout=seconds,
                 heartbeat_timeout_seconds=_seconds("M3DJAX_HEARTBEAT_SECONDS", 100),
             )
-        except ValueError as error:
-            if plain or "coordinator_address should be defined" not in str(error):
-                raise ConfigError(f"the processes cannot start together: {error}") from error
-            _refuse_to_be_one_of_many(os.environ)
-            return  # no cluster: this process is alone
-        except RuntimeError as error:
-            where = f"process 0 at {plain['coordinator_address']}" if plain else "the others"
-            raise ConfigError(
-                f"{where} cannot be reached: {str(error).splitlines()[0]} Cure: start all "
-                f"processes within M3DJAX_START_SECONDS, see that the port is open, or set "
-                f"{COUNT}=1 if this one is to run alone."
-            ) from error
+    except ValueError as error:
+        if plain or "coordinator_address should be defined" not in str(error):
+            raise ConfigError(f"the processes cannot start together: {error}") from error
+        _refuse_to_be_one_of_many(os.environ)
+        return  # no cluster: this process is alone
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the processes cannot start together: {error} Cure: see to that, or set {COUNT}=1 if "
+            "this one is to train alone."
+        ) from error
+    finally:
+        last_words.cancel()
     if not is_first():
         logging.getLogger().setLevel(logging.ERROR)
 

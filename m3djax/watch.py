@@ -27,7 +27,11 @@ class Watch:
 
     def __init__(self, client: Any, who: str) -> None:
         self._client, self._who = client, who
-        self._last_words = _LastWords(who)
+        self._last_words = LastWords(
+            f"{who}: ended without a word of its own. Either it was killed (memory? a preempted "
+            "machine?), or JAX ended it because another process is gone: lines above that speak of "
+            f"the coordination service or of heartbeats mean the latter. {CURE}"
+        )
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -39,8 +43,8 @@ class Watch:
             self._client.key_value_set(_KEY, f"{self._who} failed: {error}")
         except Exception:  # another one was first, or the store is gone: nothing to add
             return
-        # The store ends with process 0.
-        time.sleep(2 * _EVERY_SECONDS if self._who.startswith("process 0 ") else 0)
+        # If this process went at once, the others would meet a broken connection first.
+        time.sleep(2 * _EVERY_SECONDS)
 
     def close(self) -> None:
         """Stops watching: whatever there was to say has been printed."""
@@ -62,21 +66,16 @@ class Watch:
             os._exit(1)
 
 
-class _LastWords:
+class LastWords:
     """Explains an end that Python does not see: a kill, or JAX ending who has lost the others.
 
     A shell waits at the other end of a pipe, and speaks when the pipe closes without a word.
 
     Args:
-      who: what this process is called in messages.
+      message: what it says.
     """
 
-    def __init__(self, who: str) -> None:
-        message = (
-            f"{who}: ended without a word of its own. Either it was killed (memory? a preempted "
-            "machine?), or JAX ended it because another process is gone: lines above that speak of "
-            f"the coordination service or of heartbeats mean the latter. {CURE}"
-        )
+    def __init__(self, message: str) -> None:
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", 'trap "" INT TERM HUP; read -r word || echo "$0" >&2', message],
             stdin=subprocess.PIPE,

@@ -51,8 +51,31 @@ class Group:
             time.sleep(0.05)
 
 
+def plain(number: int, count: int, port: int) -> dict[str, str]:
+    """What a user sets on plain hosts."""
+    return {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(number),
+    }
+
+
+def slurm(number: int, count: int, port: int) -> dict[str, str]:
+    """What srun sets."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
 @contextlib.contextmanager
-def together(home: Path, count: int, orders: dict, **environment: str) -> Iterator[Group]:
+def together(
+    home: Path, count: int, orders: dict, variables=plain, **environment: str
+) -> Iterator[Group]:
     """`count` processes of one run in `home`, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,11 +83,7 @@ def together(home: Path, count: int, orders: dict, **environment: str) -> Iterat
     group = Group(home, [], [], [])
     try:
         for number in range(count):
-            start(group, number, orders, environment | {
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(number),
-            })  # fmt: skip
+            start(group, number, orders, environment | variables(number, count, port))
         yield group
     finally:
         for process in group.processes:

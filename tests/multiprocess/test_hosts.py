@@ -16,7 +16,7 @@ from m3djax import checkpoint, sharding
 from m3djax.logging import read_metrics
 from m3djax.train import train
 from tests import tiny
-from tests.multiprocess.launch import together
+from tests.multiprocess.launch import slurm, together
 
 LONG = {"name": "long", "steps": 3000, "save_every": 20, "devices": 1}
 
@@ -84,7 +84,7 @@ def test_four_processes_go_on_where_two_were_and_one_where_four_were(
     """Also tensor parallelism across processes: those that hold the same rows make the same."""
     drop_step(home / "runs/shared", 6)
     orders = {"dataset": prepared, "name": "shared", "mesh": (1, 2, 2), "devices": 1}
-    with together(home, 4, orders) as group:
+    with together(home, 4, orders, slurm) as group:
         told = group.finish()
     assert [child["rows"] for child in told] == [[*range(4)]] * 2 + [[*range(4, 8)]] * 2
     assert told[0]["sums"] == told[1]["sums"] and told[2]["sums"] == told[3]["sums"]
@@ -152,4 +152,5 @@ def test_a_process_that_finds_nobody_says_so(prepared: str, home: Path) -> None:
     with together(home, 2, {"dataset": prepared, "name": "lonely"}, **environment) as group:
         os.killpg(group.processes[0].pid, signal.SIGKILL)
         assert group.wait(120)[1] != 0
-    assert "Cure: start all processes within M3DJAX_START_SECONDS" in group.said()[1]
+        until(lambda: "Cure: start all of them" in group.said()[1])
+        assert "did not come together within 3 seconds. Cure: start all of them" in group.said()[1]
