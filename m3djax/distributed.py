@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -123,7 +122,7 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    watch = Watch(_client(), _who())
+    watch = Watch(_client(), _who(), first=is_first())
     try:
         yield
         barrier()
@@ -138,9 +137,7 @@ def together() -> Iterator[None]:
                 f"{_who()}: failed in a computation that all processes share. If another process "
                 f"is gone, its output says why. {CURE}"
             )
-        watch.tell(f"{type(error).__name__}: {error}")
-        # Once the error is printed: JAX's own end would wait for processes that wait for this.
-        atexit.register(_leave, watch)
+        atexit.register(watch.leave, f"{type(error).__name__}: {error}")  # once it is printed
         raise
 
 
@@ -182,13 +179,6 @@ def _client() -> Any:
 def _who() -> str:
     number, count = jax.process_index(), jax.process_count()
     return f"process {number} of {count} ({socket.gethostname()})"
-
-
-def _leave(watch: Watch) -> None:
-    watch.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def _refuse_to_be_one_of_many(environment: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 _KEY = "m3djax/failed"
 _EVERY_SECONDS = 2.0
@@ -23,10 +23,11 @@ class Watch:
     Args:
       client: of the key-value store.
       who: what this process is called in messages.
+      first: whether the store runs in this process: it must outlast the others.
     """
 
-    def __init__(self, client: Any, who: str) -> None:
-        self._client, self._who = client, who
+    def __init__(self, client: Any, who: str, *, first: bool) -> None:
+        self._client, self._who, self._first = client, who, first
         self._last_words = LastWords(
             f"{who}: ended without a word of its own. Either it was killed (memory? a preempted "
             "machine?), or JAX ended it because another process is gone: lines above that speak of "
@@ -36,20 +37,25 @@ class Watch:
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
-    def tell(self, error: str) -> None:
-        """Tells the others that this process fails, and leaves them time to hear it."""
+    def close(self) -> None:
+        """Stops watching, as everything went well or is known to all."""
+        self._stop()
+        self._last_words.cancel()
+
+    def leave(self, error: str) -> NoReturn:
+        """Tells the others what happened here, leaves them time to hear it, and ends the process.
+
+        JAX's own end would wait for processes that wait for this one.
+        """
         self._stop()
         try:
             self._client.key_value_set(_KEY, f"{self._who} failed: {error}")
+            # If this process went at once, the others would meet a broken connection first.
+            time.sleep(2 * _EVERY_SECONDS)
         except Exception:  # another one was first, or the store is gone: nothing to add
-            return
-        # If this process went at once, the others would meet a broken connection first.
-        time.sleep(2 * _EVERY_SECONDS)
-
-    def close(self) -> None:
-        """Stops watching: whatever there was to say has been printed."""
-        self._stop()
+            pass
         self._last_words.cancel()
+        _end()
 
     def _stop(self) -> None:
         self._closed.set()
@@ -63,7 +69,14 @@ class Watch:
                 continue
             self._last_words.cancel()
             print(f"{self._who}: ends, because {found}\n{CURE}", file=sys.stderr, flush=True)
-            os._exit(1)
+            time.sleep(4 * _EVERY_SECONDS if self._first else 0)
+            _end()
+
+
+def _end() -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class LastWords:
