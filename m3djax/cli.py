@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         print(f"run.py: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its own errors twice
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
     try:
         return VERBS[name](rest)
     except KeyboardInterrupt:

@@ -167,7 +167,7 @@ def finish(orders: Orders, home: Path) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-    assert status == 0, (home / f"{orders.name}.log").read_text()
+    assert status == 0, orders.note(home, "log").read_text()
 
 
 def readable(run: Path) -> list[bool]:

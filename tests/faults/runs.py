@@ -33,6 +33,7 @@ class Orders:
       devices: simulated ones.
       workers: of the input pipeline.
       steps: where training ends.
+      notes: where diary and output go, if not into the run's home, whose disk may be full.
       leave: bytes that are left free on the disk once the first checkpoint is whole; -1: as is.
     """
 
@@ -42,7 +43,12 @@ class Orders:
     devices: int = 1
     workers: int = 0
     steps: int = STEPS
+    notes: str = ""
     leave: int = -1
+
+    def note(self, home: Path, kind: str) -> Path:
+        """The file that is called `kind`."""
+        return Path(self.notes or home) / f"{self.name}.{kind}"
 
 
 def experiment(orders: Orders):
@@ -125,7 +131,7 @@ def phase_at_the_end(diary: list[tuple[float, str]]) -> str:
 def launch(orders: Orders, home: Path) -> subprocess.Popen:
     """Starts a child in a process group of its own; its diary is `home/NAME.diary`."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / f"{orders.name}.log").open("a") as log:
+    with orders.note(home, "log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.runs", json.dumps(dataclasses.asdict(orders))],
             cwd=home,
@@ -137,7 +143,7 @@ def launch(orders: Orders, home: Path) -> subprocess.Popen:
 
 
 def main(orders: Orders) -> None:
-    diary = Diary(Path(f"{orders.name}.diary"))
+    diary = Diary(orders.note(Path(), "diary"))
     diary.note("start")
     import jax
 

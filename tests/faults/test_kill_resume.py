@@ -71,12 +71,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("leave", [0, 40_000], ids=["nothing left", "too little for a step"])
 def test_a_full_disk_does_not_cost_the_last_checkpoint(
-    leave: int, prepared: str, small_disk: Path, home: Path
+    leave: int, prepared: str, small_disk: Path, tmp_path: Path
 ) -> None:
-    orders = Orders(prepared, "full", leave=leave)
+    orders = Orders(prepared, "full", leave=leave, notes=str(tmp_path))
     child = runs.launch(orders, small_disk)
     assert child.wait(300) == 1
-    said = (small_disk / "full.log").read_text()
+    said = (tmp_path / "full.log").read_text()
     assert re.search(r"run.py train: .*disk or quota is full.*Cure: make room", said), said
     assert checkpoint.newest_readable(small_disk / "runs/full") == runs.SAVE_EVERY
     (small_disk / "filler").unlink()
