@@ -60,6 +60,7 @@ class Checkpointer:
         )
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
+        self._failed = False
 
     def save(self, state: TrainState, config: str) -> None:
         """Starts to save; returns once the arrays are copied.
@@ -103,7 +104,11 @@ class Checkpointer:
             self.wait()
         finally:
             self._pool.shutdown()
-            self._orbax.close()
+            try:
+                self._orbax.close()
+            except Exception:
+                if not self._failed:  # else it repeats, in its own words, what was raised
+                    raise
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest readable state, placed as `abstract` says; None if nothing was ever saved.
@@ -148,6 +153,7 @@ class Checkpointer:
             manifest.write(folder, about)
 
     def _not_saved(self, step: int, error: Exception) -> CheckpointError:
+        self._failed = True
         full = no_space(error) or any(word in str(error) for word in _FULL)
         why = "the disk or quota is full" if full else f"{type(error).__name__}: {error}"
         cure = "make room" if full else "see to that"

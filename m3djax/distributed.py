@@ -71,6 +71,8 @@ def start() -> None:
         _refuse_to_be_one_of_many(os.environ)
         return  # no cluster: this process is alone
     except RuntimeError as error:
+        if not plain and "must be called before" in str(error):
+            return  # called from code that computes already, such as a notebook: alone, too
         raise ConfigError(
             f"the processes cannot start together: {error} Cure: see to that, or set {COUNT}=1 if "
             "this one is to train alone."
