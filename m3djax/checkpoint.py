@@ -122,7 +122,7 @@ class Checkpointer:
         if self._newest is None:
             return None
         stored = _stored(abstract)
-        _check_shapes(self._steps / str(self._newest), "state", stored)
+        check_shapes(self._steps / str(self._newest), "state", stored)
         loaded = self._orbax.load(self._newest, stored)
         frozen = _load_frozen(self._folder, abstract.frozen) if abstract.frozen else {}
         return TrainState(loaded["step"], loaded["trainable"], loaded["opt_state"], frozen)
@@ -194,7 +194,7 @@ def _load_params(
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved) | {
             "trainable": dict.fromkeys(saved["trainable"], ocp.PLACEHOLDER) | trainable
         }
-        _check_shapes(step, "state", {"trainable": trainable})
+        check_shapes(step, "state", {"trainable": trainable})
         loaded = ocp.load(step, abstract, checkpointable_name="state")["trainable"]
     frozen = {path: leaf for path, leaf in wanted.items() if path not in trainable}
     if frozen:
@@ -296,11 +296,11 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
     if not frozen.exists():
         raise CheckpointError(f"{folder}: has no parameters {sorted(wanted)[:3]}.")
     saved = ocp.metadata(frozen).metadata
-    _check_shapes(frozen, None, dict(wanted))
+    check_shapes(frozen, None, dict(wanted))
     return ocp.load(frozen, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
 
 
-def _check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
+def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
     """Compares all shapes first: Orbax's own error names neither the file nor the cure."""
     metadata = ocp.metadata(path, checkpointable_name=name) if name else ocp.metadata(path)
     saved, problems = _shapes(metadata.metadata), []

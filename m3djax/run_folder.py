@@ -50,6 +50,11 @@ def open_for_training(experiment: Experiment) -> epath.Path:
 
 def _open(experiment: Experiment) -> epath.Path:
     folder = epath.Path(ROOT) / experiment.name
+    if (folder / "weights").exists():
+        raise RunError(
+            f"{folder}: holds weights without a run, which training would not look at. Cure: "
+            f"another --name, and init_from={{COMPONENT: {str(folder)!r}}} in the config."
+        )
     if (folder / CONFIG).exists():
         differing = differences(read_config(folder), experiment_lib.to_json(experiment))
         if differing:

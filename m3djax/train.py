@@ -14,7 +14,7 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.files import no_space
 from m3djax import distributed, params, run_folder, sharding
 from m3djax import experiment as experiment_lib
-from m3djax.checkpoint import Checkpointer, load_params
+from m3djax.checkpoint import Checkpointer
 from m3djax.evaluate.base import Evaluator
 from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter, open_writer
@@ -22,6 +22,7 @@ from m3djax.meter import Meter
 from m3djax.params import Params
 from m3djax.signals import stop_signals
 from m3djax.step import Metrics, Trainer, TrainState, compile_step
+from m3djax.weights import load_params
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def train(experiment: Experiment) -> epath.Path:
       CheckpointError: the run has checkpoints and none is readable.
       RunError: the run's folder belongs to another config, or its disk is full.
     """
+    experiment.task.check(experiment.data)
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
         evaluator.for_data(experiment.data).check()
