@@ -10,9 +10,10 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.files import write_whole
 from m3djax import sharding
 from m3djax.experiment import Experiment
-from m3djax.plan import report
 from m3djax.plan.compile import OutOfMemory, compile_for
 from m3djax.plan.fit import Search
+from m3djax.plan.record import Record, record
+from m3djax.plan.report import show
 from m3djax.plan.topology import Topology
 
 USAGE = "CONFIG --topology v5e:4x4 [--slices N] [--fit] [--json FILE] [--field value ...] [--help]"
@@ -47,13 +48,13 @@ def options(arguments: list[str]) -> tuple[Options, list[str]]:
 def run(experiment: Experiment, wanted: Options) -> None:
     """Plans, prints and, if asked to, writes."""
     made = plan(experiment, wanted.topology, fit=wanted.fit)
-    report.show(made)
+    show(made)
     if wanted.json:
         write_whole(wanted.json, json.dumps(made, indent=1) + "\n")
         print(f"plan: {wanted.json}")
 
 
-def plan(experiment: Experiment, topology: Topology, *, fit: bool = False) -> report.Record:
+def plan(experiment: Experiment, topology: Topology, *, fit: bool = False) -> Record:
     """Compiles the train step for devices that are not there and says what it would need.
 
     Args:
@@ -77,4 +78,4 @@ def plan(experiment: Experiment, topology: Topology, *, fit: bool = False) -> re
                 f"{refused}; {topology.name} has {topology.chip.memory / 2**30:.2f} GiB. Cure: "
                 "--fit finds the largest batch; more remat, accumulate, or weights over fsdp."
             ) from refused
-    return report.record(experiment, topology, step)
+    return record(experiment, topology, step)

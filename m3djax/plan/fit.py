@@ -47,8 +47,8 @@ class Search:
           ConfigError: not even one unit fits.
         """
         room = (1 - FREE) * self.memory
-        start = max(1, self.experiment.data.batch_size // self.unit)
-        far = (4 * start, self._needed(4 * start))
+        units = 8 * max(1, self.experiment.data.batch_size // self.unit)
+        far = (units, self._needed(units))
         while far[1] < self.memory:
             far = (4 * far[0], self._needed(4 * far[0]))
         # Proportion over-estimates what fits, as some memory is there without any batch; half more
@@ -59,7 +59,7 @@ class Search:
         while True:
             slope = (far[1] - near[1]) / (far[0] - near[0])
             fits = math.floor(near[0] + (room - near[1]) / slope) if slope > 0 else 0
-            fits = min(fits, near[0] - 1)
+            fits = min(fits, (near if near[1] > room else far)[0] - 1)
             if fits < 1:
                 raise ConfigError(
                     f"not even a batch of {self.unit} leaves {FREE:.0%} of the memory free. Cure: "

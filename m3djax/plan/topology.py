@@ -105,5 +105,5 @@ class Topology:
 
     def _error(self, problem: str) -> ConfigError:
         return ConfigError(
-            f"topology {self.name!r}: {problem}. Cure: one as v5e:4x4, v6e:16x16, v5p:4x4x4, h100:8."
+            f"topology {self.name!r}: {problem}. Cure: one as v5e:4x4, v5p:4x4x4 or h100:8."
         )
