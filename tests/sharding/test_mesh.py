@@ -80,9 +80,9 @@ def test_the_table_is_exact() -> None:
 
 def test_a_parameter_without_a_row_is_an_error() -> None:
     mesh = sharding.make_mesh((8, 1, 1))
-    with pytest.raises(ValueError, match="llm/wte of shape .* matches no row"):
+    with pytest.raises(ValueError, match="llm/wte matches no row"):
         sharding.parameter_spec("llm/wte", (4, 4), mesh)
-    with pytest.raises(ValueError, match="exactly one row with one entry per dimension"):
+    with pytest.raises(ValueError, match="one entry per dimension"):
         sharding.parameter_spec("vision/norm/scale", (4, 4), mesh)
 
 
