@@ -81,16 +81,18 @@ def _measured_peak(mesh: jax.sharding.Mesh, side: int = 1024) -> float:
 def count_jaxpr(jaxpr: core.Jaxpr, tile: int = 1) -> int:
     """FLOPs of all matrix products that a jaxpr runs, on all devices together.
 
-    Of a `cond` the larger branch counts; of a `while`, whose length nobody knows, one turn.
+    Of a `cond` the larger branch counts; of a `while`, whose length nobody knows, one turn; of what
+    nobody uses, nothing, as the compiler drops it.
 
     Args:
       jaxpr: the program; of one that shards itself (`shard_map`), all shards count.
       tile: side of the matrix unit that products are padded to: the contracted dimension and one
         of the two others, whichever is cheaper to pad; the third needs a tile's length at least.
-        Dimensions are those before sharding, so what a mesh cuts narrower than a tile is not seen.
+        Products with a single row or column do not use it. Dimensions are those before sharding,
+        so what a mesh cuts narrower than a tile is not seen.
     """
     total = 0
-    for equation in jaxpr.eqns:
+    for equation in _used(jaxpr):
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
             total += _dot(equation, tile)
@@ -108,6 +110,17 @@ def count_jaxpr(jaxpr: core.Jaxpr, tile: int = 1) -> int:
         inner = [count_jaxpr(each, tile) for each in _inner(params)]
         total += _times(name, params) * (max(inner) if name == "cond" else sum(inner))
     return total
+
+
+def _used(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+    """Equations whose results are returned or used, or that have effects."""
+    wanted = {id(variable) for variable in jaxpr.outvars}
+    kept = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or any(id(variable) in wanted for variable in equation.outvars):
+            wanted.update(id(variable) for variable in equation.invars)
+            kept.append(equation)
+    return kept
 
 
 def _times(name: str, params: Mapping[str, Any]) -> int:
@@ -137,6 +150,8 @@ def _product(rows: int, columns: int, depth: int, tile: int) -> int:
     def padded(side: int) -> int:
         return -(-side // tile) * tile
 
+    if min(rows, columns) == 1:
+        return 2 * rows * columns * depth
     one = max(rows, tile) * padded(columns)
     other = padded(rows) * max(columns, tile)
     return 2 * padded(depth) * min(one, other)

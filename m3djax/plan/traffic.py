@@ -60,7 +60,7 @@ def _moved(call: Call, program: Program) -> int:
         return 2 * operands[1]
     if instruction.opcode == "fusion":
         fused = program.computations[instruction.attribute("calls") or ""]
-        return _read(fused, operands) + _written(fused, fused.root, result)
+        return _read(program, fused, operands) + _written(fused, fused.root, result)
     return sum(operands) + result
 
 
@@ -70,28 +70,35 @@ def _stored(call: Call, name: str) -> int:
     return memory_size(made.shape) if made else 0
 
 
-def _read(fused: Computation, operands: list[int]) -> int:
+def _read(program: Program, fused: Computation, operands: list[int]) -> int:
+    """Bytes that a fusion reads of its operands, whose whole sizes are given."""
     users: dict[str, list[tuple[Instruction, int]]] = {}
     for instruction in fused.instructions.values():
         for place, name in enumerate(instruction.operands):
             users.setdefault(name, []).append((instruction, place))
-    total = 0
-    for instruction in fused.instructions.values():
-        if instruction.opcode == "parameter":
-            whole = operands[int(instruction.operands[0])]
-            touched = [_touched(user, place) for user, place in users.get(instruction.name, [])]
-            parts = [part for part in touched if part is not None]
-            total += whole if len(parts) < len(touched) else min(whole, sum(parts))
-    return total
 
+    def touched(name: str, whole: int) -> int:
+        return min(whole, sum(part(user, place, whole) for user, place in users.get(name, [])))
 
-def _touched(user: Instruction, place: int) -> int | None:
-    """Bytes of its operand that an instruction reads; None if it is all of it."""
-    if user.opcode in _SLICES and place == 0:
-        return memory_size(user.shape)
-    if user.opcode == "dynamic-update-slice" and place == 0:
-        return 0
-    return None
+    def part(user: Instruction, place: int, whole: int) -> int:
+        if user.opcode == "bitcast":
+            return touched(user.name, whole)
+        if user.opcode in _SLICES and place == 0:
+            return memory_size(user.shape)
+        if user.opcode == "dynamic-update-slice" and place == 0:
+            return 0
+        if user.opcode == "fusion":  # a fusion in a fusion
+            inner = program.computations[user.attribute("calls") or ""]
+            return _read(
+                program, inner, [whole * (at == place) for at in range(len(user.operands))]
+            )
+        return whole
+
+    return sum(
+        touched(instruction.name, operands[int(instruction.operands[0])])
+        for instruction in fused.instructions.values()
+        if instruction.opcode == "parameter"
+    )
 
 
 def _written(fused: Computation, name: str, whole: int) -> int:

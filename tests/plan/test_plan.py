@@ -137,7 +137,7 @@ def test_two_slices_put_the_data_axis_over_the_network() -> None:
     made = record.record(tiny.experiment(mesh=(2, 4, 1)), topology, step)
     between = {kind: row for kind, row in made["collectives"].items() if "between slices" in kind}
     assert made["devices"] == math.prod(made["mesh"].values()) == 8
-    # What crosses the network is a share of the gradients: fsdp has split them before.
+    # The gradients cross the network once; small arrays are padded on their way.
     wire = sum(row["wire_bytes"] for row in between.values())
-    assert 0 < wire < 4 * made["parameters"]["trained"]
+    assert 0 < wire < 2 * 4 * made["parameters"]["trained"]
     assert made["bounds"]["network_ms"] > 0

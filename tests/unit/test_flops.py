@@ -47,6 +47,7 @@ def test_products_are_padded_to_the_matrix_unit() -> None:
     assert flops.count_jaxpr(product(3, 300, 32, 128), 128) == 3 * 2 * 300 * 128 * 128
     # One of the two sides is padded, whichever costs less: 200 x 768, not 256 x 700.
     assert flops.count_jaxpr(product(1, 200, 128, 700), 128) == 2 * 200 * 128 * 768
+    assert flops.count_jaxpr(product(4, 1, 64, 64), 128) == 4 * 2 * 64 * 64
     # Less than a tile's length does not hide that the tile is loaded.
     assert flops.count_jaxpr(product(1, 8, 128, 128), 128) == 2 * 128 * 128 * 128
 
@@ -59,6 +60,10 @@ def test_branches_and_loops() -> None:
     loop = lambda x: jax.lax.while_loop(lambda x: x[0, 0] > 0, lambda x: x @ x, x)  # noqa: E731
     assert flops.count(loop, x) == once
     assert flops.count(lambda x: jax.lax.fori_loop(0, 5, lambda _, x: x @ x, x), x) == 5 * once
+
+
+def test_what_nobody_uses_is_not_counted() -> None:
+    assert flops.count(lambda x: (x @ x, x)[1], jnp.zeros((8, 8))) == 0
 
 
 def test_kernels_and_shards_count_as_often_as_they_run() -> None:
