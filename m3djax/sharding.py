@@ -31,6 +31,8 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "mlp": ("tensor",),
     "layers": (),
+    "vocabulary": ("fsdp", "tensor"),
+    "logits": ("tensor",),
 }
 
 # End of a parameter's path -> logical axes. Exactly one pattern must match.
@@ -49,6 +51,13 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"(patch_embed|embed|predict)/bias", (None,)),
     (r"(cls|cls_position|mask_token)", (None,)),
     (r"positions/table", (None, None)),
+    (r"(words|decoder)/table", ("vocabulary", None)),
+    (r"types/table", (None, None)),
+    (r"pooler/kernel", (None, "embed")),
+    (r"pooler/bias", (None,)),
+    (r"transform/kernel", (None, "embed")),
+    (r"transform/bias", (None,)),
+    (r"vocabulary_bias", ("vocabulary",)),
 )
 
 
@@ -177,14 +186,6 @@ def _axes(path: str) -> LogicalAxes:
             "Cure: give it exactly one row in m3djax/sharding.py."
         )
     return rows[0]
-
-
-def table(parameters: Mapping[str, Any], mesh: Mesh) -> list[tuple[str, str, str]]:
-    """Rows (path, shape, partition) to print."""
-    return [
-        (path, str(tuple(leaf.shape)), str(tuple(parameter_spec(path, leaf.shape, mesh))))
-        for path, leaf in sorted(parameters.items())
-    ]
 
 
 def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:

@@ -31,6 +31,9 @@ KINDS: dict[str, str] = {
     "mae3d": "test_mae3d.py",
     "lora": "",
     "text_metrics": "",
+    "bert": "test_bert.py",
+    "roberta": "test_bert.py",
+    "minilm": "test_minilm.py",
 }
 """Kind -> the test file in this folder that compares it; "" while there is none."""
 
