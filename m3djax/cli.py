@@ -135,6 +135,25 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _plan(arguments: list[str]) -> int:
+    """What a config would need on devices that are not there: CONFIG --topology v5e:4x4 ...."""
+    # The compiler for devices that are not there needs none that are: JAX must not look for any.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import tyro
+
+    from m3djax.experiment import Experiment
+    from m3djax.plan import command
+
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python run.py plan {command.USAGE}", file=sys.stderr)
+        return 2
+    default = load_config(arguments[0])
+    options, fields = command.options(arguments[1:])
+    prog = f"run.py plan {arguments[0]}"
+    command.run(tyro.cli(Experiment, default=default, args=fields, prog=prog), options)
+    return 0
+
+
 def _evaluate(arguments: list[str]) -> int:
     """Measure a run on held-out scans and write its report: RUN."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
@@ -202,6 +221,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "prepare": _prepare,
     "train": _train,
+    "plan": _plan,
     "evaluate": _evaluate,
     "convert": _convert,
 }

@@ -235,7 +235,7 @@ def trainer_of(experiment: Experiment) -> Trainer:
 
 def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, dtypes and places of the train state; nothing is computed."""
-    state = jax.eval_shape(trainer_of(experiment).init, jax.random.key(0))
+    state = jax.eval_shape(trainer_of(experiment).init, jax.eval_shape(jax.random.key, 0))
     shardings = sharding.state_shardings(state, mesh)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
