@@ -147,7 +147,7 @@ def test_evaluators_read_imported_weights(
     assert weights.newest_readable(tmp_path / "out") == 0
     found = read(tmp_path / "out", CLIP)
     np.testing.assert_array_equal(
-        read["vision"]["cls"], published["vision_encoder.cls_token"][0, 0]
+        found["vision"]["cls"], published["vision_encoder.cls_token"][0, 0]
     )
     np.testing.assert_array_equal(found["objective"]["scale"], published["logit_scale"])
 
