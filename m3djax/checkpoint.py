@@ -92,7 +92,7 @@ class Checkpointer:
         step = newest_readable(self._folder)
         self._put_aside_after(step)
         stored = _stored(abstract)
-        _check_shapes(self._steps / str(step), "state", stored)
+        check_shapes(self._steps / str(step), "state", stored)
         loaded = self._orbax.load(step, stored)
         frozen = _load_frozen(self._folder, abstract.frozen) if abstract.frozen else {}
         return TrainState(loaded["step"], loaded["trainable"], loaded["opt_state"], frozen)
@@ -144,7 +144,7 @@ def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> params_lib
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved) | {
             "trainable": dict.fromkeys(saved["trainable"], ocp.PLACEHOLDER) | trainable
         }
-        _check_shapes(step, "state", {"trainable": trainable})
+        check_shapes(step, "state", {"trainable": trainable})
         loaded = ocp.load(step, abstract, checkpointable_name="state")["trainable"]
     frozen = {path: leaf for path, leaf in wanted.items() if path not in trainable}
     if frozen:
@@ -215,11 +215,11 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
     if reason := damage(frozen):
         raise CheckpointError(f"{frozen}: {reason}.")
     saved = ocp.metadata(frozen).metadata
-    _check_shapes(frozen, None, dict(wanted))
+    check_shapes(frozen, None, dict(wanted))
     return ocp.load(frozen, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
 
 
-def _check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
+def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
     """Compares all shapes first: Orbax's own error names neither the file nor the cure."""
     metadata = ocp.metadata(path, checkpointable_name=name) if name else ocp.metadata(path)
     saved, problems = _shapes(metadata.metadata), []

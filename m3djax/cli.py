@@ -142,6 +142,26 @@ def _evaluate(arguments: list[str]) -> int:
     return 0 if evaluate(arguments[0]).passed else 1
 
 
+def _convert(arguments: list[str]) -> int:
+    """Published weights in or out: SOURCE OUT [--layout NAME] [--config CONFIG] ...."""
+    import tyro
+
+    from m3djax.convert.run import Convert
+    from m3djax.experiment import Experiment
+
+    prog = "run.py convert"
+    convert, rest = tyro.cli(Convert, args=arguments, prog=prog, return_unknown_args=True)
+    set_up_jax()
+    if convert.exports:
+        if rest:
+            raise ConfigError(f"{' '.join(rest)}: a run is exported as it is. Cure: leave it out.")
+        print(convert.export())
+        return 0
+    default = load_config(convert.config)
+    print(convert.load(tyro.cli(Experiment, default=default, args=rest, prog=prog)))
+    return 0
+
+
 def set_up_jax() -> None:
     """A compile cache, so that a second start is quick."""
     import jax
@@ -176,4 +196,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "convert": _convert,
 }

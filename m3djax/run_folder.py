@@ -37,6 +37,11 @@ def open_for_training(experiment: Experiment) -> epath.Path:
       RunError: the folder holds a run with another config; names what differs.
     """
     folder = epath.Path(ROOT) / experiment.name
+    if (folder / "weights").exists():
+        raise RunError(
+            f"{folder}: holds weights without a run, which training would not look at. Cure: "
+            f"another --name, and init_from={{COMPONENT: {str(folder)!r}}} in the config."
+        )
     if (folder / CONFIG).exists():
         differing = _differences(_read(folder / CONFIG), experiment_lib.to_json(experiment))
         if differing:

@@ -58,6 +58,12 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"transform/kernel", (None, "embed")),
     (r"transform/bias", (None,)),
     (r"vocabulary_bias", ("vocabulary",)),
+    (r"projection/kernel", (None, "embed")),
+    (r"projection/bias", (None,)),
+    (r"pool/probe", (None,)),
+    (r"pool/(key|value)/kernel", ("embed", "heads")),
+    (r"pool/(key|value)/bias", ("heads",)),
+    (r"objective/(scale|log_scale|bias)", ()),
 )
 
 

@@ -14,12 +14,13 @@ from etils import epath
 from data_pipelines.errors import ConfigError
 from m3djax import experiment as experiment_lib
 from m3djax import params, run_folder, sharding
-from m3djax.checkpoint import Checkpointer, load_params
+from m3djax.checkpoint import Checkpointer
 from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter
 from m3djax.meter import Meter
 from m3djax.signals import stop_signals
 from m3djax.step import Metrics, Trainer, TrainState, compile_step
+from m3djax.weights import load_params
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def train(experiment: Experiment) -> epath.Path:
       CheckpointError: the run has checkpoints and none is readable.
       RunError: the run's folder belongs to another config.
     """
+    experiment.task.check(experiment.data)
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
         evaluator.for_data(experiment.data).check()

@@ -16,9 +16,9 @@ from rich.table import Table
 from data_pipelines.files import write_whole
 from m3djax import params as params_lib
 from m3djax import report, run_folder, train
-from m3djax.checkpoint import load_params, newest_readable
 from m3djax.experiment import Experiment
 from m3djax.params import Params
+from m3djax.weights import load_params, newest_readable
 
 FOLDER = "evaluation"
 RESULTS = "results.json"
