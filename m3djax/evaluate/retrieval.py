@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import numpy as np
 import tyro
 from etils import epath
 
+from data_pipelines.crops import WHOLE, Part
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
@@ -28,6 +30,8 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 class Retrieval(Evaluator):
     """Recall at k and median rank in both directions, with intervals over patients.
 
+    Of a split with one patient the intervals are over regions of the scan instead.
+
     Equal captions are equally right, and ties count against the model. M3D's own numbers
     (BAAI-DCAI/M3D, Bench/eval/eval_itr.py) are those of the splits "test100", "test500", "test1k"
     and "released_test" (2,000) of M3D-Cap; where captions repeat, theirs count one copy as right.
@@ -36,6 +40,10 @@ class Retrieval(Evaluator):
       dataset: folder that `run.py prepare` wrote.
       size: voxels along (D, H, W) of the network's input: those of training.
       splits: pools to search in: each split is one.
+      parts: split -> share of its volumes along D that crops come from; see `Source`. Splits that
+        are not named are taken whole.
+      decides: split that the model must find better than chance, in both directions and at every
+        k by more than the interval, for the run to pass; "" for no such test.
       pools: further pools: so many samples of each split, drawn at random, the smaller ones parts
         of the larger ones.
       at: the k of R@k; those that are not below a pool's size are left out.
@@ -49,6 +57,8 @@ class Retrieval(Evaluator):
     """
 
     splits: tuple[str, ...] = ("test",)
+    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    decides: str = ""
     pools: tuple[int, ...] = ()
     at: tuple[int, ...] = (1, 5, 10, 50, 100)
     crops: int = 1
@@ -61,6 +71,8 @@ class Retrieval(Evaluator):
     def __post_init__(self) -> None:
         if not self.splits or not self.at or min((*self.at, *self.pools, self.crops)) < 1:
             raise ConfigError("splits and at must not be empty; at, pools and crops start at 1.")
+        for split in {*self.parts, *filter(None, [self.decides])} - {*self.splits}:
+            raise ConfigError(f"{split!r} in parts or decides is none of splits={self.splits}.")
 
     def for_data(self, data: Data) -> Self:
         """See `Evaluator.for_data`."""
@@ -83,8 +95,8 @@ class Retrieval(Evaluator):
         """See `Evaluator.run`.
 
         Raises:
-          EvaluationError: the task has no two towers, or a split has fewer than two patients with
-            text.
+          EvaluationError: the task has no two towers, or a split has text of one patient in one
+            place only.
           DataError: the dataset cannot be read.
         """
         if not isinstance(task, Clip):
@@ -99,7 +111,7 @@ class Retrieval(Evaluator):
         notes: list[str] = list(self.caveats)
         shown: list[Picture] = []
         for split in self.splits:
-            source = Source(self.dataset, split)
+            source = Source(self.dataset, split, part=self.parts.get(split, WHOLE))
             pairs = read_pairs(
                 task, params, self.data, source, folder, crops=self.crops, seed=self.seed
             )
@@ -114,7 +126,7 @@ class Retrieval(Evaluator):
                 for size in self.pools
                 if size > len(pairs)
             ]
-        return present(found, tuple(shown), tuple(notes)).to_json()
+        return present(found, tuple(shown), tuple(notes), self.decides).to_json()
 
     def _pools(self, split: str, pairs: Pairs) -> list[tuple[str, Pairs]]:
         """The split itself, and the random pools of it."""
@@ -126,12 +138,15 @@ class Retrieval(Evaluator):
     def _measure(self, name: str, pairs: Pairs) -> dict[str, Any]:
         """The numbers of one pool."""
         patients, unit = np.unique(pairs.patient, return_inverse=True)
-        if len(patients) < 2:
+        regions, region = np.unique(pairs.region, return_inverse=True)
+        if alone := len(patients) < 2:
+            unit = region
+        if alone and len(regions) < 2:
             raise EvaluationError(
-                f"{self.dataset}, {name}: has text of {len(patients)} patients, and an interval "
-                "needs 2. Cure: another split, or prepare more scans."
+                f"{self.dataset}, {name}: has text of {len(patients)} patients in {len(regions)} "
+                "places, and an interval needs 2. Cure: another split, or prepare more scans."
             )
-        draws = statistics.draw(len(patients), seed=self.seed)
+        draws = statistics.draw(len(regions if alone else patients), seed=self.seed)
         ids, weight = pairs.text_id, np.bincount(unit).astype(float)
         sides = {
             "image_to_text": (pairs.images, pairs.texts),
@@ -140,6 +155,7 @@ class Retrieval(Evaluator):
         numbers: dict[str, Any] = {
             "samples": len(pairs),
             "patients": len(patients),
+            **({"regions": len(regions)} if alone else {}),
             "captions": len(np.unique(ids)),
         }
         ks = [k for k in self.at if k < len(pairs)] or [min(self.at)]

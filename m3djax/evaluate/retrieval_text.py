@@ -12,7 +12,10 @@ _NAMES = {"image_to_text": "volume to report", "text_to_image": "report to volum
 
 
 def present(
-    pools: Mapping[str, Any], pictures: tuple[Picture, ...], caveats: tuple[str, ...]
+    pools: Mapping[str, Any],
+    pictures: tuple[Picture, ...],
+    caveats: tuple[str, ...],
+    decides: str = "",
 ) -> Findings:
     """The findings.
 
@@ -20,6 +23,7 @@ def present(
       pools: name -> numbers.
       pictures: sheets of queries.
       caveats: what the numbers do not say.
+      decides: the pool that must be found better than chance; "" for no such test.
     """
     last, numbers = list(pools.items())[-1]
     curves = {
@@ -36,6 +40,16 @@ def present(
         tables=tuple(_table(name, n) for name, n in pools.items()),
         pictures=pictures,
         caveats=((told,) if repeated else ()) + caveats,
+        passed=_beats_chance(pools[decides]) if decides else None,
+    )
+
+
+def _beats_chance(numbers: Mapping[str, Any]) -> bool:
+    """In both directions, at every k, by more than the interval."""
+    return all(
+        numbers[direction][key]["interval"][0] > expected
+        for direction in _NAMES
+        for key, expected in numbers["chance"].items()
     )
 
 
@@ -67,7 +81,17 @@ def _table(name: str, numbers: Mapping[str, Any]) -> Table:
         ("query to answer", *keys, "median rank"),
         tuple(rows),
         "R@k: share of queries with a right answer among the first k. In brackets: 95 % bootstrap "
-        f"over {numbers['patients']} patients, the pool kept as it is.",
+        f"over {_units(numbers)}, the pool kept as it is.",
+    )
+
+
+def _units(numbers: Mapping[str, Any]) -> str:
+    """What the intervals are over."""
+    if "regions" not in numbers:
+        return f"{numbers['patients']} patients"
+    return (
+        f"{numbers['regions']} regions of the only patient, whose crops overlap those of their "
+        "neighbours: other patients may differ by more"
     )
 
 

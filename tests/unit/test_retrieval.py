@@ -130,6 +130,27 @@ def test_equal_captions_are_equally_right(evaluate: Any) -> None:
     assert "count as equally right" in results["report"]["caveats"][0]
 
 
+def test_one_patient_gives_intervals_over_regions_of_the_scan(evaluate: Any) -> None:
+    studies = [study(number, 0) for number in range(12)]
+    results = evaluate(oracle(), studies, queries=0, at=(1, 5), decides="test")
+    pool = results["pools"]["test"]
+    assert (pool["patients"], pool["regions"]) == (1, 12) and results["passed"] is True
+    assert "12 regions of the only patient" in results["report"]["tables"][0]["note"]
+    assert "regions" not in evaluate(oracle(), STUDIES, queries=0)["pools"]["test"]
+
+
+def test_a_pool_can_decide_whether_the_run_passes(evaluate: Any) -> None:
+    assert evaluate(oracle(), STUDIES, queries=0)["passed"] is None
+    assert evaluate(oracle(), STUDIES, queries=0, decides="test")["passed"] is True
+    # Ten volumes of one brightness are all alike: ties count against the model.
+    alike = [{**study(0, number), "report": "x" * (number + 1)} for number in range(10)]
+    assert evaluate(oracle(), alike, queries=0, at=(1,), decides="test")["passed"] is False
+    with pytest.raises(ConfigError, match="'train' in parts or decides is none of splits"):
+        Retrieval(decides="train")
+    with pytest.raises(ConfigError, match="'train' in parts"):
+        Retrieval(parts={"train": (0.0, 0.5)})
+
+
 def test_samples_without_text_are_left_out_and_said(evaluate: Any) -> None:
     studies = [*STUDIES[:6], study(30, 30, word=0), study(31, 31, word=0)]
     results = evaluate(oracle(), studies, queries=0)
@@ -180,7 +201,7 @@ def test_the_devices_share_the_work_and_agree(evaluate: Any) -> None:
     "task, studies, fields, message",
     [
         (tiny.mae(), STUDIES, {}, "measures Clip runs, and the task is a MAE"),
-        (tiny.clip(), STUDIES[:2], {}, "text of 1 patients, and an interval needs 2"),
+        (tiny.clip(), STUDIES[:1], {}, "text of 1 patients in 1 places, and an interval needs 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(
