@@ -73,8 +73,8 @@ def get_config() -> Experiment:
             "retrieval": Retrieval(
                 splits=("train_organs", "test_organs"),
                 parts={"train_organs": HELD_BACK},
-                decides="train_organs",
                 at=(1, 5, 10),
+                pass_at=1,
                 crops=192,
                 caveats=CAVEATS,
             )

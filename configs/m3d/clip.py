@@ -1,7 +1,7 @@
 """M3D-CLIP, corrected and large: ViT-B and BERT-base on a global batch of 4096 (v5e:16x16).
 
     python run.py prepare m3d_cap --source M3D_Cap
-    python run.py convert bert-base-uncased weights/bert --layout bert --prefix bert.
+    python run.py convert BERT weights/bert_base --layout bert --prefix bert.  # bert-base-uncased
     python run.py train configs/m3d/clip.py
     python run.py evaluate runs/m3d_clip
 
@@ -14,8 +14,8 @@ times the published one, by the square root of the batch's growth.
 
 It is planned for 256 chips of v5e, 16 pairs on each (`python run.py plan configs/m3d/clip.py
 --topology v5e:16x16`), and has not been trained here: no figure is claimed. For fewer chips set
-`--data.batch-size`. The towers may start elsewhere by one line, such as
-init_from={"vision": "runs/MAE_RUN", "text": "weights/bert"}.
+`--data.batch-size`. Put the tokenizer's vocab.txt into weights/bert. The towers may start elsewhere by one line, such as
+init_from={"vision": "runs/MAE_RUN", "text": "weights/bert_base"}.
 """
 
 from data_pipelines.pipeline import Data, Source
@@ -57,11 +57,11 @@ def get_config() -> Experiment:
             size=(32, 256, 256),
             batch_size=4096,
             units="unit",
-            text=Text(ReportTokens("bert-base-uncased", 128)),
+            text=Text(ReportTokens("weights/bert", length=128)),
             workers=8,
         ),
         optimizer=AdamW(learning_rate=4e-4, warmup=0.1, b2=0.98, weight_decay=0.1),
-        init_from={"text": "weights/bert"},
+        init_from={"text": "weights/bert_base"},
         evaluators={"retrieval": Retrieval(pools=(100, 500, 1000, 2000))},
         steps=2_930,  # 100 times 120,092 volumes, as published
         log_every=10,

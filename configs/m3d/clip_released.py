@@ -1,22 +1,19 @@
 """M3D-CLIP as published (BAAI-DCAI/M3D, script/train_clip.sh): ViT-B and BERT-base, 32x256x256.
 
     python run.py prepare m3d_cap --source M3D_Cap --recipe m3d_cap
-    python run.py convert bert-base-uncased weights/bert --layout bert --prefix bert.
+    python run.py convert BERT weights/bert_base --layout bert --prefix bert.  # bert-base-uncased
     python run.py train configs/m3d/clip_released.py
-    python run.py evaluate runs/m3d_clip_released
-
-Or measure the released weights, without training:
-
-    python run.py convert M3D-CLIP/model.safetensors weights/m3d_clip     # GoodBaiBai88/M3D-CLIP
-    python run.py convert pretrained_ViT.bin weights/m3d_vit              # its vision tower alone
-    python run.py evaluate weights/m3d_clip
+    python run.py evaluate runs/m3d_clip_released               # the four released pools
+    python run.py convert M3D-CLIP weights/m3d_clip             # GoodBaiBai88/M3D-CLIP, its folder
+    python run.py convert pretrained_ViT.bin weights/m3d_vit    # the vision tower alone
+    python run.py evaluate weights/m3d_clip                     # instead of training
 
 "As published" means: class tokens of both towers, a factor on the cosines that is a plain number,
-texts of up to 512 tokens shortened M3D's way, volumes of 0..1, the released splits with their leak
-(docs/m3d.md), and a batch of 256: 32 on each of the original's 8 GPUs. On a TPU that is 16 on each
-chip of a v5e:4x4; `remat` is what lets it fit, and changes no number but for rounding. Expect the
-curves of image_to_text and text_to_image, the share of right answers within a batch, to start at
-1/256. It has not been trained here: no figure of the paper is claimed.
+texts of up to 512 tokens, the released splits with their leaks, BERT's weights as the start, and a
+batch of 256: 32 on each of the original's 8 GPUs, here 16 on each chip of a v5e:4x4. `remat`
+is ours: it saves memory, and changes no number but for rounding. Put the tokenizer's vocab.txt
+(bert-base-uncased) into weights/bert. Expect image_to_text and text_to_image, the share of right
+answers within a batch, to start near 1/256. It has not been trained here: no figure is claimed.
 """
 
 from data_pipelines.pipeline import Data, Source
@@ -68,16 +65,16 @@ def get_config() -> Experiment:
             size=(32, 256, 256),
             batch_size=256,
             units="unit",
-            text=Text(ReportTokens("bert-base-uncased", 512, shorten="released")),
+            text=Text(ReportTokens("weights/bert", length=512, shorten="released")),
             workers=16,
         ),
         optimizer=AdamW(learning_rate=1e-4, warmup=0.03, b2=0.999, weight_decay=0.1, clip_norm=1.0),
         trainable=r"(?!text/pooler/)",
-        init_from={"text": "weights/bert"},
+        init_from={"text": "weights/bert_base"},
         evaluators={
             "retrieval": Retrieval(splits=("test100", "test500", "test1k", "released_test"))
         },
-        steps=46_900,  # 100 epochs of 120,092 volumes, more than the released training split has
+        steps=46_900,  # 100 epochs of 120,092 volumes
         log_every=50,
         save_every=1000,
         keep=1,

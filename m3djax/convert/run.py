@@ -20,6 +20,7 @@ from m3djax.convert import layouts, name_map
 from m3djax.convert.bert_files import modern_names
 from m3djax.convert.files import Dtype, read_tensors, write_tensors
 from m3djax.convert.name_map import Rule
+from m3djax.convert.vocabulary import check_vocabulary
 from m3djax.experiment import Experiment
 from m3djax.models.patches import Size
 from m3djax.models.positions import resize_table
@@ -94,7 +95,7 @@ class Convert:
         Raises:
           DataError: the file is damaged, of no known format, or asks to run code.
           CheckpointError: it is of another model: lists what is missing, left over or of another
-            shape; or OUT exists.
+            shape, or says that its vocabulary is another one; or OUT exists.
           ConfigError: the task has not the components of the layout.
         """
         path = _find(Path(self.source))
@@ -104,6 +105,8 @@ class Convert:
             layout = layouts.recognise(list(tensors), experiment.task, path)
         rules = layouts.rules_of(layout, experiment.task)
         ours, notes = self._ours(path, tensors, rules, experiment, layout)
+        if "text" in layouts.LAYOUTS[layout].components:
+            notes += filter(None, [check_vocabulary(path, experiment)])
         origin = {
             "file": path.name,
             "sha256": hashlib.file_digest(path.open("rb"), "sha256").hexdigest(),

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BACKGROUND, TEXT, DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#1b3a57"
+BACKGROUND, TEXT, _DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#1b3a57"
 _WIDTH, _MARGIN, _HEAD, _FOOT = 11.0, 0.3, 0.34, 0.34  # inches
 
 
@@ -94,11 +94,11 @@ def three_planes(
                 _letters(axes, plane.edges)
                 cell = grid[row, column].get_position(figure)
                 figure.text(0.011, (cell.y0 + cell.y1) / 2, plane.name, rotation=90,
-                            va="center", ha="center", color=DIM, fontsize=9)  # fmt: skip
+                            va="center", ha="center", color=_DIM, fontsize=9)  # fmt: skip
     position = ", ".join(f"{axis} {i}" for axis, i in zip("DHW", at, strict=True))
     note = f"Window {window[0]:g} to {window[1]:g} {units}, cut at voxel {position}; "
     figure.text(_MARGIN / _WIDTH, 0.1 / total, note + "the patient's right is on the left.",
-                color=DIM, fontsize=8)  # fmt: skip
+                color=_DIM, fontsize=8)  # fmt: skip
     with path.open("wb") as file:
         figure.savefig(file, format="png", dpi=130, facecolor=BACKGROUND)
 

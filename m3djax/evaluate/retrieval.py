@@ -30,7 +30,8 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 class Retrieval(Evaluator):
     """Recall at k and median rank in both directions, with intervals over patients.
 
-    Of a split with one patient the intervals are over regions of the scan instead.
+    Where all samples are of one patient, intervals are over regions of the scans, each as large as
+    the network's input, and the report says so.
 
     Equal captions are equally right, and ties count against the model. M3D's own numbers
     (BAAI-DCAI/M3D, Bench/eval/eval_itr.py) are those of the splits "test100", "test500", "test1k"
@@ -42,15 +43,15 @@ class Retrieval(Evaluator):
       splits: pools to search in: each split is one.
       parts: split -> share of its volumes along D that crops come from; see `Source`. Splits that
         are not named are taken whole.
-      decides: split that the model must find better than chance, in both directions and at every
-        k by more than the interval, for the run to pass; "" for no such test.
       pools: further pools: so many samples of each split, drawn at random, the smaller ones parts
         of the larger ones.
       at: the k of R@k; those that are not below a pool's size are left out.
       crops: crops of every record.
       data: how samples are cut and tokenised; None is as in training.
       batch_size: pairs that are encoded at once.
-      queries: queries of each direction on the sheet of the first pool; 0 draws none.
+      pass_at: the k for which recall in the whole first split must exceed chance by more than its
+        interval, in both directions; 0 tests nothing.
+      queries: queries of each direction on the sheet of the first split; 0 draws none.
       caveats: printed with the result.
       seed: of crops, pools, the queries on the sheet and intervals.
       every: steps between two evaluations during training; 0 evaluates only when asked.
@@ -58,12 +59,12 @@ class Retrieval(Evaluator):
 
     splits: tuple[str, ...] = ("test",)
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
-    decides: str = ""
     pools: tuple[int, ...] = ()
     at: tuple[int, ...] = (1, 5, 10, 50, 100)
     crops: int = 1
     data: Annotated[Data | None, tyro.conf.AvoidSubcommands] = None
     batch_size: int = 32
+    pass_at: int = 0
     queries: int = 4
     caveats: tuple[str, ...] = ()
     seed: int = 0
@@ -71,8 +72,10 @@ class Retrieval(Evaluator):
     def __post_init__(self) -> None:
         if not self.splits or not self.at or min((*self.at, *self.pools, self.crops)) < 1:
             raise ConfigError("splits and at must not be empty; at, pools and crops start at 1.")
-        for split in {*self.parts, *filter(None, [self.decides])} - {*self.splits}:
-            raise ConfigError(f"{split!r} in parts or decides is none of splits={self.splits}.")
+        if other := sorted(set(self.parts) - set(self.splits)):
+            raise ConfigError(f"parts: {other[0]!r} is none of splits={self.splits}.")
+        if self.pass_at and self.pass_at not in self.at:
+            raise ConfigError(f"pass_at={self.pass_at} is none of at={self.at}.")
 
     def for_data(self, data: Data) -> Self:
         """See `Evaluator.for_data`."""
@@ -126,27 +129,26 @@ class Retrieval(Evaluator):
                 for size in self.pools
                 if size > len(pairs)
             ]
-        return present(found, tuple(shown), tuple(notes), self.decides).to_json()
+        return present(found, tuple(shown), tuple(notes), self.pass_at).to_json()
 
     def _pools(self, split: str, pairs: Pairs) -> list[tuple[str, Pairs]]:
         """The split itself, and the random pools of it."""
         order = np.random.default_rng(self.seed).permutation(len(pairs))
         sizes = [size for size in self.pools if size < len(pairs)]
         drawn = [(f"{split}, {size} drawn", pairs.take(np.sort(order[:size]))) for size in sizes]
-        return [*drawn, (split, pairs)]
+        return [(split, pairs), *drawn]
 
     def _measure(self, name: str, pairs: Pairs) -> dict[str, Any]:
         """The numbers of one pool."""
-        patients, unit = np.unique(pairs.patient, return_inverse=True)
-        regions, region = np.unique(pairs.region, return_inverse=True)
-        if alone := len(patients) < 2:
-            unit = region
-        if alone and len(regions) < 2:
+        patients, regions = (len(np.unique(x)) for x in (pairs.patient, pairs.region))
+        units = patients if patients > 1 else regions
+        if units < 2:
             raise EvaluationError(
-                f"{self.dataset}, {name}: has text of {len(patients)} patients in {len(regions)} "
-                "places, and an interval needs 2. Cure: another split, or prepare more scans."
+                f"{self.dataset}, {name}: has {len(pairs)} samples with text in {regions} places, "
+                "and an interval needs 2. Cure: another split, more `crops`, or more scans."
             )
-        draws = statistics.draw(len(regions if alone else patients), seed=self.seed)
+        unit = np.unique(pairs.region if patients < 2 else pairs.patient, return_inverse=True)[1]
+        draws = statistics.draw(units, seed=self.seed)
         ids, weight = pairs.text_id, np.bincount(unit).astype(float)
         sides = {
             "image_to_text": (pairs.images, pairs.texts),
@@ -154,8 +156,8 @@ class Retrieval(Evaluator):
         }
         numbers: dict[str, Any] = {
             "samples": len(pairs),
-            "patients": len(patients),
-            **({"regions": len(regions)} if alone else {}),
+            "patients": patients,
+            "regions": regions,
             "captions": len(np.unique(ids)),
         }
         ks = [k for k in self.at if k < len(pairs)] or [min(self.at)]

@@ -15,7 +15,7 @@ from data_pipelines.errors import printable
 from data_pipelines.text_fields import Tokens
 from m3djax.evaluate.findings import Picture
 from m3djax.evaluate.pairs import Pairs
-from m3djax.evaluate.pictures import BACKGROUND, DIM, TEXT
+from m3djax.evaluate.pictures import BACKGROUND, TEXT
 
 _BEST = 5
 _RIGHT, _WRONG = "#3fb950", "#f85149"
@@ -36,8 +36,11 @@ def draw(
       folder: where to.
     """
     said = f"pool {pool}, {len(pairs):,} samples; green is right, red is wrong"
+    # A caption that several samples share is shown once.
+    different = np.sort(np.unique(pairs.text_id, return_index=True)[1])
+    captions = different[_nearest(pairs.images[rows], pairs.texts[different])]
     sheets = {
-        "volumes.png": (_nearest(pairs.images[rows], pairs.texts), _captions_of_volume),
+        "volumes.png": (captions, _captions_of_volume),
         "captions.png": (_nearest(pairs.texts[rows], pairs.images), _volumes_of_caption),
     }
     for name, (found, fill) in sheets.items():
@@ -51,8 +54,11 @@ def draw(
         with (folder / name).open("wb") as file:
             figure.savefig(file, format="png", dpi=110, facecolor=BACKGROUND)
     return [
-        Picture("volumes.png", f"Volumes and the captions that the model finds nearest ({said})."),
-        Picture("captions.png", f"Captions and the volumes that it finds nearest ({said})."),
+        Picture(
+            "volumes.png",
+            f"Volumes and the different captions that are nearest for the model ({said}).",
+        ),
+        Picture("captions.png", f"Captions and the volumes that are nearest for it ({said})."),
     ]
 
 
@@ -75,9 +81,9 @@ def _captions_of_volume(
     for number, answer in enumerate(answers):
         colour = _RIGHT if right[number] else _WRONG
         text = textwrap.shorten(_caption(pairs, answer, tokens), _LETTERS // 2, placeholder=" ...")
-        # Five lines over the width of five pictures.
-        cells[1].text(0.0, 1 - (number + 0.5) / _BEST, f"{number + 1}.  {text}", color=colour,
-                      fontsize=8, va="center", transform=cells[1].transAxes)  # fmt: skip
+        _line(cells[1], number + 1, f"{number + 1}.  {text}", colour)
+    own = textwrap.shorten(_caption(pairs, row, tokens), _LETTERS // 2, placeholder=" ...")
+    _line(cells[1], 0, f"its own:  {own}", TEXT)
 
 
 def _volumes_of_caption(
@@ -88,7 +94,7 @@ def _volumes_of_caption(
     right: Bool[np.ndarray, " best"],
     tokens: Tokens,
 ) -> None:
-    for cell in cells:
+    for cell in (cells[0], *cells[len(answers) + 1 :]):
         _empty(cell)
     text = textwrap.shorten(_caption(pairs, row, tokens), _LETTERS, placeholder=" ...")
     cells[0].text(0.0, 0.5, textwrap.fill(text, 30), color=TEXT, fontsize=7, va="center",
@@ -103,7 +109,13 @@ def _image(cell: Axes, pairs: Pairs, row: int, colour: str) -> None:
     cell.set_yticks([])
     for side in cell.spines.values():
         side.set(color=colour, linewidth=2)
-    cell.text(0.02, 0.03, f"record {pairs.record[row]}", color=DIM, fontsize=6,
+    name = f"record {pairs.record[row]}, crop {pairs.crop[row]}"
+    cell.text(0.02, 0.03, name, color=TEXT, fontsize=6, transform=cell.transAxes)
+
+
+def _line(cell: Axes, number: int, text: str, colour: str) -> None:
+    """One line of several, over the width of all the cells to the right."""
+    cell.text(0.0, 1 - (number + 0.5) / (_BEST + 1), text, color=colour, fontsize=8, va="center",
               transform=cell.transAxes)  # fmt: skip
 
 

@@ -8,6 +8,10 @@ from typing import Any
 from m3djax.evaluate.findings import Findings, Picture, Table
 from m3djax.evaluate.statistics import number_text
 
+_ONE_PATIENT = (
+    "{}: all samples are of one patient. The intervals are over regions of the scan, whose crops "
+    "overlap those of their neighbours, and say nothing about other patients."
+)
 _NAMES = {"image_to_text": "volume to report", "text_to_image": "report to volume"}
 
 
@@ -15,7 +19,7 @@ def present(
     pools: Mapping[str, Any],
     pictures: tuple[Picture, ...],
     caveats: tuple[str, ...],
-    decides: str = "",
+    pass_at: int = 0,
 ) -> Findings:
     """The findings.
 
@@ -23,33 +27,35 @@ def present(
       pools: name -> numbers.
       pictures: sheets of queries.
       caveats: what the numbers do not say.
-      decides: the pool that must be found better than chance; "" for no such test.
+      pass_at: see `Retrieval`.
     """
-    last, numbers = list(pools.items())[-1]
+    first, numbers = next(iter(pools.items()))
     curves = {
         f"{direction}_{key}": value["value"]
         for direction in _NAMES
         for key, value in numbers[direction].items()
     }
-    repeated = any(n["captions"] < n["samples"] for n in pools.values())
-    told = "Some captions are the same: they count as equally right, in chance too."
+    notes = []
+    if any(n["captions"] < n["samples"] for n in pools.values()):
+        notes.append("Some captions are the same: they count as equally right, in chance too.")
+    if alone := [name for name, n in pools.items() if n["patients"] == 1]:
+        notes.append(_ONE_PATIENT.format(", ".join(alone)))
     return Findings(
         title="Retrieval between volumes and reports",
-        numbers={**curves, "curves_of": last, "pools": dict(pools)},
+        numbers={**curves, "curves_of": first, "pools": dict(pools)},
         sentences=tuple(_sentence(name, n) for name, n in pools.items()),
         tables=tuple(_table(name, n) for name, n in pools.items()),
         pictures=pictures,
-        caveats=((told,) if repeated else ()) + caveats,
-        passed=_beats_chance(pools[decides]) if decides else None,
+        caveats=(*notes, *caveats),
+        passed=_passes(numbers, pass_at) if pass_at else None,
     )
 
 
-def _beats_chance(numbers: Mapping[str, Any]) -> bool:
-    """In both directions, at every k, by more than the interval."""
-    return all(
-        numbers[direction][key]["interval"][0] > expected
-        for direction in _NAMES
-        for key, expected in numbers["chance"].items()
+def _passes(numbers: Mapping[str, Any], k: int) -> bool:
+    """Whether both directions are above chance beyond their intervals."""
+    key = f"R@{k}"  # absent where the pool is not larger than k: nothing to pass there
+    return key in numbers["chance"] and all(
+        numbers[direction][key]["interval"][0] > numbers["chance"][key] for direction in _NAMES
     )
 
 
@@ -86,13 +92,9 @@ def _table(name: str, numbers: Mapping[str, Any]) -> Table:
 
 
 def _units(numbers: Mapping[str, Any]) -> str:
-    """What the intervals are over."""
-    if "regions" not in numbers:
-        return f"{numbers['patients']} patients"
-    return (
-        f"{numbers['regions']} regions of the only patient, whose crops overlap those of their "
-        "neighbours: other patients may differ by more"
-    )
+    if numbers["patients"] > 1:
+        return f"{numbers['patients']:,} patients"
+    return f"{numbers['regions']:,} regions of one patient"
 
 
 def _percent(number: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.m3d import clip_released
+from data_pipelines.text.tokens import ReportTokens
+from data_pipelines.text_fields import Text
 from m3djax import cli, params, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import layouts, name_map
@@ -47,6 +49,7 @@ def source(published: dict[str, np.ndarray], tmp_path: pathlib.Path) -> pathlib.
 
 
 def write(path: pathlib.Path, tensors: dict[str, Any]) -> pathlib.Path:
+    path.parent.mkdir(exist_ok=True)
     save_file({k: np.array(v, order="C") for k, v in tensors.items() if v is not None}, path)
     return path
 
@@ -263,6 +266,27 @@ def test_positions_move_to_another_grid(
     )
     same = dataclasses.replace(convert, out=str(tmp_path / "same"))
     assert "interpolated" not in same.load(CLIP)
+
+
+def test_another_vocabulary_is_found_out(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Of the same size, so that every shape fits; line ends of Windows do not count."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/vocab.txt").write_text("\n".join(words) + "\n")
+    text = Text(ReportTokens(str(tmp_path / "mine"), vocab_size=50, length=8))
+    experiment = dataclasses.replace(CLIP, data=dataclasses.replace(CLIP.data, text=text))
+    vocabulary = source.parent / "vocab.txt"
+    vocabulary.write_bytes("\r\n".join(words).encode() + b"\r\n")
+    Convert(str(source), str(tmp_path / "same")).load(experiment)
+    other = write(tmp_path / "swapped" / source.name, load_file(source))
+    (other.parent / "vocab.txt").write_text("\n".join([*words[:-2], "h", "g"]) + "\n")
+    with pytest.raises(CheckpointError, match="2 words have another number or none, such as 'g'"):
+        Convert(str(other), str(tmp_path / "other")).load(experiment)
+    assert not (tmp_path / "other").exists()
+    absent = Text(ReportTokens(str(tmp_path / "absent"), vocab_size=50, length=8))
+    experiment = dataclasses.replace(CLIP, data=dataclasses.replace(CLIP.data, text=absent))
+    said = Convert(str(other), str(tmp_path / "other")).load(experiment)
+    assert "vocabulary not compared" in said
 
 
 def test_the_verb(
