@@ -1,10 +1,11 @@
 # make quickstart: sets everything up and runs the main job on real CT.
 # make test:       sets everything up and runs formatter, linter, type checker and all tests.
+# make plans:      compiles full-size configs for TPU slices that are not there; see docs/plans.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test format clean
+.PHONY: setup quickstart test plans format clean
 
 setup: .venv/runtime
 
@@ -16,6 +17,10 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Only plans whose config has changed; each takes minutes.
+plans: .venv/dev
+	$(BIN)/python -m m3djax.plan.shipped
 
 format: .venv/dev
 	$(BIN)/ruff format .
@@ -35,6 +40,6 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev: requirements-dev.txt requirements.txt | .venv/bin/pip
+.venv/dev: requirements-dev.txt requirements-plan.txt requirements.txt | .venv/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@ .venv/runtime

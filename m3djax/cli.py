@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         print(f"run.py: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its own errors twice
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
     try:
         return VERBS[name](rest)
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         return 130
     except _expected_errors() as error:
         print(f"run.py {name}: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "status", 1)
 
 
 def load_config(path: str) -> Any:
@@ -124,15 +124,38 @@ def _train(arguments: list[str]) -> int:
     prog = f"run.py train {arguments[0]}"
     config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
-    if only_print:
-        from m3djax.sharding_table import sharding_table
+    from m3djax import distributed
 
-        print(sharding_table(config))
-        return 0
-    from m3djax.train import train
+    with distributed.together():
+        if only_print:
+            from m3djax.sharding_table import sharding_table
 
-    folder = train(config)
-    print(f"run: {folder}\nnext: python run.py evaluate {folder}")
+            print(distributed.from_first(lambda: sharding_table(config)))
+            return 0
+        from m3djax.train import train
+
+        folder = train(config)
+        if distributed.is_first():
+            print(f"run: {folder}\nnext: python run.py evaluate {folder}")
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    """What a config would need on devices that are not there: CONFIG --topology v5e:4x4 ...."""
+    # The compiler for devices that are not there needs none that are: JAX must not look for any.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import tyro
+
+    from m3djax.experiment import Experiment
+    from m3djax.plan import command
+
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python run.py plan {command.USAGE}", file=sys.stderr)
+        return 2
+    default = load_config(arguments[0])
+    options, fields = command.options(arguments[1:])
+    prog = f"run.py plan {arguments[0]}"
+    command.run(tyro.cli(Experiment, default=default, args=fields, prog=prog), options)
     return 0
 
 
@@ -142,9 +165,12 @@ def _evaluate(arguments: list[str]) -> int:
         print("usage: python run.py evaluate RUN", file=sys.stderr)
         return 2
     set_up_jax()
+    from m3djax import distributed
     from m3djax.evaluate.run import evaluate
 
-    return 0 if evaluate(arguments[0]).passed else 1
+    with distributed.together():  # process 0 measures; on a pod its chips need the others there
+        passed = distributed.from_first(lambda: evaluate(arguments[0]).passed)
+    return 0 if passed else 1
 
 
 def _convert(arguments: list[str]) -> int:
@@ -200,6 +226,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "prepare": _prepare,
     "train": _train,
+    "plan": _plan,
     "evaluate": _evaluate,
     "convert": _convert,
 }

@@ -25,12 +25,7 @@ class Meter:
         self, task: Task, spec: Mapping[str, jax.ShapeDtypeStruct], mesh: jax.sharding.Mesh
     ) -> None:
         self._batch_size = spec["image"].shape[0]
-        shapes = jax.eval_shape(task.init, jax.random.key(0), spec)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._batch_size))
-        # The backward pass costs twice the forward pass; recomputation is not work of the model.
-        self._flops = 3 * flops.count(
-            lambda *a: task.loss(*a, train=True).total, shapes, spec, keys
-        )
+        self._flops = flops.model_flops(task, spec)
         self._peak = flops.peak(mesh)
         self._last: int | None = None
         self._since, self._waited = time.perf_counter(), 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -129,11 +128,9 @@ class Trainer:
         return loss, jax.tree.map(lambda g: g / loss.weight, grads)
 
 
-def compile_step(
-    trainer: Trainer, mesh: jax.sharding.Mesh
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+def compile_step(trainer: Trainer, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
     """The step under jit: the state is donated and stays where the sharding table puts it."""
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    state = jax.eval_shape(trainer.init, jax.eval_shape(jax.random.key, 0))
     # Without out_shardings the second call would compile again.
     shardings = (sharding.state_shardings(state, mesh), None)
     return jax.jit(trainer.step, donate_argnums=0, out_shardings=shardings)

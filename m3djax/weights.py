@@ -14,7 +14,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.files import write_whole
-from m3djax import checkpoint, run_folder
+from m3djax import checkpoint, distributed, manifest, run_folder
 from m3djax import experiment as experiment_lib
 from m3djax.checkpoint import CheckpointError
 from m3djax.experiment import Experiment
@@ -45,7 +45,7 @@ def save(
     place = folder / FOLDER
     if folder.exists():
         names = {path.name for path in folder.iterdir()}
-        if names - {FOLDER, ORIGIN, run_folder.CONFIG} or (place / checkpoint.MANIFEST).exists():
+        if names - {FOLDER, ORIGIN, run_folder.CONFIG} or (place / manifest.NAME).exists():
             raise CheckpointError(f"{folder}: exists. Cure: another name, or delete it.")
     if place.exists():
         place.rmtree()
@@ -53,24 +53,27 @@ def save(
     write_whole(folder / run_folder.CONFIG, experiment_lib.dumps(experiment))
     write_whole(folder / ORIGIN, json.dumps(dict(origin), indent=1) + "\n")
     ocp.save(place, dict(parameters))
-    checkpoint.write_manifest(place)
+    manifest.write(place, {})
 
 
-def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> FlatParams:
+def load_params(
+    folder: epath.PathLike, wanted: Mapping[str, Any], *, step: int | None = None
+) -> FlatParams:
     """Parameters of a run's newest readable checkpoint, or of a folder that `save` wrote.
 
     Args:
       folder: either.
-      wanted: path -> jax.ShapeDtypeStruct with a sharding.
+      wanted: path -> jax.ShapeDtypeStruct with a sharding; see `checkpoint.load_params`.
+      step: one that `newest_readable` found; by default it is looked for.
 
     Raises:
       CheckpointError: nothing there is readable, it lacks a path, or a shape differs.
     """
     place = epath.Path(folder).resolve() / FOLDER
     if not place.exists():
-        return checkpoint.load_params(folder, wanted)
-    if reason := checkpoint.damage(place):
-        raise CheckpointError(f"{place}: {reason}. Cure: convert the weights again.")
+        return checkpoint.load_params(folder, wanted, step=step)
+    if step is None:
+        distributed.from_first(lambda: newest_readable(folder))
     saved = ocp.metadata(place).metadata
     checkpoint.check_shapes(place, None, dict(wanted))
     loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
@@ -86,6 +89,6 @@ def newest_readable(folder: epath.PathLike) -> int:
     place = epath.Path(folder) / FOLDER
     if not place.exists():
         return checkpoint.newest_readable(folder)
-    if reason := checkpoint.damage(place):
+    if reason := manifest.damage(place):
         raise CheckpointError(f"{place}: {reason}. Cure: convert the weights again.")
     return 0

@@ -21,16 +21,23 @@ from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.mae import MAE
 
+BASE = Transformer(12, Block(Attention(12), Mlp(3072)), remat="dots")
+
 
 def get_config() -> Experiment:
     """See the module's docstring."""
+    return experiment("e3d_gpt_mae", 768, BASE)
+
+
+def experiment(name: str, hidden_size: int, encoder: Transformer) -> Experiment:
+    """The same recipe for an encoder of any size; the decoder stays as it is."""
     return Experiment(
-        name="e3d_gpt_mae",
+        name=name,
         task=MAE(
             vision=ViT3D(
                 patch_size=(8, 16, 16),
-                hidden_size=768,
-                transformer=Transformer(12, Block(Attention(12), Mlp(3072)), remat="dots"),
+                hidden_size=hidden_size,
+                transformer=encoder,
                 positions=LearnedPositions((14, 14, 14), start="sincos"),
                 dtype="bfloat16",
             ),

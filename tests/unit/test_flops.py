@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pytest
+from jax.experimental import pallas as pl
 
 from m3djax import flops, sharding
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.train import specification
+from tests import tiny
 
 
 def test_a_transformer_is_counted_whole_whatever_the_loop() -> None:
@@ -28,3 +32,80 @@ def test_a_convolution_is_counted() -> None:
 
 def test_the_peak_of_this_machine_is_plausible() -> None:
     assert 1e8 < flops.peak(sharding.make_mesh((-1, 1, 1))) < 1e14
+
+
+def jaxpr(function, *arguments):
+    return jax.make_jaxpr(function)(*arguments).jaxpr
+
+
+def test_products_are_padded_to_the_matrix_unit() -> None:
+    def product(b, m, k, n):
+        return jaxpr(lambda x, y: x @ y, jnp.zeros((b, m, k)), jnp.zeros((b, k, n)))
+
+    assert flops.count_jaxpr(product(1, 256, 128, 128), 128) == 2 * 256 * 128 * 128
+    # Depth 32 is padded to 128; 300 rows stream through 128 columns.
+    assert flops.count_jaxpr(product(3, 300, 32, 128), 128) == 3 * 2 * 300 * 128 * 128
+    # One of the two sides is padded, whichever costs less: 200 x 768, not 256 x 700.
+    assert flops.count_jaxpr(product(1, 200, 128, 700), 128) == 2 * 200 * 128 * 768
+    assert flops.count_jaxpr(product(4, 1, 64, 64), 128) == 4 * 2 * 64 * 64
+    # Less than a tile's length does not hide that the tile is loaded.
+    assert flops.count_jaxpr(product(1, 8, 128, 128), 128) == 2 * 128 * 128 * 128
+
+
+def test_branches_and_loops() -> None:
+    x = jnp.zeros((8, 8))
+    once = 2 * 8**3
+    branch = lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)  # noqa: E731
+    assert flops.count(branch, x) == 2 * once
+    loop = lambda x: jax.lax.while_loop(lambda x: x[0, 0] > 0, lambda x: x @ x, x)  # noqa: E731
+    assert flops.count(loop, x) == once
+    assert flops.count(lambda x: jax.lax.fori_loop(0, 5, lambda _, x: x @ x, x), x) == 5 * once
+
+
+def test_what_nobody_uses_is_not_counted() -> None:
+    assert flops.count(lambda x: (x @ x, x)[1], jnp.zeros((8, 8))) == 0
+
+
+def test_kernels_and_shards_count_as_often_as_they_run() -> None:
+    def kernel(x, y, out):
+        out[...] = jnp.dot(x[...], y[...])
+
+    x, y = jnp.zeros((32, 8)), jnp.zeros((8, 16))
+    call = pl.pallas_call(
+        kernel,
+        grid=(4, 2),
+        in_specs=[
+            pl.BlockSpec((8, 8), lambda i, j: (i, 0)),
+            pl.BlockSpec((8, 8), lambda i, j: (0, j)),
+        ],
+        out_specs=pl.BlockSpec((8, 8), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((32, 16), jnp.float32),
+    )
+    whole = 2 * 32 * 8 * 16
+    assert flops.count(call, x, y) == whole
+    with jax.set_mesh(sharding.make_mesh((4, 2, 1))):
+        split = jax.shard_map(
+            lambda x, y: x @ y,
+            in_specs=(jax.P("data"), jax.P(None, "fsdp")),
+            out_specs=jax.P("data", "fsdp"),
+        )
+        assert flops.count(split, x, y) == whole
+
+
+def test_the_step_of_a_task_counts_its_backward_pass_twice() -> None:
+    e = tiny.experiment()
+    spec = specification(e)
+    forward = flops.count(
+        lambda p, b, k: e.task.loss(p, b, k, train=True).total,
+        jax.eval_shape(e.task.init, jax.random.key(0), spec),
+        spec,
+        jax.random.split(jax.random.key(0), 8),
+    )
+    assert flops.model_flops(e.task, spec) == 3 * forward > 0
+
+
+def test_data_sheets() -> None:
+    assert flops.data_sheet("TPU v5 lite") == 197e12
+    assert flops.data_sheet("TPU v5") == 459e12
+    with pytest.raises(KeyError):
+        flops.data_sheet("cpu")

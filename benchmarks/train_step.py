@@ -1,0 +1,120 @@
+"""Training steps of the ViT and of the masked autoencoder against MONAI's in torch.
+
+    pip install -r requirements-peers.txt
+    python benchmarks/train_step.py [--json] [--rounds 3] [--only vit]
+
+vit: M3D's ViT-B on one volume of 32 x 256 x 256, 2,048 tokens, a squared-error loss on all tokens.
+mae: E3D-GPT's masked autoencoder on one volume of 112 x 224 x 224, 686 of 2,744 tokens visible,
+decoder of 8 layers of 512 with 16 heads, loss on the hidden patches. Both sides have the same
+widths, depths, heads and tokens; float32 against float32, torch's bfloat16 beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import steps
+
+
+def vit_ours() -> Any:
+    """The ViT under a task that is made for this benchmark."""
+    import jax.numpy as jnp
+
+    from data_pipelines.pipeline import Data, Source
+    from m3djax.experiment import Experiment
+    from m3djax.models.positions import LearnedPositions
+    from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+    from m3djax.models.vit import ViT3D
+    from m3djax.tasks.base import Loss, Task, apply
+
+    @dataclasses.dataclass(frozen=True)
+    class Regression(Task):
+        vision: ViT3D
+
+        def init(self, rng: Any, batch: Any) -> Any:
+            images = jnp.zeros((1, *batch["image"].shape[1:]))
+            return {"vision": self.vision.init(rng, images)["params"]}
+
+        def loss(self, params: Any, batch: Any, keys: Any, *, train: bool) -> Loss:
+            images = batch["image"].astype(jnp.float32) / 1000
+            tokens = apply(self.vision, params["vision"], images).tokens
+            return Loss(jnp.mean((tokens - 1) ** 2), jnp.ones(()))
+
+    block = Block(Attention(12, qkv_bias=False), Mlp(3072))
+    positions = LearnedPositions((8, 16, 16))
+    vision = ViT3D((4, 16, 16), 768, Transformer(12, block), positions)
+    data = Data((Source("nowhere"),), size=(32, 256, 256), batch_size=1)
+    return Experiment("bench", Regression(vision), data)
+
+
+def vit_theirs() -> Any:
+    """MONAI's ViT."""
+    import torch
+    from monai.networks.nets import ViT
+
+    model = ViT(1, (32, 256, 256), (4, 16, 16), 768, 3072, 12, 12, proj_type="perceptron")
+    images = torch.rand(1, 1, 32, 256, 256)
+    return [model], lambda: ((model(images)[0] - 1) ** 2).mean()
+
+
+def mae_ours() -> Any:
+    """The config of E3D-GPT with published heads, one volume, float32 and all activations kept."""
+    from configs.e3d_gpt import mae
+    from data_pipelines.pipeline import Data, Source
+    from m3djax.augment import Intensity
+    from m3djax.models.mae_decoder import MAEDecoder
+    from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+
+    config = mae.get_config()
+    vision = config.task.vision.clone(
+        dtype="float32", transformer=Transformer(12, Block(Attention(12), Mlp(3072)))
+    )
+    decoder = MAEDecoder(512, Transformer(8, Block(Attention(16), Mlp(2048))))
+    task = dataclasses.replace(
+        config.task, vision=vision, mae_decoder=decoder, intensity=Intensity()
+    )
+    data = Data((Source("nowhere"),), size=(112, 224, 224), batch_size=1)
+    return dataclasses.replace(config, task=task, data=data, evaluators={})
+
+
+def mae_theirs() -> Any:
+    """MONAI's masked autoencoder; its loss is left to the user."""
+    import torch
+    from monai.networks.nets import MaskedAutoEncoderViT
+
+    patch = (8, 16, 16)
+    model = MaskedAutoEncoderViT(
+        1,
+        (112, 224, 224),
+        patch,
+        hidden_size=768,
+        mlp_dim=3072,
+        num_layers=12,
+        num_heads=12,
+        masking_ratio=0.75,
+        decoder_hidden_size=512,
+        decoder_mlp_dim=2048,
+        decoder_num_layers=8,
+        decoder_num_heads=16,
+        proj_type="perceptron",
+        qkv_bias=True,
+    )
+    images = torch.rand(1, 1, 112, 224, 224)
+    target = images.reshape(1, 14, 8, 14, 16, 14, 16).permute(0, 1, 3, 5, 2, 4, 6)
+    target = target.reshape(1, 2744, 2048)
+
+    def loss() -> Any:
+        prediction, mask = model(images)
+        return (((prediction - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+
+    return [model], loss
+
+
+CONTESTS = {
+    "vit": steps.Contest("ViT-B, 1 x 32 x 256 x 256", vit_ours, vit_theirs),
+    "mae": steps.Contest("MAE ViT-B, 1 x 112 x 224 x 224", mae_ours, mae_theirs),
+}
+
+if __name__ == "__main__":
+    steps.main(__file__, __doc__.splitlines()[0], CONTESTS, "monai")

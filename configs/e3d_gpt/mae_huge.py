@@ -1,0 +1,15 @@
+"""ViT-H by E3D-GPT's masked autoencoding; E3D-GPT itself stops at ViT-B.
+
+python run.py train configs/e3d_gpt/mae_huge.py
+"""
+
+from configs.e3d_gpt import mae
+from m3djax.experiment import Experiment
+from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+
+HUGE = Transformer(32, Block(Attention(16), Mlp(5120)), remat="dots")
+
+
+def get_config() -> Experiment:
+    """See the module's docstring."""
+    return mae.experiment("e3d_gpt_mae_huge", 1280, HUGE)

@@ -1,0 +1,12 @@
+"""Full-size configs and the slices that they are planned for: `make plans` writes docs/plans."""
+
+from m3djax.plan.shipped import Shipped
+
+MAE = "configs/e3d_gpt/mae.py"
+
+PLANS: dict[str, Shipped] = {
+    "e3d_gpt_mae_v5e_4x4": Shipped(MAE, "v5e:4x4"),
+    "e3d_gpt_mae_v5e_16x16": Shipped(MAE, "v5e:16x16", ("--data.batch-size", "4096")),
+    "e3d_gpt_mae_large_v5e_4x8": Shipped("configs/e3d_gpt/mae_large.py", "v5e:4x8"),
+    "e3d_gpt_mae_huge_v5e_8x8": Shipped("configs/e3d_gpt/mae_huge.py", "v5e:8x8"),
+}

@@ -1,0 +1,81 @@
+"""What `python run.py plan` does."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from data_pipelines.errors import ConfigError
+from data_pipelines.files import write_whole
+from m3djax import sharding
+from m3djax.experiment import Experiment
+from m3djax.plan.compile import OutOfMemory, compile_for
+from m3djax.plan.fit import Search
+from m3djax.plan.record import Record, record
+from m3djax.plan.report import show
+from m3djax.plan.topology import Topology
+
+USAGE = "CONFIG --topology v5e:4x4 [--slices N] [--fit] [--json FILE] [--field value ...] [--help]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to plan for.
+
+    Attributes:
+      topology: the devices.
+      fit: whether to look for the largest batch.
+      json: file to write the plan to; "" for none.
+    """
+
+    topology: Topology
+    fit: bool
+    json: str
+
+
+def options(arguments: list[str]) -> tuple[Options, list[str]]:
+    """Options of the verb, and what is left for the config's fields."""
+    parser = argparse.ArgumentParser("run.py plan", USAGE, allow_abbrev=False, add_help=False)
+    parser.add_argument("--topology", required=True)
+    parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--json", default="")
+    found, fields = parser.parse_known_args(arguments)
+    return Options(Topology(found.topology, found.slices), found.fit, found.json), fields
+
+
+def run(experiment: Experiment, wanted: Options) -> None:
+    """Plans, prints and, if asked to, writes."""
+    made = plan(experiment, wanted.topology, fit=wanted.fit)
+    show(made)
+    if wanted.json:
+        write_whole(wanted.json, json.dumps(made, indent=1) + "\n")
+        print(f"plan: {wanted.json}")
+
+
+def plan(experiment: Experiment, topology: Topology, *, fit: bool = False) -> Record:
+    """Compiles the train step for devices that are not there and says what it would need.
+
+    Args:
+      experiment: the config; its data need not exist.
+      topology: the devices.
+      fit: look for the largest batch that leaves a tenth of the memory free.
+
+    Raises:
+      ConfigError: the config does not fit the topology, or its compiler is not installed.
+    """
+    if fit:
+        mesh = sharding.make_mesh(experiment.mesh, topology.devices())
+        unit = mesh.shape["data"] * mesh.shape["fsdp"] * experiment.accumulate
+        search = Search(experiment, lambda e: compile_for(e, topology), topology.chip.memory, unit)
+        experiment, step = search.run()
+    else:
+        try:
+            step = compile_for(experiment, topology)
+        except OutOfMemory as refused:
+            raise ConfigError(
+                f"{refused}; {topology.name} has {topology.chip.memory / 2**30:.2f} GiB. Cure: "
+                "--fit finds the largest batch; more remat, accumulate, or weights over fsdp."
+            ) from refused
+    return record(experiment, topology, step)

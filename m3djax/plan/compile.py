@@ -1,0 +1,158 @@
+"""Compiling the real train step for devices that are not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+from jax.stages import Compiled, Traced
+
+from data_pipelines.errors import ConfigError
+from m3djax import sharding
+from m3djax.experiment import Experiment
+from m3djax.params import FlatParams
+from m3djax.plan.topology import Topology
+from m3djax.step import TrainState, compile_step
+from m3djax.train import abstract_state, specification, trainer_of
+
+
+class OutOfMemory(Exception):
+    """The compiler refuses a program that does not fit.
+
+    Attributes:
+      needed: bytes per device that it would take.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        super().__init__(f"the step needs {needed / 2**30:.2f} GiB per device")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device, as the compiler lays them out.
+
+    Attributes:
+      arguments: train state and batch.
+      outputs: results; those in place of arguments included.
+      aliased: outputs that take the place of arguments.
+      temporaries: everything between.
+      code: the program itself.
+      peak: the largest sum of arguments, outputs and temporaries at any time.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+    peak: int
+
+    @property
+    def needed(self) -> int:
+        """What has to fit."""
+        return self.peak + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled train step.
+
+    Attributes:
+      traced: the step as JAX sees it, before the compiler.
+      mesh: the devices.
+      parameters: numbers of `trained` and `frozen` parameters.
+      memory: of one device.
+      text: the optimised program, or None where libtpu cannot print it.
+      seconds: time that the compiler took, here.
+    """
+
+    traced: Traced
+    mesh: jax.sharding.Mesh
+    parameters: dict[str, int]
+    memory: Memory
+    text: str | None
+    seconds: float
+
+
+def compile_for(experiment: Experiment, topology: Topology) -> Step:
+    """Compiles the train step of a config; needs neither its data nor its devices.
+
+    Raises:
+      ConfigError: the mesh or the batch does not fit the topology, or it has no compiler here.
+      OutOfMemory: the step does not fit into a device's memory.
+    """
+    mesh = sharding.make_mesh(experiment.mesh, topology.devices())
+    arguments = abstract_arguments(experiment, mesh)
+    # Attention looks at the mesh to know what it is compiled for.
+    with jax.set_mesh(mesh):
+        traced = compile_step(trainer_of(experiment), mesh).trace(*arguments)
+        lowered = traced.lower()
+        start = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise _out_of_memory(error) or error from error
+    seconds = time.perf_counter() - start
+    state = arguments[0]
+    parameters = {"trained": _count(state.trainable), "frozen": _count(state.frozen)}
+    return Step(traced, mesh, parameters, _memory(compiled), _text(compiled), seconds)
+
+
+def abstract_arguments(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, Any, Any]:
+    """State, batch and seed of a step: shapes, dtypes and places.
+
+    Raises:
+      ConfigError: the batch cannot be split over the mesh.
+    """
+    where = sharding.batch_sharding(mesh)
+    rows = experiment.data.batch_size
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % (shards * experiment.accumulate):
+        raise ConfigError(
+            f"batch_size={rows} cannot be split over data x fsdp = {shards} devices and "
+            f"accumulate={experiment.accumulate}. Cure: a multiple of "
+            f"{shards * experiment.accumulate}."
+        )
+    batch = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where)
+        for name, spec in specification(experiment).items()
+    }
+    return abstract_state(experiment, mesh), batch, jax.eval_shape(jax.random.key, 0)
+
+
+def _count(leaves: FlatParams) -> int:
+    return sum(math.prod(leaf.shape) for leaf in leaves.values())
+
+
+def _memory(compiled: Compiled) -> Memory:
+    stats: Any = compiled.memory_analysis()
+    return Memory(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+        peak=stats.peak_memory_in_bytes,
+    )
+
+
+def _text(compiled: Compiled) -> str | None:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 cannot print all programs for v5p
+        return None
+
+
+def _out_of_memory(error: Exception) -> OutOfMemory | None:
+    message = str(error)
+    found = re.search(r"total memory required[^(]*\(([\d.]+)([KMGT])\)", message)
+    if "RESOURCE_EXHAUSTED" not in message or not found:
+        return None
+    return OutOfMemory(int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2]))))

@@ -1,0 +1,276 @@
+"""The text of a compiled program as data: which instructions run, and how often.
+
+XLA prints a program after optimisation as computations of one instruction a line. Its own cost
+analysis counts the body of a loop once; here every instruction comes with the product of the trip
+counts around it. Read are the texts that libtpu, the CUDA plugin and the CPU compiler of jax 0.10
+print.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+# Bits of an element.
+_BITS = {
+    **dict.fromkeys(("pred", "s8", "u8"), 8),
+    **dict.fromkeys(("s4", "u4"), 4),
+    **dict.fromkeys(("s16", "u16", "f16", "bf16"), 16),
+    **dict.fromkeys(("s32", "u32", "f32"), 32),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 64),
+    "c128": 128,
+}
+_ARRAY = re.compile(r"\b(pred|[su]\d+|b?f\d+\w*|c64|c128)\[([\d,<=]*)\](\{[^}]*\})?")
+_COMMENT = re.compile(r"/\*.*?\*/")
+_NAME = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = ")
+_HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line.
+
+    Attributes:
+      name: its name, without the leading %.
+      shape: type of its result as printed, tuples in parentheses, layouts included.
+      opcode: what it does, as `all-gather-start`.
+      operands: names of its arguments; of a constant or parameter, the printed value.
+      attributes: the rest of the line.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    def attribute(self, key: str) -> str | None:
+        """The value of `key=value`, without the % of names; None if there is none."""
+        found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
+        return found[1].lstrip("%") if found else None
+
+
+@dataclasses.dataclass
+class Computation:
+    """A function of the program.
+
+    Attributes:
+      name: its name.
+      instructions: by name, in order.
+      root: name of the instruction whose result is returned.
+    """
+
+    name: str
+    instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
+    root: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """An instruction at one place where it is run.
+
+    Attributes:
+      instruction: what.
+      inside: the computation that it stands in.
+      times: how often per run of the program.
+      fused: whether it is part of a fusion, whose inner values never reach memory.
+    """
+
+    instruction: Instruction
+    inside: Computation
+    times: int
+    fused: bool
+
+
+class Program:
+    """A parsed program.
+
+    Args:
+      text: what `compiled.as_text()` returns.
+
+    Attributes:
+      computations: by name.
+      entry: name of the one that starts.
+      unknown_loops: loops whose trip count could not be told; their bodies count once.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, Computation] = {}
+        self.entry = ""
+        self.unknown_loops: list[str] = []
+        current: Computation | None = None
+        for line in text.splitlines():
+            if header := _HEADER.match(line):
+                current = self.computations[header[2]] = Computation(header[2])
+                self.entry = header[2] if header[1] else self.entry
+            elif current is not None and (name := _NAME.match(line)):
+                current.instructions[name[2]] = _instruction(name[2], line[name.end() :])
+                current.root = name[2] if name[1] else current.root
+        if not self.entry:
+            raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
+
+    def calls(self) -> Iterator[Call]:
+        """Every instruction that runs, from the entry down; both branches of a conditional."""
+        yield from self._calls(self.entry, 1, fused=False)
+
+    def _calls(self, name: str, times: int, *, fused: bool) -> Iterator[Call]:
+        computation = self.computations[name]
+        for instruction in computation.instructions.values():
+            yield Call(instruction, computation, times, fused)
+            inner = times
+            if instruction.opcode == "while":
+                inner *= self._trips(instruction, computation)
+            for callee in _callees(instruction):
+                yield from self._calls(callee, inner, fused=fused or instruction.opcode == "fusion")
+
+    def _trips(self, loop: Instruction, around: Computation) -> int:
+        if known := re.search(r"known_trip_count\D*(\d+)", loop.attributes):
+            return int(known[1])
+        trips = self._counted(loop, around)
+        if trips is None:
+            self.unknown_loops.append(loop.name)
+        return 1 if trips is None else trips
+
+    def _counted(self, loop: Instruction, around: Computation) -> int | None:
+        """Trips of `for (i = start; i < stop; i += stride)` with constants; None if it is not."""
+        condition = self.computations[loop.attribute("condition") or ""]
+        body = self.computations[loop.attribute("body") or ""]
+        test = condition.instructions[condition.root]
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        counter = _index(condition, test.operands[0])
+        if counter is None:
+            return None
+        stop = _constant(condition, test.operands[1])
+        if stop is None and (index := _index(condition, test.operands[1])) is not None:
+            stop = _constant(around, _element(around, loop.operands[0], index))
+        start = _constant(around, _element(around, loop.operands[0], counter))
+        stride = _stride(body, counter)
+        if start is None or stop is None or stride is None:
+            return None
+        return max(0, math.ceil((stop - start) / stride))
+
+
+def size(shape: str) -> int:
+    """Bytes of a type as printed, tuples summed, without the padding of tiles."""
+    return sum(_bytes(kind, _sides(sides)) for kind, sides, _ in _ARRAY.findall(shape))
+
+
+def memory_size(shape: str, *, anywhere: bool = False) -> int:
+    """Bytes that a type takes in the device's main memory, tiles padded.
+
+    `f32[3,100]{1,0:T(8,128)}` takes 8 x 128 floats. What is marked S(1) is kept on the chip and
+    does not count, unless `anywhere`.
+    """
+    total = 0
+    for kind, printed, layout in _ARRAY.findall(shape):
+        space = re.search(r"S\((\d+)\)", layout)
+        if space and int(space[1]) and not anywhere:
+            continue
+        sides = _sides(printed)
+        order = re.match(r"\{([\d,]*)", layout)
+        tile = re.search(r"T\(([\d,]+)\)", layout)
+        if order and tile:
+            minor_first = [int(axis) for axis in order[1].split(",") if axis]
+            for axis, side in zip(minor_first, _sides(tile[1])[::-1], strict=False):
+                sides[axis] = -(-sides[axis] // side) * side
+        total += _bytes(kind, sides)
+    return total
+
+
+def _sides(text: str) -> list[int]:
+    return [int(side.lstrip("<=")) for side in text.split(",") if side]
+
+
+def _bytes(kind: str, sides: list[int]) -> int:
+    return -(-math.prod(sides) * _BITS.get(kind, 8) // 8)  # the float8 kinds have 8 bits
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    rest = _COMMENT.sub("", rest)
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    opened = rest.index("(")
+    closed = _closing(rest, opened)
+    operands = tuple(part.split()[-1].lstrip("%") for part in _parts(rest[opened + 1 : closed]))
+    return Instruction(name, shape, rest[:opened], operands, rest[closed + 1 :])
+
+
+def _closing(text: str, opened: int) -> int:
+    """Index of the bracket that closes the one at `opened`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, opened):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return match.start()
+    raise ValueError(f"brackets do not close: {text[:80]}")
+
+
+def _parts(arguments: str) -> list[str]:
+    """Arguments at the commas that are in no bracket: older texts print an operand's type too."""
+    parts, depth, start = [], 0, 0
+    for index, letter in enumerate(arguments):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append(arguments[start:index])
+            start = index + 1
+    return [part for part in [*parts, arguments[start:]] if part.strip()]
+
+
+def _callees(instruction: Instruction) -> list[str]:
+    """Computations that an instruction runs; the small ones of reductions and sorts are no work."""
+    keys = {
+        "while": ("body",),
+        "fusion": ("calls",),
+        "call": ("to_apply",),
+        "async-start": ("calls",),
+        "conditional": ("branch_computations", "true_computation", "false_computation"),
+    }
+    found = (instruction.attribute(key) for key in keys.get(instruction.opcode, ()))
+    return [name for value in found if value for name in re.findall(r"[\w.\-]+", value)]
+
+
+def _element(inside: Computation, name: str, index: int) -> str:
+    """The name of a tuple's element, or the tuple's own name if it is not made in sight."""
+    made = inside.instructions.get(name)
+    if made is None or made.opcode != "tuple":
+        return name
+    return made.operands[index]
+
+
+def _source(inside: Computation, name: str) -> Instruction | None:
+    """What a name stands for, behind copies of it."""
+    made = inside.instructions.get(name)
+    while made is not None and made.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
+        made = inside.instructions.get(made.operands[0])
+    return made
+
+
+def _constant(inside: Computation, name: str) -> int | None:
+    """The value of an integer constant."""
+    made = _source(inside, name)
+    if made is None or made.opcode != "constant" or not re.fullmatch(r"-?\d+", made.operands[0]):
+        return None
+    return int(made.operands[0])
+
+
+def _index(inside: Computation, name: str) -> int | None:
+    """Which element of a tuple a name stands for."""
+    made = _source(inside, name)
+    if made is None or made.opcode != "get-tuple-element":
+        return None
+    return int(made.attribute("index") or 0)
+
+
+def _stride(body: Computation, index: int) -> int | None:
+    """What a loop's body adds to element `index` of its state; None if it does something else."""
+    made = _source(body, _element(body, body.root, index))
+    if made is None or made.opcode != "add":
+        return None
+    for counter, step in (made.operands, made.operands[::-1]):
+        stride = _constant(body, step)
+        if _index(body, counter) == index and stride is not None and stride > 0:
+            return stride
+    return None

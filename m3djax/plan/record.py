@@ -1,0 +1,101 @@
+"""The record of a plan: everything a compiled step tells, as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from typing import Any
+
+from m3djax import experiment as experiment_lib
+from m3djax import flops
+from m3djax.experiment import Experiment
+from m3djax.plan import collectives, roofline, traffic
+from m3djax.plan.compile import Step
+from m3djax.plan.hlo import Program
+from m3djax.plan.topology import Topology
+from m3djax.train import specification
+
+Record = dict[str, Any]
+
+
+def config_hash(experiment: Experiment, topology: Topology) -> str:
+    """Fingerprint of what is planned: it changes with the config and with the topology."""
+    text = f"{experiment_lib.dumps(experiment)}\n{topology.name}\n{topology.slices}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record(experiment: Experiment, topology: Topology, step: Step) -> Record:
+    """Everything a compiled step tells, as JSON; bytes, FLOPs and seconds are of one device."""
+    chip, devices = topology.chip, topology.size
+    batch = experiment.data.batch_size
+    program = Program(step.text) if step.text else None
+    found = collectives.find(program, devices, topology.slices) if program else None
+    jaxpr = step.traced.jaxpr.jaxpr
+    model = flops.model_flops(experiment.task, specification(experiment)) // devices
+    executed = flops.count_jaxpr(jaxpr) // devices
+    padded = flops.count_jaxpr(jaxpr, chip.tile) // devices if chip.tile else None
+    floor = step.memory.arguments + step.memory.outputs
+    moved = traffic.estimate(program) if program else None
+    places = [tuple(getattr(device, "coords", ())) for device in step.mesh.devices.flat]
+    bounds = roofline.Roofline(
+        model=model / chip.peak,
+        compute=executed / chip.peak,
+        compute_padded=None if padded is None else padded / chip.peak,
+        memory=(moved or floor) / chip.bandwidth,
+        links=None if found is None else roofline.link_seconds(found, topology, places),
+        network=None if found is None else roofline.network_seconds(found, chip),
+    )
+    return {
+        "topology": topology.name,
+        "slices": topology.slices,
+        "devices": devices,
+        "device_kind": chip.device_kind,
+        "hash": config_hash(experiment, topology),
+        "versions": _versions(topology),
+        "mesh": dict(step.mesh.shape),
+        "batch": {
+            "global": batch,
+            "per_device": batch / (step.mesh.shape["data"] * step.mesh.shape["fsdp"]),
+            "accumulate": experiment.accumulate,
+        },
+        "parameters": step.parameters,
+        "memory": {
+            "arguments": step.memory.arguments,
+            "outputs_in_place": step.memory.aliased,
+            "outputs": step.memory.outputs - step.memory.aliased,
+            "temporaries": step.memory.temporaries,
+            "program": step.memory.code,
+            "peak": step.memory.peak,
+            "limit": chip.memory,
+            "free_share": round(1 - step.memory.needed / chip.memory, 4),
+        },
+        "collectives": None if found is None else collectives.totals(found),
+        "loops_of_unknown_length": program.unknown_loops if program else [],
+        "flops": {"model": model, "executed": executed, "executed_padded": padded},
+        "hbm": {"floor_bytes": floor, "estimated_bytes": moved},
+        "bounds": _bounds(bounds, padded=False),
+        "bounds_with_tile_padding": _bounds(bounds, padded=True) if chip.tile else None,
+    }
+
+
+def _bounds(bounds: roofline.Roofline, *, padded: bool) -> dict[str, Any]:
+    seconds, limit = bounds.bound(padded=padded)
+    compute = bounds.compute_padded if padded else bounds.compute
+    return {
+        "compute_ms": _milliseconds(compute),
+        "hbm_ms": _milliseconds(bounds.memory),
+        "links_ms": _milliseconds(bounds.links),
+        "network_ms": _milliseconds(bounds.network),
+        "step_ms": _milliseconds(seconds),
+        "limited_by": limit,
+        "mfu": round(bounds.mfu(padded=padded), 3),
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1e3 * seconds, 3)
+
+
+def _versions(topology: Topology) -> dict[str, str]:
+    compiler = "jax-cuda12-plugin" if topology.is_gpu else "libtpu"
+    return {name: importlib.metadata.version(name) for name in ("jax", compiler)}

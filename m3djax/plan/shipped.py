@@ -1,0 +1,154 @@
+"""Plans of the configs that are shipped, kept in docs/plans: `python -m m3djax.plan.shipped`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_pipelines.files import write_whole
+
+if TYPE_CHECKING:
+    from m3djax.experiment import Experiment
+    from m3djax.plan.record import Record
+
+FOLDER = Path("docs/plans")
+_INTRODUCTION = """\
+# Plans of full-size configs
+
+What each config needs and what bounds its speed, on slices that were not there. Each row is one
+compilation of the real train step by the TPU's own compiler; no accelerator was used, nothing was
+run. `make plans` makes the rows anew whose config has changed, and a test fails until it is done.
+One plan by hand: `python run.py plan CONFIG --topology v5e:4x4`.
+
+"""
+_EXPLANATION = """
+- **Memory** is the compiler's: the largest sum of state, batch and temporaries at any time, plus
+  the program, of one device. *Free* is what is left of what libtpu lets a program use (v5e: 15.75
+  of 16 GiB). The batch is that of one data x fsdp shard.
+- **Wire** is what a device receives in one step, by kind, read from the optimised program, loops
+  times their trip count: (n - 1)/n of the array for a gather or a scatter, twice that for an
+  all-reduce.
+- **Bounds** are the times that matrix products, HBM and links alone would need at their published
+  speed; the largest is the least time of a step. *Padded* counts products as the 128 x 128 (v6e:
+  256 x 256) matrix unit does them. HBM time is an estimate from the program's text, no bound.
+- **MFU, at most** is the model's own FLOPs (forward times three, hidden patches of the encoder not
+  counted, nothing for recomputation) over that least time and the peak. It is a ceiling. Norms,
+  softmax, GELU and everything that does not overlap come on top: expect well below it.
+- **Not claimed**: any measured speed, any behaviour of hosts, disks or networks, any accuracy.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shipped:
+    """A config at its full size, and where it is meant to run.
+
+    Attributes:
+      config: file below configs/.
+      topology: slice.
+      overrides: flags of fields that differ from the file.
+      slices: how many such slices.
+    """
+
+    config: str
+    topology: str
+    overrides: tuple[str, ...] = ()
+    slices: int = 1
+
+    def experiment(self) -> Experiment:
+        """The config with its overrides."""
+        import tyro
+
+        from m3djax.cli import load_config
+        from m3djax.experiment import Experiment
+
+        return tyro.cli(Experiment, default=load_config(self.config), args=list(self.overrides))
+
+    def hash(self) -> str:
+        """What a fresh plan of it carries."""
+        from m3djax.plan.record import config_hash
+        from m3djax.plan.topology import Topology
+
+        return config_hash(self.experiment(), Topology(self.topology, self.slices))
+
+    def make(self) -> Record:
+        """Plans it anew; takes minutes."""
+        from m3djax.plan.command import plan
+        from m3djax.plan.topology import Topology
+
+        made = plan(self.experiment(), Topology(self.topology, self.slices))
+        return {"config": self.config, "overrides": list(self.overrides), **made}
+
+
+def read(folder: Path = FOLDER) -> dict[str, Record]:
+    """The plans that are kept, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def page(plans: Mapping[str, Record]) -> str:
+    """The page that tells about all plans, as Markdown."""
+    head = (
+        "plan",
+        "parameters",
+        "slice, mesh",
+        "batch (per shard)",
+        "memory GiB (free)",
+        "wire MB",
+        "compute / padded / HBM / links ms",
+        "limited by",
+        "MFU, at most (padded)",
+    )
+    rows = [head, ("---",) * len(head), *(_row(name, plan) for name, plan in plans.items())]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    versions = sorted({f"{k} {v}" for plan in plans.values() for k, v in plan["versions"].items()})
+    return f"{_INTRODUCTION}{table}\nMade with {', '.join(versions)}.\n{_EXPLANATION}"
+
+
+def _row(name: str, plan: Record) -> tuple[str, ...]:
+    memory, batch, bounds = plan["memory"], plan["batch"], plan["bounds"]
+    padded = plan["bounds_with_tile_padding"]
+    used = (memory["peak"] + memory["program"]) / 2**30
+    mesh = " x ".join(map(str, plan["mesh"].values()))
+    times = [bounds["compute_ms"], padded["compute_ms"], bounds["hbm_ms"], bounds["links_ms"]]
+    wire = ", ".join(
+        f"{kind} {row['wire_bytes'] / 1e6:,.0f}"
+        for kind, row in (plan["collectives"] or {}).items()
+    )
+    slices = f"{plan['slices']} x " if plan["slices"] > 1 else ""
+    changed = f" `{' '.join(plan['overrides'])}`" if plan["overrides"] else ""
+    return (
+        f"[{name}]({name}.json): `{plan['config']}`{changed}",
+        f"{sum(plan['parameters'].values()) / 1e6:.0f} M",
+        f"{slices}{plan['topology']}, {mesh}",
+        f"{batch['global']} ({batch['per_device']:g})",
+        f"{used:.2f} ({memory['free_share']:.0%})",
+        wire or "none",
+        " / ".join("?" if time is None else f"{time:.1f}" for time in times),
+        f"{bounds['limited_by']} (padded: {padded['limited_by']})",
+        f"{bounds['mfu']:.2f} ({padded['mfu']:.2f})",
+    )
+
+
+def main(names: Iterable[str]) -> None:
+    """Makes the named plans, or all whose config has changed, and the page."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX looks for devices
+    from configs.plans import PLANS
+
+    kept = read()
+    stale = [name for name, each in PLANS.items() if kept.get(name, {}).get("hash") != each.hash()]
+    for name in list(names) or stale:
+        print(f"{name} ...", flush=True)
+        made = json.dumps(PLANS[name].make(), indent=1)
+        write_whole(FOLDER / f"{name}.json", f"{made}\n")
+    for name in set(kept) - set(PLANS):
+        (FOLDER / f"{name}.json").unlink()
+    write_whole(FOLDER / "README.md", page(read()))
+    print(f"{FOLDER}: {len(PLANS)} plans")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,143 @@
+"""The verb: a tiny model for a slice that is not there, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.errors import ConfigError
+from m3djax import flops
+from m3djax.cli import main
+from m3djax.plan import command, compile, record
+from m3djax.plan.topology import Topology
+from m3djax.train import specification
+from tests import tiny
+
+CONFIG = "from tests import tiny\n\n\ndef get_config():\n    return tiny.experiment()\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "config.py").write_text(CONFIG)
+    return str(tmp_path / "config.py")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> record.Record:
+    """The tiny model on a slice of four chips; no data, no TPU."""
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "config.py").write_text(CONFIG)
+    arguments = [
+        "--topology",
+        "v5e:2x2",
+        "--json",
+        str(folder / "plan.json"),
+        "--mesh",
+        "4",
+        "1",
+        "1",
+    ]
+    assert main(["plan", str(folder / "config.py"), *arguments]) == 0
+    return json.loads((folder / "plan.json").read_text())
+
+
+def test_memory_adds_up(planned: record.Record) -> None:
+    memory = planned["memory"]
+    parameters = planned["parameters"]["trained"]
+    # Parameters and two moments in float32, in place; the batch is 2 of 8 x 16 x 16 int16.
+    assert memory["outputs_in_place"] > 3 * 4 * parameters
+    assert memory["arguments"] - memory["outputs_in_place"] > 2 * 8 * 16 * 16 * 2
+    assert memory["limit"] == int(15.75 * 2**30)
+    assert 0.9 < memory["free_share"] < 1
+
+
+def test_data_parallel_means_gradients_are_reduced_and_nothing_else(planned: record.Record) -> None:
+    (kind,) = planned["collectives"]
+    row = planned["collectives"][kind]
+    assert kind == "all-reduce"
+    gradients = 4 * planned["parameters"]["trained"]
+    # Every gradient once, in float32; the loss, its weight and what checks them add little.
+    assert gradients < row["payload_bytes"] < gradients + 2048
+    assert row["wire_bytes"] == pytest.approx(2 * row["payload_bytes"] * 3 / 4)
+    assert planned["loops_of_unknown_length"] == []
+
+
+def test_work_is_counted(planned: record.Record) -> None:
+    e = tiny.experiment()
+    model = flops.model_flops(e.task, specification(e))
+    assert planned["flops"]["model"] == model // 4
+    # The first layer needs no gradient of its input, and nothing is computed twice.
+    assert 0.9 * model / 4 < planned["flops"]["executed"] <= model / 4
+    assert planned["flops"]["executed_padded"] > 10 * planned["flops"]["executed"]
+    bounds, padded = planned["bounds"], planned["bounds_with_tile_padding"]
+    for row in (bounds, padded):
+        terms = [row[f"{term}_ms"] for term in ("compute", "hbm", "links", "network")]
+        assert row["step_ms"] == max(terms)
+        assert 0 < row["mfu"] < 1
+    assert padded["compute_ms"] > bounds["compute_ms"]
+
+
+def test_the_record_says_what_was_planned(planned: record.Record) -> None:
+    e = tiny.experiment(mesh=(4, 1, 1))
+    assert planned["hash"] == record.config_hash(e, Topology("v5e:2x2"))
+    assert planned["hash"] != record.config_hash(e, Topology("v5e:2x4"))
+    assert planned["hash"] != record.config_hash(tiny.experiment(), Topology("v5e:2x2"))
+    assert planned["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1}
+    assert planned["batch"] == {"global": 8, "per_device": 2, "accumulate": 1}
+    assert set(planned["versions"]) == {"jax", "libtpu"}
+
+
+def test_what_does_not_fit_is_refused_with_its_size(config: str, capsys) -> None:
+    rows = str(4 * 10**6)
+    assert main(["plan", config, "--topology", "v5e:2x2", "--data.batch-size", rows]) == 1
+    error = capsys.readouterr().err
+    assert "the step needs" in error and "v5e:2x2 has 15.75 GiB. Cure: --fit" in error
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--topology", "v9:2x2"], "'v9' is not one of v4, v5e"),
+        (["--topology", "v5e:4x4x4"], "v5e takes 2 side"),
+        (["--topology", "v5e:32x32"], "the largest slice of v5e is 16x16"),
+        (["--topology", "v5e"], "not written as FAMILY:SIDExSIDE"),
+        (["--topology", "h100:8", "--slices", "2"], "several hosts of GPUs"),
+        (["--topology", "v5e:2x2", "--mesh", "3", "1", "1"], "does not fit 4 devices"),
+        (["--topology", "v5e:2x2", "--data.batch-size", "6"], "Cure: a multiple of 4"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(
+    arguments: list[str], message: str, config: str, capsys
+) -> None:
+    assert main(["plan", config, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_missing_compilers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="libtpu.*requirements-plan.txt"):
+        Topology("v5e:2x2").devices()
+    with pytest.raises(ConfigError, match="CUDA plugin.*requirements-plan-gpu.txt"):
+        Topology("h100:8").devices()
+
+
+def test_usage_without_a_config(capsys) -> None:
+    assert main(["plan"]) == 2
+    assert command.USAGE in capsys.readouterr().err
+
+
+def test_two_slices_put_the_data_axis_over_the_network() -> None:
+    topology = Topology("v5e:2x2", slices=2)
+    step = compile.compile_for(tiny.experiment(mesh=(2, 4, 1)), topology)
+    made = record.record(tiny.experiment(mesh=(2, 4, 1)), topology, step)
+    between = {kind: row for kind, row in made["collectives"].items() if "between slices" in kind}
+    assert made["devices"] == math.prod(made["mesh"].values()) == 8
+    # The gradients cross the network once; small arrays are padded on their way.
+    wire = sum(row["wire_bytes"] for row in between.values())
+    assert 0 < wire < 2 * 4 * made["parameters"]["trained"]
+    assert made["bounds"]["network_ms"] > 0
