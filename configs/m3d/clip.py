@@ -14,8 +14,8 @@ times the published one, by the square root of the batch's growth.
 
 It is planned for 256 chips of v5e, 16 pairs on each (`python run.py plan configs/m3d/clip.py
 --topology v5e:16x16`), and has not been trained here: no figure is claimed. For fewer chips set
-`--data.batch-size`. Put the tokenizer's vocab.txt into weights/bert. The towers may start elsewhere by one line, such as
-init_from={"vision": "runs/MAE_RUN", "text": "weights/bert_base"}.
+`--data.batch-size`. Put the tokenizer's vocab.txt into weights/bert. The towers may start elsewhere
+by one line, such as init_from={"vision": "runs/MAE_RUN", "text": "weights/bert_base"}.
 """
 
 from data_pipelines.pipeline import Data, Source
