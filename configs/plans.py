@@ -9,4 +9,6 @@ PLANS: dict[str, Shipped] = {
     "e3d_gpt_mae_v5e_16x16": Shipped(MAE, "v5e:16x16", ("--data.batch-size", "4096")),
     "e3d_gpt_mae_large_v5e_4x8": Shipped("configs/e3d_gpt/mae_large.py", "v5e:4x8"),
     "e3d_gpt_mae_huge_v5e_8x8": Shipped("configs/e3d_gpt/mae_huge.py", "v5e:8x8"),
+    "m3d_clip_released_v5e_4x4": Shipped("configs/m3d/clip_released.py", "v5e:4x4"),
+    "m3d_clip_v5e_16x16": Shipped("configs/m3d/clip.py", "v5e:16x16"),
 }

@@ -18,6 +18,8 @@ from data_pipelines.volume import Units
 
 Batch = dict[str, np.ndarray]
 Size = tuple[int, int, int]
+Part = tuple[float, float]
+WHOLE: Part = (0.0, 1.0)
 _TRIES = 8
 """Crops that are looked at for one that shows something to speak of."""
 
@@ -45,6 +47,7 @@ class RandomCrop(grain.transforms.RandomMap):
       units: what the records must hold.
       text: what is said of a sample, or None.
       names: {label value: name} of the records' masks, for the text.
+      part: share of every volume along D that is cut from; see `Source`.
     """
 
     size: Size
@@ -52,6 +55,7 @@ class RandomCrop(grain.transforms.RandomMap):
     units: Units = "HU"
     text: Text | None = None
     names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    part: Part = WHOLE
 
     def random_map(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Batch:
         """Cuts one crop, in the record's dtype; a record in other units is a DataError.
@@ -59,7 +63,8 @@ class RandomCrop(grain.transforms.RandomMap):
         Args:
           record: see `data_pipelines.datasets.records`.
           rng: decides everything.
-          train: choose also the wording and, of long reports, the sentences.
+          train: choose also the wording and, of long reports, the sentences. If not, the sample
+            also tells its `place`: int32 (3,), the voxel of the record in the crop's middle.
         """
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
@@ -72,12 +77,14 @@ class RandomCrop(grain.transforms.RandomMap):
             patch = np.rint(resize(patch, self.size)).astype(np.int16)
         spacing = record["spacing"] * np.array(wanted) / np.array(self.size)
         words = {} if self.text is None else self.text.fields(record, caption, wording)
+        where = {} if train else {"place": np.array(window.middle, np.int32)}
         return {
             "image": patch[..., None],
             "scale": record["scale"],
             "offset": record["offset"],
             "spacing": spacing.astype(np.float32),
             **words,
+            **where,
         }
 
     def _told(
@@ -88,7 +95,8 @@ class RandomCrop(grain.transforms.RandomMap):
         wording: np.random.Generator | None,
     ) -> tuple[Window, Caption | None]:
         """A window and what is said of it; of several the first that there is something to say."""
-        window, shape = place(record["image"].shape, wanted, rng), record["image"].shape
+        shape = record["image"].shape
+        window = place(shape, wanted, rng, self.part)
         if self.text is None:
             return window, None
         if not self.text.source.needs_mask:
@@ -97,7 +105,7 @@ class RandomCrop(grain.transforms.RandomMap):
             view = View(record, window.of(record["mask"], 0), self.names)
             if caption := self.text.source(view, wording):
                 return window, caption
-            window = place(shape, wanted, rng)
+            window = place(shape, wanted, rng, self.part)
         return window, None
 
 
@@ -130,15 +138,30 @@ class Window:
             return window
         return np.pad(window, self.pads, constant_values=fill)
 
+    @property
+    def middle(self) -> tuple[int, ...]:
+        """The voxel of the volume in the middle of what of it is in the window."""
+        return tuple((along.start + along.stop) // 2 for along in self.slices)
 
-def place(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Window:
+
+def place(
+    shape: Sequence[int], size: Sequence[int], rng: np.random.Generator, part: Part = WHOLE
+) -> Window:
     """A window of `size` at a uniformly random place; where the volume is smaller, it lies at a
     random place in the window.
+
+    Args:
+      shape: voxels of the volume.
+      size: voxels of the window.
+      rng: chooses the place.
+      part: share of the volume along D that counts; what lies beyond it is not looked at.
     """
     slices, pads = [], []
-    for have, want in zip(shape, size, strict=True):
+    ends = ([round(end * shape[0]) for end in part], *((0, side) for side in shape[1:]))
+    for (low, high), want in zip(ends, size, strict=True):
+        have = high - low
         start = int(rng.integers(abs(have - want) + 1))
-        slices.append(slice(start, start + want) if have > want else slice(None))
+        slices.append(slice(low + start, low + start + want) if have > want else slice(low, high))
         pads.append((start, want - have - start) if have < want else (0, 0))
     return Window(tuple(slices), tuple(pads))
 

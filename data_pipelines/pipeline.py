@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from absl import flags
 
-from data_pipelines.crops import Batch, Crop, RandomCrop, Size, check_units
+from data_pipelines.crops import WHOLE, Batch, Crop, Part, RandomCrop, Size, check_units
 from data_pipelines.datasets import RecordSource, open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import ConfigError, DataError
@@ -39,11 +39,20 @@ class Source:
       path: folder that `run.py prepare` wrote.
       split: split to read; also one that overlaps others.
       weight: relative frequency in the mixture.
+      part: share of every volume along D that crops are cut from, 0 at one end and 1 at the other
+        (feet and head where the axes are known): the rest can be held back. Parts that do not
+        overlap share no voxel.
     """
 
     path: str
     split: str = "train"
     weight: float = 1.0
+    part: Part = WHOLE
+
+    def __post_init__(self) -> None:
+        low, high = self.part
+        if not 0 <= low < high <= 1:
+            raise ConfigError(f"part={self.part} must rise, and lie between 0 and 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +144,7 @@ class Data:
         Batches have the fields of `spec`, with texts in fixed wording, and
           record: (b,) int32 number of the record in the split;
           crop: (b,) int32 number of the crop of the record;
+          place: (b, 3) int32 voxel of the record in the middle of the crop;
           counts: (b,) False in rows that fill up the last batch.
 
         Args:
@@ -210,7 +220,7 @@ class Data:
 
     def _crop(self, source: Source) -> RandomCrop:
         names = self._records(source).mask_names if self.text else {}
-        return RandomCrop(self.size, self.crops, self.units, self.text, names)
+        return RandomCrop(self.size, self.crops, self.units, self.text, names, source.part)
 
     def _cached(self, source: Source) -> CachedRecords:
         masks = self.text is not None and self.text.source.needs_mask

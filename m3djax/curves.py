@@ -32,6 +32,8 @@ class Curve:
 
 CURVES = (
     Curve("loss", "Loss", log=True),
+    Curve("image_to_text", "Volumes whose own text is the nearest of the batch"),
+    Curve("text_to_image", "Texts whose own volume is the nearest of the batch"),
     Curve("lr", "Learning rate"),
     Curve("grad_norm", "Gradient norm", log=True),
     Curve("volumes_per_second", "Crops per second"),

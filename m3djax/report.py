@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import shlex
@@ -34,27 +35,52 @@ def write(folder: epath.PathLike) -> epath.Path:
 
 def render(folder: epath.Path) -> str:
     """The page as text; whatever comes from files is escaped."""
-    config = run_folder.read_experiment(folder)
-    rows = read_metrics(folder) if (folder / METRICS).exists() else []
-    results = _json(folder / "evaluation" / "results.json") or {}
+    stages = [*_earlier(folder, {str(folder)}), stage(folder)]
+    paths = dict.fromkeys(source.path for each in stages for source in each["config"].data.sources)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_TEMPLATE.read_text()).render(
-        name=config.name,
+        name=stages[-1]["name"],
         folder=str(folder),
-        summary=summary(config, rows),
-        command=_command(folder),
-        config=experiment.dumps(config),
+        stages=stages,
         environment=_json(folder / "environment.json") or {},
-        cards=[card for source in config.data.sources if (card := _card(source.path))],
-        curves=[(c.title, svg) for c in curves.CURVES if (svg := curves.draw(c, rows)) is not None],
-        results=results,
-        sections=[
+        cards=[card for path in paths if (card := _card(path))],
+    )
+
+
+def stage(folder: epath.Path) -> dict[str, Any]:
+    """What the page tells of one run."""
+    config = run_folder.read_experiment(folder)
+    rows = read_metrics(folder) if (folder / METRICS).exists() else []
+    results = _json(folder / "evaluation" / "results.json") or {}
+    return {
+        "name": config.name,
+        "folder": str(folder),
+        "config": config,
+        "text": experiment.dumps(config),
+        "summary": summary(config, rows),
+        "command": _command(folder),
+        "curves": [(c.title, svg) for c in curves.CURVES if (svg := curves.draw(c, rows))],
+        "results": results,
+        "sections": [
             _section(folder / "evaluation" / name, findings)
             for name, findings in results.get("found", {}).items()
         ],
-    )
+    }
+
+
+def _earlier(folder: epath.Path, seen: set[str]) -> list[dict[str, Any]]:
+    """The runs that this one started from, first things first; what is not readable is left out."""
+    stages = []
+    for source in run_folder.read_experiment(folder).init_from.values():
+        place = epath.Path(source)
+        if str(place) in seen or not (place / METRICS).exists():
+            continue
+        seen.add(str(place))
+        with contextlib.suppress(run_folder.RunError):
+            stages += [*_earlier(place, seen), stage(place)]
+    return stages
 
 
 def summary(config: Experiment, rows: list[dict[str, float]]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import json
 from etils import epath
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from data_pipelines import fetch
 from data_pipelines.errors import DataError
 
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -23,12 +24,13 @@ def load_tokenizer(path: str) -> Tokenizer:
     entries has a capital. vocab.json with merges.txt is taken for RoBERTa's byte-level BPE.
 
     Args:
-      path: one of these files, or a folder that holds one of them; local or gs://.
+      path: one of these files, or a folder that holds one of them; local or gs://. The name
+        "all-MiniLM-L6-v2" stands for the sample text encoder, which is downloaded if need be.
 
     Raises:
       DataError: there is none, or it is not one.
     """
-    root = epath.Path(path)
+    root = fetch.sample_text_encoder() if path == fetch.MINILM_NAME else epath.Path(path)
     folder = root if root.is_dir() else root.parent
     names = [root.name] if folder != root else ["tokenizer.json", "vocab.txt", "vocab.json"]
     for file in (folder / name for name in names):

@@ -26,7 +26,8 @@ class ReportTokens(Tokens):
     """Tokenises reports, and says which sentence every token belongs to.
 
     Attributes:
-      tokenizer: file or folder with tokenizer.json, vocab.txt, or vocab.json and merges.txt.
+      tokenizer: file or folder with tokenizer.json, vocab.txt, or vocab.json and merges.txt; or
+        "all-MiniLM-L6-v2", BERT's 30,522 English word pieces, which is downloaded (84 MB).
       length: tokens per text, special ones included; shorter texts are padded.
       vocab_size: rows of the text encoder's token table, with which the tokenizer must agree.
       shorten: what is kept of longer reports. "sentences": the first one and a random choice of

@@ -43,6 +43,7 @@ class Pairs:
       patient: number of the patient within the split.
       record: number of the record in the split.
       crop: number of the crop of the record.
+      region: of its record, one input large, that the middle of the crop lies in.
       token_ids: of the caption.
       text_mask: where it has a token.
       middle: the middle axial slice of the volume, small, 0..255.
@@ -55,6 +56,7 @@ class Pairs:
     patient: Int[np.ndarray, " n"]
     record: Int[np.ndarray, " n"]
     crop: Int[np.ndarray, " n"]
+    region: Int[np.ndarray, " n"]
     token_ids: Int[np.ndarray, "n l"]
     text_mask: Bool[np.ndarray, "n l"]
     middle: UInt8[np.ndarray, "n h w"]
@@ -89,7 +91,7 @@ def read_pairs(
       task: the towers.
       params: theirs.
       data: how samples are cut and tokenised.
-      source: dataset and split.
+      source: dataset, split and part.
       folder: where the vectors are kept; those of other parameters are removed from it.
       crops: crops of every record.
       seed: where they are cut.
@@ -126,7 +128,7 @@ def _compute(
     seed: int,
 ) -> Pairs:
     where = sharding.batch_sharding(mesh)
-    kept = ("text_id", "record", "crop", "token_ids", "text_mask")
+    kept = ("text_id", "record", "crop", "place", "token_ids", "text_mask")
     parts: list[dict[str, np.ndarray]] = []
     without = 0
     for batch in data.examine(source, crops, seed):
@@ -137,11 +139,13 @@ def _compute(
         arrays = vectors | {name: batch[name] for name in kept}
         parts.append({name: np.asarray(array)[rows] for name, array in arrays.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    places = np.column_stack([joined["record"], joined.pop("place") // np.array(data.size)])
+    region = np.unique(places, axis=0, return_inverse=True)[1]
     records = open_dataset(source.path, source.split, lazy=True)
-    numbers, place = np.unique(joined["record"], return_inverse=True)
+    numbers, row = np.unique(joined["record"], return_inverse=True)
     patients = [records[int(number)]["patient_id"] for number in numbers]
-    patient = np.unique(patients, return_inverse=True)[1][place] if patients else place
-    return Pairs(**joined, patient=patient, without=without)
+    patient = np.unique(patients, return_inverse=True)[1][row] if patients else row
+    return Pairs(**joined, patient=patient, region=region, without=without)
 
 
 # Compiled once for equal tasks, also when it is called again and again during training.
@@ -187,7 +191,7 @@ def _key(task: Clip, data: Data, source: Source, crops: int, seed: int) -> str:
     free = ("sources", "batch_size", "workers", "buffer", "cache_gb")
     reading = {n: v for n, v in experiment.to_json(data).items() if n not in free}
     metadata = open_dataset(source.path, source.split, lazy=True).metadata
-    parts = [experiment.to_json(task), reading, metadata, source.split, crops, seed]
+    parts = [experiment.to_json(task), reading, metadata, source.split, source.part, crops, seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

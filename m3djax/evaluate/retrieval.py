@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import numpy as np
 import tyro
 from etils import epath
 
+from data_pipelines.crops import WHOLE, Part
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
@@ -28,7 +30,8 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 class Retrieval(Evaluator):
     """Recall at k and median rank in both directions, with intervals over patients.
 
-    Where all samples are of one patient, intervals are over the samples, and the report says so.
+    Where all samples are of one patient, intervals are over regions of the scans, each as large as
+    the network's input, and the report says so.
 
     Equal captions are equally right, and ties count against the model. M3D's own numbers
     (BAAI-DCAI/M3D, Bench/eval/eval_itr.py) are those of the splits "test100", "test500", "test1k"
@@ -38,6 +41,8 @@ class Retrieval(Evaluator):
       dataset: folder that `run.py prepare` wrote.
       size: voxels along (D, H, W) of the network's input: those of training.
       splits: pools to search in: each split is one.
+      parts: split -> share of its volumes along D that crops come from; see `Source`. Splits that
+        are not named are taken whole.
       pools: further pools: so many samples of each split, drawn at random, the smaller ones parts
         of the larger ones.
       at: the k of R@k; those that are not below a pool's size are left out.
@@ -53,6 +58,7 @@ class Retrieval(Evaluator):
     """
 
     splits: tuple[str, ...] = ("test",)
+    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     pools: tuple[int, ...] = ()
     at: tuple[int, ...] = (1, 5, 10, 50, 100)
     crops: int = 1
@@ -66,6 +72,8 @@ class Retrieval(Evaluator):
     def __post_init__(self) -> None:
         if not self.splits or not self.at or min((*self.at, *self.pools, self.crops)) < 1:
             raise ConfigError("splits and at must not be empty; at, pools and crops start at 1.")
+        if other := sorted(set(self.parts) - set(self.splits)):
+            raise ConfigError(f"parts: {other[0]!r} is none of splits={self.splits}.")
         if self.pass_at and self.pass_at not in self.at:
             raise ConfigError(f"pass_at={self.pass_at} is none of at={self.at}.")
 
@@ -90,8 +98,8 @@ class Retrieval(Evaluator):
         """See `Evaluator.run`.
 
         Raises:
-          EvaluationError: the task has no two towers, or a split has fewer than two samples with
-            text.
+          EvaluationError: the task has no two towers, or a split has text of one patient in one
+            place only.
           DataError: the dataset cannot be read.
         """
         if not isinstance(task, Clip):
@@ -106,7 +114,7 @@ class Retrieval(Evaluator):
         notes: list[str] = list(self.caveats)
         shown: list[Picture] = []
         for split in self.splits:
-            source = Source(self.dataset, split)
+            source = Source(self.dataset, split, part=self.parts.get(split, WHOLE))
             pairs = read_pairs(
                 task, params, self.data, source, folder, crops=self.crops, seed=self.seed
             )
@@ -132,15 +140,15 @@ class Retrieval(Evaluator):
 
     def _measure(self, name: str, pairs: Pairs) -> dict[str, Any]:
         """The numbers of one pool."""
-        if len(pairs) < 2:
+        patients, regions = (len(np.unique(x)) for x in (pairs.patient, pairs.region))
+        units = patients if patients > 1 else regions
+        if units < 2:
             raise EvaluationError(
-                f"{self.dataset}, {name}: has {len(pairs)} samples with text, and there is nothing "
-                "to choose from. Cure: another split, more `crops`, or prepare more scans."
+                f"{self.dataset}, {name}: has {len(pairs)} samples with text in {regions} places, "
+                "and an interval needs 2. Cure: another split, more `crops`, or more scans."
             )
-        patients = len(np.unique(pairs.patient))
-        which = pairs.patient if patients > 1 else np.arange(len(pairs))
-        unit = np.unique(which, return_inverse=True)[1]
-        draws = statistics.draw(unit.max() + 1, seed=self.seed)
+        unit = np.unique(pairs.region if patients < 2 else pairs.patient, return_inverse=True)[1]
+        draws = statistics.draw(units, seed=self.seed)
         ids, weight = pairs.text_id, np.bincount(unit).astype(float)
         sides = {
             "image_to_text": (pairs.images, pairs.texts),
@@ -149,6 +157,7 @@ class Retrieval(Evaluator):
         numbers: dict[str, Any] = {
             "samples": len(pairs),
             "patients": patients,
+            "regions": regions,
             "captions": len(np.unique(ids)),
         }
         ks = [k for k in self.at if k < len(pairs)] or [min(self.at)]

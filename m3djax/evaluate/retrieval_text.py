@@ -9,8 +9,8 @@ from m3djax.evaluate.findings import Findings, Picture, Table
 from m3djax.evaluate.statistics import number_text
 
 _ONE_PATIENT = (
-    "{}: all samples are of one patient. The intervals are over samples, which overlap where they "
-    "are crops of one scan, and say nothing about other patients."
+    "{}: all samples are of one patient. The intervals are over regions of the scan, whose crops "
+    "overlap those of their neighbours, and say nothing about other patients."
 )
 _NAMES = {"image_to_text": "volume to report", "text_to_image": "report to volume"}
 
@@ -94,7 +94,7 @@ def _table(name: str, numbers: Mapping[str, Any]) -> Table:
 def _units(numbers: Mapping[str, Any]) -> str:
     if numbers["patients"] > 1:
         return f"{numbers['patients']:,} patients"
-    return f"{numbers['samples']:,} samples of one patient"
+    return f"{numbers['regions']:,} regions of one patient"
 
 
 def _percent(number: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from data_pipelines.crops import Crop, RandomCrop, place
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.cached import CachedRecords
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.pipeline import Data, Source
 
 SIZE = (8, 16, 16)
@@ -122,6 +122,30 @@ def test_windows_cover_every_place_and_small_volumes_are_padded_with_air() -> No
     padded = window(image, (6, 4, 9), rng)
     assert padded.shape == (6, 4, 9)
     assert (padded == 7).sum() == 6 * 4 * 5 + 1
+
+
+def test_what_is_held_back_is_never_seen(prepared: str) -> None:
+    image = np.arange(10, dtype=np.int16)[:, None, None] * np.ones((1, 4, 4), np.int16)
+    rng = np.random.default_rng(0)
+    halves: list[set[int]] = []
+    for part in ((0.0, 0.6), (0.6, 1.0)):
+        windows = [place(image.shape, (3, 2, 2), rng, part) for _ in range(100)]
+        assert {w.of(image, 99).shape for w in windows} == {(3, 2, 2)}
+        halves.append({int(voxel) for w in windows for voxel in w.of(image, 99).ravel()})
+    assert halves == [set(range(6)), set(range(6, 10))]
+    # Less than a window: all of it, and air.
+    thin = place(image.shape, (3, 2, 2), rng, (0.9, 1.0))
+    assert np.unique(thin.of(image, 99)).tolist() == [9, 99] and thin.middle[0] == 9
+    for low, high in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.1)):
+        with pytest.raises(ConfigError, match="must rise, and lie between 0 and 1"):
+            Source(prepared, part=(low, high))
+    held = Source(prepared, "train_organs", part=(0.67, 1.0))
+    (batch,) = data(prepared).examine(held, crops=4)
+    record = open_dataset(prepared, "train_organs")[0]
+    assert (batch["place"][:, 0] >= 20).all()
+    for middle, sample in zip(batch["place"], batch["image"], strict=True):
+        around = tuple(slice(m - s // 2, m + s // 2) for m, s in zip(middle, SIZE, strict=True))
+        np.testing.assert_array_equal(record["image"][around], sample[..., 0])
 
 
 def window(image: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_parameters_and_moments_are_split_alike() -> None:
     assert moments.count.sharding.is_fully_replicated
 
 
-@pytest.mark.parametrize("name", ["quickstart", "e3d_gpt/mae"])
+@pytest.mark.parametrize("name", ["quickstart", "e3d_gpt/mae", "m3d/clip"])
 def test_the_printed_table_is_as_it_was(name: str) -> None:
     """If a change is meant: python run.py train CONFIG --print-sharding --mesh 4 8 2 > FILE."""
     config = dataclasses.replace(load_config(ROOT / f"configs/{name}.py"), mesh=(4, 8, 2))

@@ -9,6 +9,7 @@ import tyro
 
 from m3djax.cli import load_config
 from m3djax.experiment import Experiment, dumps, from_json, to_json
+from m3djax.sharding_table import sharding_table
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.name != "__init__.py")
@@ -25,6 +26,13 @@ def test_json_round_trip(config: Experiment) -> None:
 
 def test_command_line_without_overrides_changes_nothing(config: Experiment) -> None:
     assert tyro.cli(Experiment, default=config, args=[]) == config
+
+
+def test_every_config_builds_and_every_parameter_has_a_place(config: Experiment) -> None:
+    """No data, no tokenizer and no weights are needed for that."""
+    config.task.check(config.data)
+    table = sharding_table(dataclasses.replace(config, mesh=(4, 8, 2)))
+    assert len(table.splitlines()) > 20
 
 
 def test_overrides_reach_modules() -> None:

@@ -128,12 +128,14 @@ def test_passing_means_above_chance_beyond_the_interval(evaluate: Any) -> None:
     assert evaluate(oracle(), lost, queries=0, pass_at=5)["passed"] is False
 
 
-def test_one_patient_has_intervals_over_samples_and_it_is_said(evaluate: Any) -> None:
-    results = evaluate(tiny.clip(), STUDIES[:2], queries=0, crops=5, at=(1,))
-    low, high = results["pools"]["test"]["image_to_text"]["R@1"]["interval"]
-    assert results["pools"]["test"]["patients"] == 1 and low < high
+def test_one_patient_has_intervals_over_regions_and_it_is_said(evaluate: Any) -> None:
+    studies = [study(number, 0) for number in range(12)]
+    results = evaluate(tiny.clip(), studies, queries=0, crops=3, at=(1,))
+    pool = results["pools"]["test"]
+    low, high = pool["image_to_text"]["R@1"]["interval"]
+    assert (pool["samples"], pool["patients"], pool["regions"]) == (36, 1, 12) and low < high
     assert "all samples are of one patient" in " ".join(results["report"]["caveats"])
-    assert "over 10 samples of one patient" in results["report"]["tables"][0]["note"]
+    assert "over 12 regions of one patient" in results["report"]["tables"][0]["note"]
 
 
 def test_equal_captions_are_equally_right(evaluate: Any) -> None:
@@ -198,7 +200,7 @@ def test_the_devices_share_the_work_and_agree(evaluate: Any) -> None:
     "task, studies, fields, message",
     [
         (tiny.mae(), STUDIES, {}, "measures Clip runs, and the task is a MAE"),
-        (tiny.clip(), STUDIES[:1], {}, "test: has 1 samples with text.*nothing to choose from"),
+        (tiny.clip(), STUDIES[:1], {}, "test: has 1 samples with text in 1 places.*needs 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -213,5 +215,7 @@ def test_configs_that_cannot_work() -> None:
         Retrieval(at=(0,))
     with pytest.raises(ConfigError, match=r"pass_at=2 is none of at=\(1, 5, 10, 50, 100\)"):
         Retrieval(pass_at=2)
+    with pytest.raises(ConfigError, match="parts: 'train' is none of splits"):
+        Retrieval(parts={"train": (0.0, 0.5)})
     with pytest.raises(ConfigError, match="Retrieval needs data with text"):
         Retrieval().for_data(dataclasses.replace(DATA, text=None)).check()
