@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Generator, Sequence
 from typing import Annotated
@@ -27,6 +28,7 @@ from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
 
 _SHUFFLED_AT_LEAST = 1 << 10
+_ENDLESS = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,26 +109,26 @@ class Data:
             self._crop(source).random_map(record, np.random.default_rng(0))
 
     def batches(
-        self, seed: int, start: int = 0, shard: int = 0, shards: int = 1
+        self, seed: int, start: int = 0, rows: Sequence[int] | None = None
     ) -> Generator[Batch, None, None]:
         """Yields batches `start`, `start + 1`, ... without end; close it to stop the workers.
 
         Args:
           seed: of shuffling and crops.
           start: number of the first batch.
-          shard: which part of every batch to make: that of this process's devices.
-          shards: parts that a batch is made in.
+          rows: which rows of every batch to make, those of this process's devices; None for all.
 
         Raises:
           DataError: a source is not a whole dataset, or has no records.
-          ValueError: `shards` does not divide the batch.
         """
-        size = self._rows(shards)
-        dataset = self._samples(seed).batch(size, drop_remainder=True, batch_fn=self._stack)
-        yield from self._stream(dataset[start * shards + shard :: shards])
+        yield from self._stream(self._samples(seed), rows, start, _ENDLESS)
 
     def examine(
-        self, source: Source, crops: int = 1, seed: int = 0, shard: int = 0, shards: int = 1
+        self,
+        source: Source,
+        crops: int = 1,
+        seed: int = 0,
+        rows: Sequence[int] | None = None,
     ) -> Generator[Batch, None, None]:
         """Yields one pass over a split, in the order of its records, the same every time.
 
@@ -139,14 +141,12 @@ class Data:
           source: what to read.
           crops: crops of each record, one after the other.
           seed: where they are cut; volumes of the network's size are taken whole.
-          shard: see `batches`.
-          shards: see `batches`.
+          rows: see `batches`.
 
         Raises:
           DataError: the source is not a whole dataset, or has no records.
-          ConfigError: `shards` does not divide the batch.
         """
-        size, records, cut = self._rows(shards), self._cached(source), self._crop(source)
+        records, cut = self._cached(source), self._crop(source)
         count = len(records) * crops
 
         def sample(number: int) -> Batch:
@@ -159,25 +159,26 @@ class Data:
                 "counts": np.array(number < count),
             }
 
-        rows = -(-count // self.batch_size) * self.batch_size
-        dataset = grain.MapDataset.range(rows).map(sample)
-        dataset = dataset.batch(size, drop_remainder=True, batch_fn=self._stack)
-        yield from self._stream(dataset[shard::shards])
+        batches = -(-count // self.batch_size)
+        samples = grain.MapDataset.range(batches * self.batch_size).map(sample)
+        yield from self._stream(samples, rows, 0, batches)
 
-    def _rows(self, shards: int) -> int:
-        if self.batch_size % shards:
-            raise ConfigError(f"batch_size={self.batch_size} cannot be split over {shards} shards.")
-        return self.batch_size // shards
-
-    def _stream(self, dataset: grain.MapDataset) -> Generator[Batch, None, None]:
+    def _stream(
+        self, samples: grain.MapDataset, rows: Sequence[int] | None, start: int, end: int
+    ) -> Generator[Batch, None, None]:
         """Reads ahead, in threads or worker processes; closes them when it is closed."""
+        rows = tuple(range(self.batch_size)) if rows is None else tuple(rows)
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails if nobody parsed them
+        pick = _Pick(samples, rows, self.batch_size)
+        dataset = grain.MapDataset.range(start * len(rows), end * len(rows)).map(pick)
+        dataset = dataset.batch(len(rows), drop_remainder=True, batch_fn=self._stack)
         threads = 1 if self.workers else min(os.cpu_count() or 1, self.buffer)
         stream = dataset.to_iter_dataset(grain.ReadOptions(threads, self.buffer))
         if self.workers:
             stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.buffer)
+                grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.buffer),
+                worker_init_fn=_outlive_stop_signals,
             )
         iterator = iter(stream)
         try:
@@ -220,3 +221,28 @@ class Data:
         if not len(records):
             raise DataError(source.path, f"split {source.split!r} is empty", "prepare more scans")
         return records
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pick:
+    """Counts through some rows of all batches, and takes their samples.
+
+    Attributes:
+      samples: all samples; batch n is made of `batch_size` from n x `batch_size` on.
+      rows: the rows that are taken of each batch.
+      batch_size: rows of a whole batch.
+    """
+
+    samples: grain.MapDataset
+    rows: tuple[int, ...]
+    batch_size: int
+
+    def __call__(self, number: int) -> Batch:
+        batch, row = divmod(number, len(self.rows))
+        return self.samples[batch * self.batch_size + self.rows[row]]
+
+
+def _outlive_stop_signals(_worker: int, _workers: int) -> None:
+    """Slurm and ctrl-C signal workers too; the last step before the save needs their batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

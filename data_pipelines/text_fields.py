@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class Tokens(abc.ABC):
         self, text: str, rng: np.random.Generator | None = None
     ) -> Mapping[str, np.ndarray]:
         """The fields; of a text that is too long `rng` chooses the sentences."""
+
+    @abc.abstractmethod
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text that token ids stand for, without special tokens."""
 
 
 @dataclasses.dataclass(frozen=True)

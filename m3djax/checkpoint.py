@@ -1,13 +1,13 @@
 """Checkpoints that say what they are, are found out when damaged, and move between meshes.
 
-Orbax writes the arrays; once it has committed a step, a manifest with the sha256 of every file is
-added. A step without a manifest, or one that does not agree, does not count as a checkpoint.
+Orbax writes the arrays, every process its part; once a step is committed, process 0 adds a
+manifest with the sha256 of every file. A step without a manifest, or one that does not agree with
+it or belongs to another run, does not count as a checkpoint.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import json
 import logging
 import time
@@ -18,35 +18,49 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from data_pipelines.files import write_whole
+from data_pipelines.files import no_space
+from m3djax import distributed, manifest, run_folder
 from m3djax import params as params_lib
 from m3djax.step import TrainState
 
 log = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
+# What TensorStore says where Python has an errno.
+_FULL = ("No space left", "File too large", "Disk quota exceeded")
 
 
 class CheckpointError(RuntimeError):
-    """No readable checkpoint, or one of another model."""
+    """No readable checkpoint, one of another model, or one that could not be written."""
 
 
 class Checkpointer:
     """Saves in the background and restores the newest readable step.
 
-    Frozen parameters never change, so they are written once per run.
+    Frozen parameters never change, so they are written once per run. Every process has one, and
+    they do the same things in the same order.
 
     Args:
       folder: the run's folder; checkpoints live in its `checkpoints` and `frozen`.
       keep: how many steps are kept.
+
+    Raises:
+      CheckpointError: there are steps and none is readable.
     """
 
     def __init__(self, folder: epath.Path, *, keep: int = 2) -> None:
         self._folder = epath.Path(folder).resolve()  # Orbax refuses relative paths
         self._steps = self._folder / "checkpoints"
         self._keep = keep
-        self._orbax = self._open()
+        self._newest = distributed.from_first(lambda: _settle(self._folder))
+        self._orbax = ocp.training.Checkpointer(
+            self._steps,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            # Older steps go only when the new one has its manifest: see `_commit`.
+            preservation_policy=ocp.training.preservation_policies.PreserveAll(),
+            cleanup_tmp_directories=True,
+        )
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
+        self._failed = False
 
     def save(self, state: TrainState, config: str) -> None:
         """Starts to save; returns once the arrays are copied.
@@ -54,17 +68,29 @@ class Checkpointer:
         Args:
           state: what to save.
           config: the experiment as JSON, stored with the step.
+
+        Raises:
+          CheckpointError: this step or the one before cannot be written, as on a full disk.
         """
         self.wait()
-        if state.frozen and not (self._folder / "frozen" / MANIFEST).exists():
-            self._save_frozen(state.frozen)
-        step = int(state.step)
-        response = self._orbax.save_async(
-            step, _stored(state), custom_metadata={"config": config}, overwrite=True
-        )
+        step, about = int(state.step), {"config": json.loads(config)}
+        try:
+            lacks_frozen = distributed.from_first(self._lacks_frozen) if state.frozen else False
+            if lacks_frozen:
+                self._save_frozen(state.frozen, about)
+            response = self._orbax.save_async(
+                step, _stored(state), custom_metadata={"config": config}, overwrite=True
+            )
+        except Exception as error:
+            raise self._not_saved(step, error) from error
         if response is None:
             raise CheckpointError(f"{self._steps}: step {step} was not saved.")
-        self._pending = self._pool.submit(self._commit, response, step)
+        self._pending = self._pool.submit(self._commit, response, step, about)
+
+    def check(self) -> None:
+        """Raises what went wrong in the last save, if that is known; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Until the last save is whole; raises what went wrong in it."""
@@ -74,9 +100,15 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits, and frees the threads."""
-        self.wait()
-        self._pool.shutdown()
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+            try:
+                self._orbax.close()
+            except Exception:
+                if not self._failed:  # else it repeats, in its own words, what was raised
+                    raise
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest readable state, placed as `abstract` says; None if nothing was ever saved.
@@ -85,58 +117,76 @@ class Checkpointer:
           abstract: shapes, dtypes and shardings; the mesh may differ from the one that saved.
 
         Raises:
-          CheckpointError: if there are steps and none is readable, or they are of another model.
+          CheckpointError: the newest readable step is of another model.
         """
-        if not steps_in(self._folder):
+        if self._newest is None:
             return None
-        step = newest_readable(self._folder)
-        self._put_aside_after(step)
         stored = _stored(abstract)
-        _check_shapes(self._steps / str(step), "state", stored)
-        loaded = self._orbax.load(step, stored)
+        check_shapes(self._steps / str(self._newest), "state", stored)
+        loaded = self._orbax.load(self._newest, stored)
         frozen = _load_frozen(self._folder, abstract.frozen) if abstract.frozen else {}
         return TrainState(loaded["step"], loaded["trainable"], loaded["opt_state"], frozen)
 
-    def _put_aside_after(self, step: int) -> None:
-        """Moves damaged newer steps out of the way: Orbax saves no step below one that it sees."""
-        damaged = [newer for newer in steps_in(self._folder) if newer > step]
-        for newer in damaged:
-            (self._steps / str(newer)).rename(self._folder / f"damaged-{newer}-{time.time_ns()}")
-        if damaged:
-            self._orbax.close()
-            self._orbax = self._open()
+    def _commit(self, response: Any, step: int, about: dict[str, Any]) -> None:
+        """Runs beside training. Orbax answers when the parts of all processes are there."""
+        try:
+            response.result()
+            if distributed.is_first():
+                manifest.write(self._steps / str(step), {"step": step, **about})
+                for old in steps_in(self._folder)[self._keep :]:
+                    (self._steps / str(old)).rmtree()
+        except Exception as error:
+            raise self._not_saved(step, error) from error
 
-    def _open(self) -> ocp.training.Checkpointer:
-        return ocp.training.Checkpointer(
-            self._steps,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
-        )
-
-    def _commit(self, response: Any, step: int) -> None:
-        response.result()
-        write_manifest(self._steps / str(step))
-
-    def _save_frozen(self, frozen: params_lib.FlatParams) -> None:
+    def _lacks_frozen(self) -> bool:
         folder = self._folder / "frozen"
+        if (folder / manifest.NAME).exists():
+            return False
         if folder.exists():  # left by a run that was killed while writing it
             folder.rmtree()
+        return True
+
+    def _save_frozen(self, frozen: params_lib.FlatParams, about: dict[str, Any]) -> None:
+        folder = self._folder / "frozen"
         ocp.save(folder, frozen)
-        write_manifest(folder)
+        if distributed.is_first():
+            manifest.write(folder, about)
+
+    def _not_saved(self, step: int, error: Exception) -> CheckpointError:
+        self._failed = True
+        full = no_space(error) or any(word in str(error) for word in _FULL)
+        why = "the disk or quota is full" if full else f"{type(error).__name__}: {error}"
+        cure = "make room" if full else "see to that"
+        return CheckpointError(
+            f"{self._steps}: step {step} was not saved: {why}. The checkpoints before it are as "
+            f"they were. Cure: {cure}; the same command goes on from the last of them."
+        )
 
 
-def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> params_lib.FlatParams:
-    """Parameters of a run's newest readable checkpoint, and nothing else of it.
+def load_params(
+    folder: epath.PathLike, wanted: Mapping[str, Any], step: int | None = None
+) -> params_lib.FlatParams:
+    """Parameters of a run's checkpoint, and nothing else of it.
 
     Args:
       folder: the run's folder.
-      wanted: path -> jax.ShapeDtypeStruct with a sharding.
+      wanted: path -> jax.ShapeDtypeStruct with a sharding. Where processes run together, all of
+        them must call this, unless everything goes onto devices of this one.
+      step: one that `newest_readable` found; by default it is looked for.
 
     Raises:
       CheckpointError: if there is no readable checkpoint, it lacks a path, or a shape differs.
     """
     folder = epath.Path(folder).resolve()
-    step = folder / "checkpoints" / str(newest_readable(folder))
+    if step is None:
+        step = distributed.from_first(lambda: newest_readable(folder))
+    with _processes_that_load(wanted):
+        return _load_params(folder, wanted, _step(folder, step))
+
+
+def _load_params(
+    folder: epath.Path, wanted: Mapping[str, Any], step: epath.Path
+) -> params_lib.FlatParams:
     saved = ocp.metadata(step, checkpointable_name="state").metadata
     trainable = {path: leaf for path, leaf in wanted.items() if path in saved["trainable"]}
     loaded: params_lib.FlatParams = {}
@@ -144,7 +194,7 @@ def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> params_lib
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved) | {
             "trainable": dict.fromkeys(saved["trainable"], ocp.PLACEHOLDER) | trainable
         }
-        _check_shapes(step, "state", {"trainable": trainable})
+        check_shapes(step, "state", {"trainable": trainable})
         loaded = ocp.load(step, abstract, checkpointable_name="state")["trainable"]
     frozen = {path: leaf for path, leaf in wanted.items() if path not in trainable}
     if frozen:
@@ -161,15 +211,17 @@ def steps_in(folder: epath.PathLike) -> list[int]:
 
 
 def newest_readable(folder: epath.PathLike) -> int:
-    """The newest step whose files are all there and unchanged.
+    """The newest step whose files are all there, unchanged, and this run's own.
 
     Raises:
-      CheckpointError: if there is none; says why each was passed over.
+      CheckpointError: if there is none, saying why each was passed over; or if the frozen
+        parameters, of which there is one copy, are damaged.
     """
-    reasons = []
+    folder, reasons = epath.Path(folder), []
     for step in steps_in(folder):
-        reason = damage(epath.Path(folder) / "checkpoints" / str(step))
+        reason = _unreadable(folder, _step(folder, step))
         if not reason:
+            _check_frozen(folder)
             return step
         reasons.append(f"step {step}: {reason}")
         log.warning("%s: checkpoint passed over: %s", folder, reasons[-1])
@@ -179,29 +231,60 @@ def newest_readable(folder: epath.PathLike) -> int:
     )
 
 
-def write_manifest(folder: epath.Path) -> None:
-    """Notes the sha256 of every file below `folder`."""
-    write_whole(folder / MANIFEST, json.dumps(_hashes(folder), indent=1))
+def _settle(folder: epath.Path) -> int | None:
+    """The newest readable step; newer ones go aside, as Orbax saves no step below what it sees.
+
+    A run whose very first save was cut off has nothing to go on from, and starts anew.
+    """
+    steps = steps_in(folder)
+    first_cut_off = len(steps) == 1 and not (_step(folder, steps[0]) / manifest.NAME).exists()
+    newest = newest_readable(folder) if steps and not first_cut_off else None
+    if first_cut_off:
+        log.warning("%s: its first checkpoint was never finished: starts anew", folder)
+    for step in steps:
+        if newest is None or step > newest:
+            _step(folder, step).rename(folder / f"damaged-{step}-{time.time_ns()}")
+    return newest
 
 
-def damage(folder: epath.Path) -> str:
-    """What is wrong with a folder that should agree with its manifest; "" if nothing is."""
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        return "it was never finished (no manifest)"
-    try:
-        expected = json.loads(manifest.read_text())
-    except ValueError:
-        return "its manifest is not JSON"
-    found = _hashes(folder)
-    changed = sorted(name for name in expected if found.get(name) != expected[name])
-    return f"files missing or changed: {', '.join(changed)}" if changed else ""
+def _step(folder: epath.Path, step: int) -> epath.Path:
+    return folder / "checkpoints" / str(step)
 
 
-def _hashes(folder: epath.Path) -> dict[str, str]:
-    names = (parent / file for parent, _, files in folder.walk() for file in files)
-    files = (path for path in names if MANIFEST not in path.name)
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def _check_frozen(folder: epath.Path) -> None:
+    frozen = folder / "frozen"
+    if frozen.exists() and (reason := _unreadable(folder, frozen)):
+        raise CheckpointError(
+            f"{frozen}: {reason}. Cure: restore the folder from a copy, or start a run with "
+            "another --name."
+        )
+
+
+def _unreadable(run: epath.Path, folder: epath.Path) -> str:
+    """Why a folder with arrays is damaged, or not of this run; "" if it is fine."""
+    if reason := manifest.damage(folder):
+        return reason
+    about = manifest.about(folder)
+    if "step" in about and str(about["step"]) != folder.name:
+        return f"it is step {about['step']} under another name"
+    if (run / run_folder.CONFIG).exists():
+        own = run_folder.read_config(run)
+        fields = [
+            name for name in run_folder.differences(about.get("config"), own) if name != "name"
+        ]
+        if fields:
+            return f"it is of a run with another {', '.join(filter(None, fields)) or 'config'}"
+    return ""
+
+
+def _processes_that_load(wanted: Mapping[str, Any]) -> ocp.Context:
+    """Orbax waits for all processes, unless this one reads for itself alone."""
+    placed = [leaf.sharding for leaf in wanted.values() if leaf.sharding]
+    if jax.process_count() == 1 or not all(where.is_fully_addressable for where in placed):
+        return ocp.Context()
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    return ocp.Context(multiprocessing_options=options)
 
 
 def _stored(state: TrainState) -> dict[str, Any]:
@@ -212,14 +295,12 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
     frozen = folder / "frozen"
     if not frozen.exists():
         raise CheckpointError(f"{folder}: has no parameters {sorted(wanted)[:3]}.")
-    if reason := damage(frozen):
-        raise CheckpointError(f"{frozen}: {reason}.")
     saved = ocp.metadata(frozen).metadata
-    _check_shapes(frozen, None, dict(wanted))
+    check_shapes(frozen, None, dict(wanted))
     return ocp.load(frozen, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
 
 
-def _check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
+def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
     """Compares all shapes first: Orbax's own error names neither the file nor the cure."""
     metadata = ocp.metadata(path, checkpointable_name=name) if name else ocp.metadata(path)
     saved, problems = _shapes(metadata.metadata), []

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         print(f"run.py: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its own errors twice
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
     try:
         return VERBS[name](rest)
     except KeyboardInterrupt:
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         return 130
     except _expected_errors() as error:
         print(f"run.py {name}: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "status", 1)
 
 
 def load_config(path: str) -> Any:
@@ -119,15 +119,19 @@ def _train(arguments: list[str]) -> int:
     prog = f"run.py train {arguments[0]}"
     config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
-    if only_print:
-        from m3djax.sharding_table import sharding_table
+    from m3djax import distributed
 
-        print(sharding_table(config))
-        return 0
-    from m3djax.train import train
+    with distributed.together():
+        if only_print:
+            from m3djax.sharding_table import sharding_table
 
-    folder = train(config)
-    print(f"run: {folder}\nnext: python run.py evaluate {folder}")
+            print(distributed.from_first(lambda: sharding_table(config)))
+            return 0
+        from m3djax.train import train
+
+        folder = train(config)
+        if distributed.is_first():
+            print(f"run: {folder}\nnext: python run.py evaluate {folder}")
     return 0
 
 
@@ -156,9 +160,32 @@ def _evaluate(arguments: list[str]) -> int:
         print("usage: python run.py evaluate RUN", file=sys.stderr)
         return 2
     set_up_jax()
+    from m3djax import distributed
     from m3djax.evaluate.run import evaluate
 
-    return 0 if evaluate(arguments[0]).passed else 1
+    with distributed.together():  # process 0 measures; on a pod its chips need the others there
+        passed = distributed.from_first(lambda: evaluate(arguments[0]).passed)
+    return 0 if passed else 1
+
+
+def _convert(arguments: list[str]) -> int:
+    """Published weights in or out: SOURCE OUT [--layout NAME] [--config CONFIG] ...."""
+    import tyro
+
+    from m3djax.convert.run import Convert
+    from m3djax.experiment import Experiment
+
+    prog = "run.py convert"
+    convert, rest = tyro.cli(Convert, args=arguments, prog=prog, return_unknown_args=True)
+    set_up_jax()
+    if convert.exports:
+        if rest:
+            raise ConfigError(f"{' '.join(rest)}: a run is exported as it is. Cure: leave it out.")
+        print(convert.export())
+        return 0
+    default = load_config(convert.config)
+    print(convert.load(tyro.cli(Experiment, default=default, args=rest, prog=prog)))
+    return 0
 
 
 def set_up_jax() -> None:
@@ -196,4 +223,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "convert": _convert,
 }

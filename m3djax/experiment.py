@@ -31,7 +31,7 @@ class Experiment:
       optimizer: optimizer and schedule.
       trainable: regex over parameter paths; what it does not match is frozen.
       groups: parameters with their own learning rate or weight decay.
-      init_from: component -> run folder to take its start from.
+      init_from: component -> run, or folder of `run.py convert`, to take its start from.
       evaluators: what is measured, by name.
       steps: optimizer steps.
       accumulate: parts that a batch is computed in, to save memory; the update is the same.
@@ -64,6 +64,12 @@ class Experiment:
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"accumulate={self.accumulate} does not divide batch_size={self.data.batch_size}."
+            )
+        if self.accumulate > 1 and not self.task.accumulates:
+            raise ConfigError(
+                f"accumulate={self.accumulate}: {type(self.task).__name__} compares the samples of "
+                "a batch with each other, and in parts that is another loss. Cure: accumulate=1, "
+                'and more devices, a smaller batch or remat="full" in the towers.'
             )
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep) < 1:
             raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")

@@ -11,6 +11,8 @@ from etils import epath
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from m3djax import distributed
+
 METRICS = "metrics.jsonl"
 
 
@@ -63,6 +65,31 @@ class MetricsWriter:
         shown = ("loss", "volumes_per_second", "data_wait")
         text = "  ".join(f"{name} {metrics[name]:.4g}" for name in shown if name in metrics)
         self._bar.update(self._row, text=text)
+
+
+class SilentWriter(MetricsWriter):
+    """What the processes get that do not write."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, step: int) -> None:
+        """Moves nothing."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+
+def open_writer(folder: epath.Path, start: int, steps: int) -> MetricsWriter:
+    """The writer of this process: only the first one writes; see `MetricsWriter`."""
+    first = distributed.is_first()
+    return MetricsWriter(folder, start, steps) if first else SilentWriter()
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:

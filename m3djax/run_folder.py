@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -13,6 +14,7 @@ import jax
 from etils import epath
 
 from data_pipelines.files import write_whole
+from m3djax import distributed
 from m3djax import experiment as experiment_lib
 from m3djax.experiment import Experiment
 
@@ -31,14 +33,30 @@ class RunError(RuntimeError):
 
 
 def open_for_training(experiment: Experiment) -> epath.Path:
-    """Creates the run's folder, or opens it to go on.
+    """Creates the run's folder, or opens it to go on; process 0 does so for all.
 
     Raises:
-      RunError: the folder holds a run with another config; names what differs.
+      RunError: the folder holds a run with another config; names what differs. Or not every
+        process sees it.
     """
+    folder = epath.Path(distributed.from_first(lambda: os.fspath(_open(experiment))))
+    if not (folder / CONFIG).exists():
+        raise RunError(
+            f"{folder}: process 0 made this run, and process {jax.process_index()} does not see "
+            f"it. Cure: start where {ROOT}/ is on a file system that all hosts share."
+        )
+    return folder
+
+
+def _open(experiment: Experiment) -> epath.Path:
     folder = epath.Path(ROOT) / experiment.name
+    if (folder / "weights").exists():
+        raise RunError(
+            f"{folder}: holds weights without a run, which training would not look at. Cure: "
+            f"another --name, and init_from={{COMPONENT: {str(folder)!r}}} in the config."
+        )
     if (folder / CONFIG).exists():
-        differing = _differences(_read(folder / CONFIG), experiment_lib.to_json(experiment))
+        differing = differences(read_config(folder), experiment_lib.to_json(experiment))
         if differing:
             raise RunError(
                 f"{folder}: is a run with another {', '.join(differing)}. "
@@ -62,7 +80,7 @@ def read_experiment(folder: epath.PathLike) -> Experiment:
     if not path.exists():
         raise RunError(f"{folder}: is not a run (no {CONFIG}). Cure: give a folder below {ROOT}/.")
     try:
-        config = experiment_lib.from_json(_read(path))
+        config = experiment_lib.from_json(read_config(folder))
     except ValueError as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
     if not isinstance(config, Experiment):
@@ -81,7 +99,13 @@ def environment() -> dict[str, object]:
     }
 
 
-def _read(path: epath.Path) -> Any:
+def read_config(folder: epath.PathLike) -> Any:
+    """A run's config as JSON.
+
+    Raises:
+      RunError: the file is damaged.
+    """
+    path = epath.Path(folder) / CONFIG
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -90,8 +114,8 @@ def _read(path: epath.Path) -> Any:
         ) from error
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted paths of the fields that differ and may not."""
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted paths of the fields of two configs as JSON that differ and may not."""
     if path in _FREE or old == new:
         return []
     if not (isinstance(old, dict) and isinstance(new, dict)):
@@ -100,5 +124,5 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [
         difference
         for key in sorted(old.keys() | new.keys())
-        for difference in _differences(old.get(key), new.get(key), f"{prefix}{key}")
+        for difference in differences(old.get(key), new.get(key), f"{prefix}{key}")
     ]

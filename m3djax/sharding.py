@@ -58,6 +58,12 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"transform/kernel", (None, "embed")),
     (r"transform/bias", (None,)),
     (r"vocabulary_bias", ("vocabulary",)),
+    (r"projection/kernel", (None, "embed")),
+    (r"projection/bias", (None,)),
+    (r"pool/probe", (None,)),
+    (r"pool/(key|value)/kernel", ("embed", "heads")),
+    (r"pool/(key|value)/bias", ("heads",)),
+    (r"objective/(scale|log_scale|bias)", ()),
 )
 
 
@@ -128,22 +134,29 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(MESH_AXES["batch"]))
 
 
-def process_shard(mesh: Mesh, rows: int) -> tuple[int, int]:
-    """Which part of a batch this process makes: (number, parts).
+def process_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which rows of a batch this process makes, in rising order.
 
-    Processes whose devices hold the same rows (tensor parallelism across hosts) make the same part.
+    They need not be neighbours: on a torus of TPUs the mesh may visit a host's chips in several
+    goes. Processes whose devices hold the same rows (tensor parallelism across hosts) make the
+    same ones.
 
     Raises:
-      ValueError: if the rows cannot be split over the mesh.
+      ConfigError: the rows cannot be split over the mesh.
     """
-    where = batch_sharding(mesh)
+    return rows_by_process(mesh, rows)[jax.process_index()]
+
+
+def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
+    """The rows of every process of a mesh, which may be one that is not there; `process_rows`."""
     split = int(np.prod([mesh.shape[axis] for axis in MESH_AXES["batch"]]))
     if rows % split:
         raise ConfigError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
-    parts = [index for index in where.addressable_devices_indices_map((rows,)).values() if index]
-    first = min(part[0].indices(rows)[0] for part in parts)
-    last = max(part[0].indices(rows)[1] for part in parts)
-    return first // (last - first), rows // (last - first)
+    held: dict[int, set[int]] = {}
+    device: Any
+    for device, index in batch_sharding(mesh).devices_indices_map((rows,)).items():
+        held.setdefault(device.process_index, set()).update(range(*index[0].indices(rows)))
+    return {process: tuple(sorted(part)) for process, part in held.items()}
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
@@ -193,6 +206,19 @@ def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
     with jax.set_mesh(mesh):
         shardings = state_shardings(jax.eval_shape(function, *args), mesh)
         return jax.jit(function, out_shardings=shardings)(*args)
+
+
+def for_one_process(tree: Any, mesh: Mesh) -> tuple[Any, Mesh]:
+    """Arrays that a process can compute with by itself, and the mesh that they are on.
+
+    With one process these are the given ones. With several, each gets a whole copy on its first
+    device; all of them must call this.
+    """
+    if jax.process_count() == 1:
+        return tree, mesh
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
+    own = jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    return own, make_mesh((1, 1, 1), jax.local_devices()[:1])
 
 
 def _spec(shape: tuple[int, ...], axes: LogicalAxes, sizes: Mapping[str, int], what: str) -> P:

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
+# Asked once per step with the step's number: the name of the signal to stop for, or "".
+Stop = Callable[[int], str]
+
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual."""
+def stop_signals() -> Iterator[Stop]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual.
+
+    Where processes run together, JAX takes SIGTERM, tells the others, and picks the step at which
+    all of them stop; ctrl-C in one process counts as SIGTERM.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may handle signals
+        yield lambda step: ""  # only the main thread may handle signals
         return
-    old = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    agreed = jax.distributed.is_initialized()
+    handled = (signal.SIGINT,) if agreed else (signal.SIGTERM, signal.SIGINT)
+    old = {int(number): signal.getsignal(number) for number in handled}
 
     def note(number: int, _: Any) -> None:
         received.append(number)
         signal.signal(number, old[number])
+        if agreed:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop(step: int) -> str:
+        if agreed:
+            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
+        return signal.Signals(received[0]).name if received else ""
 
     for number in old:
         signal.signal(number, note)
     try:
-        yield received
+        yield stop
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -129,7 +129,7 @@ class Trainer:
 
 
 def compile_step(trainer: Trainer, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
-    """`Trainer.step` under jit: the state is donated and stays where the sharding table puts it."""
+    """The step under jit: the state is donated and stays where the sharding table puts it."""
     state = jax.eval_shape(trainer.init, jax.eval_shape(jax.random.key, 0))
     # Without out_shardings the second call would compile again.
     shardings = (sharding.state_shardings(state, mesh), None)

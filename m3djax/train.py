@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import signal
 from collections.abc import Mapping
 
 import jax
@@ -12,24 +11,34 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.files import no_space
+from m3djax import distributed, params, run_folder, sharding
 from m3djax import experiment as experiment_lib
-from m3djax import params, run_folder, sharding
-from m3djax.checkpoint import Checkpointer, load_params
+from m3djax.checkpoint import Checkpointer
+from m3djax.evaluate.base import Evaluator
 from m3djax.experiment import Experiment
-from m3djax.logging import MetricsWriter
+from m3djax.logging import MetricsWriter, open_writer
 from m3djax.meter import Meter
+from m3djax.params import Params
 from m3djax.signals import stop_signals
 from m3djax.step import Metrics, Trainer, TrainState, compile_step
+from m3djax.weights import load_params
 
 log = logging.getLogger(__name__)
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(distributed.Agreed, FloatingPointError):
     """Training met NaN or infinity and stopped; the last good parameters are saved."""
 
 
-class Interrupted(RuntimeError):
-    """Training was asked to end, and saved its state before it did."""
+class Interrupted(distributed.Agreed, RuntimeError):
+    """Training was asked to end, and saved its state before it did.
+
+    Attributes:
+      status: of the process, for launchers: call again, as sysexits.h has it (EX_TEMPFAIL).
+    """
+
+    status = 75
 
 
 def train(experiment: Experiment) -> epath.Path:
@@ -41,10 +50,11 @@ def train(experiment: Experiment) -> epath.Path:
     Raises:
       DataError: the data cannot be read.
       NonFiniteError: the loss or a gradient was not finite.
-      Interrupted: SIGTERM or ctrl-C came; the state is saved.
+      Interrupted: SIGTERM or ctrl-C came, to any process; the state is saved.
       CheckpointError: the run has checkpoints and none is readable.
-      RunError: the run's folder belongs to another config.
+      RunError: the run's folder belongs to another config, or its disk is full.
     """
+    experiment.task.check(experiment.data)
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
         evaluator.for_data(experiment.data).check()
@@ -54,6 +64,13 @@ def train(experiment: Experiment) -> epath.Path:
         loop = Loop.prepare(experiment, folder, mesh)
         try:
             loop.run()
+        except OSError as error:
+            if not no_space(error):
+                raise
+            raise run_folder.RunError(
+                f"{folder}: the disk or quota is full. The checkpoints are as they were. Cure: "
+                "make room; the same command goes on from the last of them."
+            ) from error
         finally:
             loop.checkpointer.close()
     return folder
@@ -96,14 +113,18 @@ class Loop:
         e = self.experiment
         if int(self.state.step) >= e.steps:
             return
-        step_fn = compile_step(trainer_of(e), self.mesh)
         seed = jax.random.key(e.seed)
+        batch_shapes = abstract_batch(e, self.mesh)
+        lowered = compile_step(trainer_of(e), self.mesh).lower(self.state, batch_shapes, seed)
+        step_fn = lowered.compile()
+        # A collective may give up before a slower host has compiled: Gloo does after 30 s.
+        distributed.barrier()
         start = int(self.state.step)
         meter = Meter(e.task, specification(e), self.mesh)
-        shard = sharding.process_shard(self.mesh, e.data.batch_size)
-        batches = e.data.batches(e.seed, start, *shard)
+        rows = sharding.process_rows(self.mesh, e.data.batch_size)
+        batches = e.data.batches(e.seed, start, rows)
         pending: Metrics | None = None
-        with MetricsWriter(self.folder, start, e.steps) as writer, stop_signals() as stop:
+        with open_writer(self.folder, start, e.steps) as writer, stop_signals() as stop:
             try:
                 for step in range(start, e.steps):
                     self._profile(step)
@@ -114,7 +135,8 @@ class Loop:
                     if pending is not None:
                         self._report(writer, meter, step - 1, pending)
                     pending = metrics
-                    asked = bool(stop)  # once: a signal may come while this step is saved
+                    asked = stop(step)  # once: a signal may come while this step is saved
+                    self.checkpointer.check()
                     if self._due(step + 1) or asked:
                         self._report(writer, meter, step, pending)
                         pending = None
@@ -122,8 +144,8 @@ class Loop:
                         self._evaluate(writer, step + 1)
                     if asked and step + 1 < e.steps:
                         raise Interrupted(
-                            f"{signal.Signals(stop[0]).name} came: saved at step {step + 1} of "
-                            f"{e.steps}. The same command goes on from there."
+                            f"{asked} came: saved at step {step + 1} of {e.steps}. "
+                            "The same command goes on from there."
                         )
                 self._profile(e.steps)
             finally:
@@ -160,14 +182,27 @@ class Loop:
         self.checkpointer.save(self.state, experiment_lib.dumps(self.experiment))
 
     def _evaluate(self, writer: MetricsWriter, done: int) -> None:
-        for name, evaluator in self.experiment.evaluators.items():
-            if evaluator.every and done % evaluator.every == 0:
-                folder = self.folder / "evaluation" / name
-                folder.mkdir(parents=True, exist_ok=True)
-                bound = evaluator.for_data(self.experiment.data)
-                results = bound.run(self.experiment.task, self.state.params, folder)
-                numbers = {f"{name}/{k}": v for k, v in results.items() if isinstance(v, float)}
+        due = {
+            n: v for n, v in self.experiment.evaluators.items() if v.every and not done % v.every
+        }
+        if due:
+            params, mesh = sharding.for_one_process(self.state.params, self.mesh)
+            results = distributed.from_first(lambda: self._measure(due, params, mesh))
+            for numbers in results:
                 writer.write(done - 1, numbers)
+
+    def _measure(
+        self, evaluators: Mapping[str, Evaluator], params: Params, mesh: jax.sharding.Mesh
+    ) -> list[dict[str, float]]:
+        results = []
+        for name, evaluator in evaluators.items():
+            folder = self.folder / "evaluation" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            with jax.set_mesh(mesh):
+                bound = evaluator.for_data(self.experiment.data)
+                found = bound.run(self.experiment.task, params, folder)
+            results.append({f"{name}/{k}": v for k, v in found.items() if isinstance(v, float)})
+        return results
 
     def _profile(self, step: int) -> None:
         first, last = self.experiment.profile
@@ -182,6 +217,15 @@ def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch."""
     spec = experiment.data.spec()
     return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in spec.items()}
+
+
+def abstract_batch(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and places of a batch; no data is read."""
+    where = sharding.batch_sharding(mesh)
+    spec = specification(experiment)
+    return {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where) for n, s in spec.items()}
 
 
 def trainer_of(experiment: Experiment) -> Trainer:

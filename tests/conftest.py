@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = (
 )
 # Before the backend starts: every test sees 8 devices, so that meshes are meshes.
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_platforms", "cpu")  # libtpu, where installed, is for compiling plans only
 cli.set_up_jax()
 
 

@@ -11,11 +11,15 @@ import numpy as np
 from data_pipelines.pipeline import Data, Source
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.experiment import Experiment
+from m3djax.losses.contrastive import InfoNCE
+from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
+from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.positions import LearnedPositions
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
+from m3djax.tasks.clip import Clip
 from m3djax.tasks.mae import MAE
 
 
@@ -29,6 +33,21 @@ def mae(**changes: Any) -> MAE:
     return dataclasses.replace(
         MAE(vision, MAEDecoder(16, Transformer(1, block)), intensity), **changes
     )
+
+
+def clip(**changes: Any) -> Clip:
+    """`mae`'s encoder and two layers of BERT of width 24 over 50 words, M3D's way in all."""
+    released = Block(Attention(2, qkv_bias=False), Mlp(32), norm_eps=1e-5)
+    vision = ViT3D(
+        (4, 4, 4), 16, Transformer(2, released), LearnedPositions((2, 4, 4)), cls_token=True
+    )
+    text = Bert(
+        TextEmbeddings(vocab_size=50, hidden_size=24, max_length=16),
+        Transformer(2, PostNormBlock(Attention(3), Mlp(40))),
+        pooler=True,
+    )
+    head, objective = EmbeddingHead(12), InfoNCE(released=True)
+    return dataclasses.replace(Clip(vision, text, head, head, objective), **changes)
 
 
 def experiment(path: str = "nowhere", **changes: Any) -> Experiment:
@@ -47,6 +66,18 @@ def batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
         "offset": np.zeros(rows, np.float32),
         "spacing": np.ones((rows, 3), np.float32),
     }
+
+
+def text_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
+    """`batch` with captions of 3 to 10 of 50 words; the last two samples have the same one."""
+    rng = np.random.default_rng(number + 1000)
+    ids = rng.integers(1, 50, (rows, 10)).astype(np.int32)
+    ids[-1] = ids[-2]
+    lengths = rng.integers(3, 11, rows)
+    lengths[-1] = lengths[-2]
+    mask = np.arange(10) < lengths[:, None]
+    text_id = np.append(np.arange(rows - 1), rows - 2).astype(np.int32)
+    return batch(number, rows) | {"token_ids": ids * mask, "text_mask": mask, "text_id": text_id}
 
 
 def largest_difference(one: Any, two: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -100,6 +100,10 @@ class ReportTokens(Tokens):
         fields["sentence_ids"][:count] = numbers
         fields["text_mask"][:count] = True
         return fields
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `Tokens.decode`."""
+        return self._load()[0].decode(list(token_ids), skip_special_tokens=True)
 
     def _keep(
         self, text: str, sentences: np.ndarray, rng: np.random.Generator | None

@@ -56,7 +56,7 @@ def read_bert(
     root = epath.Path(folder)
     path = root / _WEIGHTS
     config = _read_config(root / _CONFIG)
-    tensors = _modern(_read_tensors(path))
+    tensors = modern_names(_read_tensors(path))
     if prefix is None:
         prefix = _find_prefix(tensors, path)
     else:
@@ -137,7 +137,7 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def _modern(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The first checkpoints, bert-base-uncased among them, call a norm's leaves as TensorFlow."""
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     renamed = {}

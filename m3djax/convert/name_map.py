@@ -17,6 +17,19 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
+class MapError(ValueError):
+    """Weights that do not fit a model.
+
+    Attributes:
+      problems: a line each, such as "missing: PATH SHAPE".
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keeps the lines; the message lists them all."""
+        self.problems = tuple(problems)
+        super().__init__("these weights belong to another model:\n  " + "\n  ".join(problems))
+
+
 class Transform(abc.ABC):
     """How one published tensor becomes one or several of ours, and back."""
 
@@ -141,7 +154,7 @@ def load(
       expected: our paths and shapes.
 
     Raises:
-      ValueError: lists every tensor that no rule or several rules know, every path that stays
+      MapError: lists every tensor that no rule or several rules know, every path that stays
         empty, and every shape that differs. Nothing is loaded in part.
     """
     problems: list[str] = []
@@ -155,7 +168,12 @@ def load(
         for index, path in enumerate(rule.paths if loaded else ()):
             parts = [part[index] for part in loaded]
             ours[path] = np.stack(parts) if "{i}" in rule.theirs else parts[0]
-    problems += [f"missing: {path} {shape}" for path, shape in expected.items() if path not in ours]
+    names = {path: rule.theirs for rule in rules for path in rule.paths}
+    problems += [
+        f"missing: {path} {tuple(shape)}, published as {names.get(path, '(no rule)')}"
+        for path, shape in expected.items()
+        if path not in ours
+    ]
     problems += [f"not in this model: {path}" for path in ours if path not in expected]
     problems += [
         f"wrong shape: {path}: the file has {value.shape}, the model {tuple(expected[path])}"
@@ -163,7 +181,7 @@ def load(
         if path in expected and value.shape != tuple(expected[path])
     ]
     if problems:
-        raise ValueError("these weights belong to another model:\n  " + "\n  ".join(problems))
+        raise MapError(problems)
     return ours
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_BACKGROUND, _TEXT, _DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#1b3a57"
+BACKGROUND, TEXT, _DIM, _HIDDEN = "#0d1117", "#e6edf3", "#8b949e", "#1b3a57"
 _WIDTH, _MARGIN, _HEAD, _FOOT = 11.0, 0.3, 0.34, 0.34  # inches
 
 
@@ -79,7 +79,7 @@ def three_planes(
     scale = (_WIDTH - _MARGIN) / len(columns) / max(width for _, width in sizes)
     heights = [max(height * scale, 0.6) for height, _ in sizes]
     total = sum(heights) + _HEAD + _FOOT
-    figure = Figure((_WIDTH, total), facecolor=_BACKGROUND)
+    figure = Figure((_WIDTH, total), facecolor=BACKGROUND)
     grid = figure.add_gridspec(
         len(PLANES), len(columns), height_ratios=heights, hspace=0.03, wspace=0.03,
         left=_MARGIN / _WIDTH, right=0.996, top=1 - _HEAD / total, bottom=_FOOT / total,
@@ -89,7 +89,7 @@ def three_planes(
             axes = figure.add_subplot(grid[row, column])
             _draw(axes, plane, plane.cut(volume, at[plane.axis]), spacing, window)
             if row == 0:
-                axes.set_title(title, color=_TEXT, fontsize=11, pad=6)
+                axes.set_title(title, color=TEXT, fontsize=11, pad=6)
             if column == 0:
                 _letters(axes, plane.edges)
                 cell = grid[row, column].get_position(figure)
@@ -100,7 +100,7 @@ def three_planes(
     figure.text(_MARGIN / _WIDTH, 0.1 / total, note + "the patient's right is on the left.",
                 color=_DIM, fontsize=8)  # fmt: skip
     with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=130, facecolor=_BACKGROUND)
+        figure.savefig(file, format="png", dpi=130, facecolor=BACKGROUND)
 
 
 def _draw(
@@ -125,5 +125,5 @@ def _draw(
 def _letters(axes: Axes, edges: str) -> None:
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
     for letter, (x, y) in zip(edges, places, strict=True):
-        axes.text(x, y, letter, color=_TEXT, fontsize=7, transform=axes.transAxes,
+        axes.text(x, y, letter, color=TEXT, fontsize=7, transform=axes.transAxes,
                   ha="center", va="center")  # fmt: skip

@@ -16,9 +16,9 @@ from rich.table import Table
 from data_pipelines.files import write_whole
 from m3djax import params as params_lib
 from m3djax import report, run_folder, train
-from m3djax.checkpoint import load_params, newest_readable
 from m3djax.experiment import Experiment
 from m3djax.params import Params
+from m3djax.weights import load_params, newest_readable
 
 FOLDER = "evaluation"
 RESULTS = "results.json"
@@ -75,7 +75,7 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
             "does, and call train again: a finished run is not trained again, its config changes."
         )
     step = newest_readable(folder)
-    params = read_params(folder, experiment)
+    params = read_params(folder, experiment, step)
     found = {}
     for name, evaluator in experiment.evaluators.items():
         place = folder / FOLDER / name
@@ -93,13 +93,14 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
     return results
 
 
-def read_params(folder: epath.PathLike, experiment: Experiment) -> Params:
-    """A run's parameters in float32 on the first device."""
+def read_params(folder: epath.PathLike, experiment: Experiment, step: int) -> Params:
+    """A run's parameters at a readable step, in float32 on this process's first device."""
     state = jax.eval_shape(train.trainer_of(experiment).init, jax.random.key(0))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     flat = load_params(
         folder,
-        {
+        step=step,
+        wanted={
             path: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=place)
             for path, leaf in (state.trainable | state.frozen).items()
         },

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 RESAMPLES = 4000
 LEVEL = 0.95
+_ELEMENTS = 1 << 23  # of one table of resamples by values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,6 +97,27 @@ def balanced_accuracy(
     """
     value = np.nanmean(_ratio(correct.sum(0), total.sum(0)))
     return Estimate(float(value), np.nanmean(_ratio(draws @ correct, draws @ total), axis=-1))
+
+
+def median(
+    values: Float[np.ndarray, " n"], unit: Int[np.ndarray, " n"], draws: Float[np.ndarray, "r u"]
+) -> Estimate:
+    """The median of values that come in units.
+
+    Args:
+      values: any number per unit.
+      unit: which one each value belongs to.
+      draws: see `draw`.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, member = np.asarray(values, np.float64)[order], unit[order]
+    samples = []
+    for part in np.array_split(draws, max(len(draws) * len(values) // _ELEMENTS, 1)):
+        below = np.cumsum(part[:, member], axis=1)
+        half = below[:, -1:] / 2
+        low, high = (below < half).sum(1), (below <= half).sum(1)
+        samples.append((ordered[low] + ordered[np.minimum(high, len(ordered) - 1)]) / 2)
+    return Estimate(float(np.median(ordered)), np.concatenate(samples))
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:

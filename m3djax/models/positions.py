@@ -39,6 +39,13 @@ def sincos_3d(grid: Size, dim: int, *, released: bool = False) -> np.ndarray:
     return np.pad(table, ((0, 0), (0, dim - table.shape[1])))
 
 
+def resize_table(table: Float[Array, "n c"], old: Size, new: Size) -> Float[Array, "m c"]:
+    """A position table for patches along (D, H, W), on another grid (trilinear, half-pixel)."""
+    volume = table.reshape(*old, table.shape[-1])
+    resized = jax.image.resize(volume, (*new, table.shape[-1]), "trilinear", antialias=False)
+    return resized.reshape(-1, table.shape[-1])
+
+
 class SinCosPositions(nn.Module):
     """A fixed 3D sin-cos table, computed for whatever grid comes; it has no parameters.
 
@@ -70,9 +77,7 @@ class LearnedPositions(nn.Module):
         table = self.param("table", self._initial, (int(np.prod(self.grid)), dim))
         if tuple(grid) == tuple(self.grid):
             return table
-        volume = table.reshape(*self.grid, dim)
-        resized = jax.image.resize(volume, (*grid, dim), "trilinear", antialias=False)
-        return resized.reshape(-1, dim)
+        return resize_table(table, self.grid, grid)
 
     def _initial(self, rng: Array, shape: tuple[int, int]) -> Array:
         if self.start == "normal":

@@ -67,7 +67,7 @@ def devices(count: int) -> list[jax.Device]:
         plugin = _plugin()
         from jax._src.lib import xla_client
 
-        topology = xla_client.make_c_api_device_topology(
+        topology: Any = xla_client.make_c_api_device_topology(
             plugin, "h100", topology=f"1x1x{count}", target_config=_TARGET
         )
         return list(topology._make_compile_only_devices())

@@ -42,6 +42,17 @@ class Task(abc.ABC):
     next stage takes a component from an earlier run by its name alone.
     """
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether a batch's loss is the sum of its parts' losses, so that it may be computed in
+        parts; not so where samples are compared with each other.
+        """
+        return True
+
+    def check(self, data: Any) -> None:
+        """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
+        del data
+
     @abc.abstractmethod
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """Fresh parameters, one entry per component; only the shapes of `batch` matter."""

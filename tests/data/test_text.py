@@ -43,7 +43,7 @@ def organs(path: str, **changes: Any) -> Data:
     )
 
 
-def take(data: Data, count: int, **where: int) -> list[dict[str, np.ndarray]]:
+def take(data: Data, count: int, **where: Any) -> list[dict[str, np.ndarray]]:
     batches = data.batches(0, **where)
     taken = list(itertools.islice(batches, count))
     batches.close()
@@ -67,10 +67,8 @@ def test_batches_with_text_follow_the_spec_and_are_pure(
         assert batch["report_valid"].all() and batch["text_mask"].any(1).all()
     workers = int(source == "organs")
     parts = [
-        take(dataclasses.replace(data, workers=workers * shard), 1, start=2, shard=shard, shards=2)[
-            0
-        ]
-        for shard in (0, 1)
+        take(dataclasses.replace(data, workers=workers * half), 1, start=2, rows=rows)[0]
+        for half, rows in enumerate([(0, 1), (2, 3)])
     ]
     assert same({k: np.concatenate([p[k] for p in parts]) for k in spec}, expected[2])
 
@@ -127,7 +125,9 @@ def test_a_pass_over_a_split_is_in_order_and_always_the_same(prepared: str, m3d:
     ]
     again = list(data.examine(Source(str(m3d), "test"), crops=2))
     assert all(map(same, batches, again))
-    halves = [list(data.examine(Source(str(m3d), "test"), 2, shard=s, shards=2)) for s in (0, 1)]
+    halves = [
+        list(data.examine(Source(str(m3d), "test"), 2, rows=rows)) for rows in ((0, 1), (2, 3))
+    ]
     for number, batch in enumerate(batches):
         joined = {k: np.concatenate([half[number][k] for half in halves]) for k in batch}
         assert same(joined, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,3 +42,6 @@ class WordLengths(Tokens):
             "sentence_ids": np.zeros_like(tokens),
             "text_mask": np.arange(self.length) < len(words),
         }
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return " ".join("x" * int(length) for length in token_ids)

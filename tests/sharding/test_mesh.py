@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import re
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from m3djax import sharding
 from m3djax.cli import load_config
@@ -135,6 +137,20 @@ def test_a_mesh_that_does_not_fit_is_an_error() -> None:
 
 
 def test_every_process_of_one_makes_the_whole_batch() -> None:
-    assert sharding.process_shard(sharding.make_mesh((4, 1, 2)), 8) == (0, 1)
+    assert sharding.process_rows(sharding.make_mesh((4, 1, 2)), 8) == tuple(range(8))
     with pytest.raises(ValueError, match="batch_size=6 cannot be split"):
-        sharding.process_shard(sharding.make_mesh((8, 1, 1)), 6)
+        sharding.process_rows(sharding.make_mesh((8, 1, 1)), 6)
+
+
+@pytest.mark.parametrize("shape", [(16, 1, 1), (4, 4, 1), (4, 1, 4), (1, 1, 16)], ids=str)
+def test_hosts_of_a_torus_share_out_the_rows(shape: tuple[int, int, int]) -> None:
+    """On v5e:4x4 a ring over all chips comes past every host more than once."""
+    pytest.importorskip("libtpu")
+    devices = topologies.get_topology_desc("v5e:4x4", "tpu").devices
+    held = sharding.rows_by_process(sharding.make_mesh(shape, list(devices)), 32)
+    assert sorted(held) == [0, 1, 2, 3]
+    copies = sum(len(rows) for rows in held.values()) // 32
+    assert sorted(sum(held.values(), ())) == sorted([*range(32)] * copies)
+    assert len({len(rows) for rows in held.values()}) == 1
+    for one, two in itertools.combinations(held.values(), 2):
+        assert one == two or not set(one) & set(two)

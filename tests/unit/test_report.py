@@ -67,7 +67,7 @@ def test_the_run_decides_about_the_exit_status(results, monkeypatch):
 
 
 def test_parameters_are_those_that_were_saved(results, config):
-    params = read_params(results.folder, config)
+    params = read_params(results.folder, config, results.step)
     kernel = params["vision"]["patch_embed"]["kernel"]
     assert kernel.dtype == np.float32
     assert len(kernel.devices()) == 1

@@ -1,0 +1,133 @@
+"""Memory of contrastive losses alone, forward and backward, as the global batch grows.
+
+    python benchmarks/contrastive.py [--json] [--topology v5e:16x16] [--batches 4096 32768 131072]
+
+Nothing runs: each loss is compiled ahead of time for the devices of a TPU slice that is not there
+(needs libtpu), or with `--topology cpu` for 8 simulated devices, and the compiler's own peak bytes
+per device are read. Inputs and gradients, (B, 768) float32 split over the devices, count too.
+Where the compiler finds that a program does not fit its HBM, what it says is the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+import common
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from m3djax import sharding
+from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
+
+WIDTH = 768
+ROWS = P(sharding.MESH_AXES["batch"])
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def replicated(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
+    """InfoNCE as M3D computes it: every device gathers everything and holds all logits."""
+
+    def on_device(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
+        axes = sharding.MESH_AXES["batch"]
+        images, texts = (jax.lax.all_gather(x, axes, tiled=True) for x in (images, texts))
+        logits, labels = images @ texts.T / 0.07, jnp.arange(len(images))
+        entropy = optax.softmax_cross_entropy_with_integer_labels
+        total = entropy(logits, labels).sum() + entropy(logits.T, labels).sum()
+        return jax.lax.pmean(total / 2, axes)
+
+    return jax.shard_map(on_device, in_specs=(ROWS,) * 3, out_specs=P())(images, texts, ids)
+
+
+def of(module: Any) -> Loss:
+    """The loss of one of ours, with its parameters as they start."""
+    params = module.init(jax.random.key(0), method="factor")
+
+    def loss(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
+        return module.apply(params, images, texts, ids, jnp.ones(len(ids), bool)).total
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "InfoNCE, all logits on every device (M3D)": lambda: replicated,
+    "InfoNCE, logits split over rows": lambda: of(InfoNCE()),
+    "sigmoid, logits split over rows": lambda: of(SigmoidPairs(form="dense")),
+    "sigmoid, ring": lambda: of(SigmoidPairs()),
+}
+
+
+def mesh_of(topology: str) -> Mesh:
+    """All devices along the data axis, which the ring then goes over."""
+    if topology == "cpu":
+        jax.config.update("jax_num_cpu_devices", 8)
+        return sharding.make_mesh((-1, 1, 1))
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    return sharding.make_mesh((-1, 1, 1), list(devices))
+
+
+def peak(loss: Loss, rows: int, mesh: Mesh) -> dict[str, Any]:
+    """Compiles value and gradients; peak MiB per device, or why there are none."""
+    where = NamedSharding(mesh, ROWS)
+    features = jax.ShapeDtypeStruct((rows, WIDTH), jnp.float32, sharding=where)
+    ids = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=where)
+    out = (NamedSharding(mesh, P()), (where, where))
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=out)
+        try:
+            memory = step.lower(features, features, ids).compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            said = re.search(r"\(([\d.]+[KMGT])\) exceeds", str(error))
+            return {"needs": said.group(1) if said else "more than there is"}
+    if mesh.devices.flat[0].platform == "cpu":  # its compiler's peak leaves temporaries out
+        total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return {"peak_mib": (total + memory.temp_size_in_bytes) / 2**20}
+    return {"peak_mib": memory.peak_memory_in_bytes / 2**20}
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--topology", default="v5e:16x16")
+    parser.add_argument("--batches", type=int, nargs="+", default=[4096, 32768, 131072])
+    options = parser.parse_args()
+    mesh = mesh_of(options.topology)
+    found = {
+        name: {str(rows): peak(make(), rows, mesh) for rows in options.batches}
+        for name, make in LOSSES.items()
+    }
+    results = {
+        "machine": common.machine("jax", "jaxlib"),
+        "topology": options.topology,
+        "devices": mesh.size,
+        "losses": found,
+    }
+    rows = [("peak MiB per device", *(f"B = {rows:,}" for rows in options.batches))]
+    for name, sizes in found.items():
+        cells = (
+            f"{size['peak_mib']:,.{0 if size['peak_mib'] >= 10 else 1}f}"
+            if "peak_mib" in size
+            else f"does not fit ({size['needs']})"
+            for size in sizes.values()
+        )
+        rows.append((name, *cells))
+    common.show(results, options.json, rows)
+
+
+if __name__ == "__main__":
+    main()

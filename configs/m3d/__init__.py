@@ -1,0 +1,1 @@
+"""M3D: contrastive pretraining, and what is built on it."""

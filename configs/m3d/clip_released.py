@@ -1,0 +1,71 @@
+"""M3D-CLIP as published (BAAI-DCAI/M3D, script/train_clip.sh): ViT-B and BERT-base, 32x256x256.
+
+    python run.py prepare m3d_cap --source M3D_Cap --out data/m3d_cap
+    python run.py convert M3D-CLIP weights/m3d_clip             # GoodBaiBai88/M3D-CLIP, its folder
+    python run.py convert pretrained_ViT.bin weights/m3d_vit    # the vision tower alone
+    python run.py evaluate weights/m3d_clip                     # the four released pools
+    python run.py train configs/m3d/clip_released.py
+
+"As published" means: class tokens of both towers, a factor on the cosines that is a plain number,
+texts of up to 512 tokens, a batch of 256 (32 on each of 8 devices), the released splits with their
+leaks. Put the tokenizer's vocab.txt (bert-base-uncased) into weights/bert. To start from its
+weights: `run.py convert BERT/model.safetensors weights/bert_base --layout bert --prefix bert.` and
+`--init-from text weights/bert_base`.
+"""
+
+from data_pipelines.pipeline import Data, Source
+from data_pipelines.text.tokens import ReportTokens
+from data_pipelines.text_fields import Text
+from m3djax.augment import Augment, Intensity, Window
+from m3djax.evaluate.retrieval import Retrieval
+from m3djax.experiment import Experiment
+from m3djax.losses.contrastive import InfoNCE
+from m3djax.models.bert import Bert
+from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.models.positions import LearnedPositions
+from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.vit import ViT3D
+from m3djax.optim import AdamW
+from m3djax.tasks.clip import Clip
+
+
+def get_config() -> Experiment:
+    """See the module's docstring."""
+    block = Block(Attention(12, qkv_bias=False), Mlp(3072), norm_eps=1e-5)
+    return Experiment(
+        name="m3d_clip_released",
+        task=Clip(
+            vision=ViT3D(
+                patch_size=(4, 16, 16),
+                hidden_size=768,
+                transformer=Transformer(12, block),
+                positions=LearnedPositions((8, 16, 16)),
+                cls_token=True,
+                norm_eps=1e-5,
+            ),
+            text=Bert(pooler=True),  # published and not used; kept, so that exports are whole
+            vision_head=EmbeddingHead(768, "cls"),
+            text_head=EmbeddingHead(768, "cls"),
+            objective=InfoNCE(released=True),
+            intensity=Intensity(
+                Window(0, 1),
+                Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
+            ),
+        ),
+        data=Data(
+            (Source("data/m3d_cap", "released_train"),),
+            size=(32, 256, 256),
+            batch_size=256,
+            units="unit",
+            text=Text(ReportTokens("weights/bert", length=512, shorten="released")),
+        ),
+        optimizer=AdamW(learning_rate=1e-4, warmup=0.03, b2=0.999, weight_decay=0.1, clip_norm=1.0),
+        trainable=r"(?!text/pooler/)",
+        evaluators={
+            "retrieval": Retrieval(splits=("test100", "test500", "test1k", "released_test"))
+        },
+        steps=46_900,  # 100 epochs of 120,092 volumes
+        log_every=50,
+        save_every=1000,
+        keep=1,
+    )

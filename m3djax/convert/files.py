@@ -1,0 +1,53 @@
+"""Weight files: what they hold, by content and not by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from data_pipelines.errors import DataError, printable
+from data_pipelines.files import write_whole
+from m3djax.convert.torch_zip import read_torch_zip
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a safetensors file or of a zip that `torch.save` wrote, by name.
+
+    Floating-point tensors keep their dtype; nothing in the file is executed.
+
+    Raises:
+      DataError: the file is missing, damaged, cut off, of no known format, or holds code.
+    """
+    if not path.is_file():
+        raise DataError(path, "there is no such file", "check the path")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(b"PK"):
+        return read_torch_zip(path)
+    if start[8:9] != b"{":  # where the header of safetensors begins
+        raise DataError(
+            path,
+            "is neither safetensors nor a zip of torch 1.6 or newer; its pickle is not opened",
+            "save it again as safetensors",
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        problem = f"is damaged, cut off, or of a dtype that is not read ({printable(error)})"
+        raise DataError(path, problem, "download it again and compare its size") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], dtype: Dtype) -> None:
+    """Writes a safetensors file, whole or not at all, as transformers and torch read it."""
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    # Not ascontiguousarray: it makes an array of one element of a scalar.
+    cast = {name: np.asarray(value, kind, order="C") for name, value in tensors.items()}
+    write_whole(path, safetensors.numpy.save(cast, {"format": "pt"}))

@@ -1,0 +1,200 @@
+"""Many processes that train as one: how they find each other, agree, and end together.
+
+Arrays travel through XLA's collectives. What the hosts have to say to each other (which step to
+restore, that one of them failed) goes through the key-value store that `jax.distributed` runs in
+process 0, so that nobody waits inside a collective for somebody who reads files.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import json
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+
+from data_pipelines.errors import ConfigError
+from m3djax.watch import CURE, LastWords, Watch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ADDRESS, COUNT, NUMBER = PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
+_DAY_MS = 24 * 3600 * 1000  # no limit of its own: the heartbeat ends who waits for the dead
+_turns = itertools.count()
+
+
+class Agreed(Exception):
+    """An error that every process raises at the same step: nobody has to be told."""
+
+
+def start() -> None:
+    """Joins the other processes of the run, if there are any; call it before any computation.
+
+    TPU pods, Slurm, Kubernetes and MPI are recognised by `jax.distributed`. Anywhere else (and
+    before that) three variables of the environment count: the address of process 0, how many
+    processes there are, and which one this is.
+
+    Raises:
+      ConfigError: the variables are incomplete or wrong, or the others cannot be reached.
+    """
+    plain = plain_settings(os.environ)
+    if plain and plain["num_processes"] == 1:
+        return
+    seconds = _seconds("M3DJAX_START_SECONDS", 300)
+    # JAX ends a process that does not find the others, without an error that could be caught.
+    last_words = LastWords(
+        f"The processes did not come together within {seconds} seconds. Cure: start all of them "
+        f"within M3DJAX_START_SECONDS, see that the port of process 0 is open to all, or set "
+        f"{COUNT}=1 if this one is to train alone."
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about clusters that JAX could know but does not
+            jax.distributed.initialize(
+                **plain,
+                cluster_detection_method="deactivate" if plain else None,
+                initialization_timeout=seconds,
+                heartbeat_timeout_seconds=_seconds("M3DJAX_HEARTBEAT_SECONDS", 100),
+            )
+    except ValueError as error:
+        if plain or "coordinator_address should be defined" not in str(error):
+            raise ConfigError(f"the processes cannot start together: {error}") from error
+        _refuse_to_be_one_of_many(os.environ)
+        return  # no cluster: this process is alone
+    except RuntimeError as error:
+        if not plain and "must be called before" in str(error):
+            return  # called from code that computes already, such as a notebook: alone, too
+        raise ConfigError(
+            f"the processes cannot start together: {error} Cure: see to that, or set {COUNT}=1 if "
+            "this one is to train alone."
+        ) from error
+    finally:
+        last_words.cancel()
+    if not is_first():
+        logging.getLogger().setLevel(logging.ERROR)
+
+
+def plain_settings(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of `jax.distributed.initialize` that three variables give; {} without them.
+
+    Raises:
+      ConfigError: some are set and some are not, or a value cannot be.
+    """
+    given = {name: environment[name] for name in PLAIN if environment.get(name)}
+    if given.get(COUNT) == "1":
+        return {"num_processes": 1}
+    # An address alone is for JAX: it overrides the one that a cluster gives.
+    if not given or given.keys() == {ADDRESS}:
+        return {}
+    if missing := [name for name in PLAIN if name not in given]:
+        raise ConfigError(
+            f"{', '.join(given)} set, but not {', '.join(missing)}. Cure: set all of "
+            f"{', '.join(PLAIN)} on every host, or none."
+        )
+    for name in (COUNT, NUMBER):
+        if not given[name].isdecimal():
+            raise ConfigError(f"{name}={given[name]!r} is not a number. Cure: 0, 1, 2 ...")
+    count, number = int(given[COUNT]), int(given[NUMBER])
+    if number >= count:
+        raise ConfigError(
+            f"{NUMBER}={number} is too large for {COUNT}={count}. Cure: number the processes "
+            f"from 0 to {COUNT} - 1."
+        )
+    if not given[ADDRESS].rpartition(":")[2].isdecimal() or ":" not in given[ADDRESS]:
+        raise ConfigError(f"{ADDRESS}={given[ADDRESS]!r} has no port. Cure: HOST:PORT.")
+    return {"coordinator_address": given[ADDRESS], "num_processes": count, "process_id": number}
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Starts, and ends all processes if one fails: they would wait for it for ever.
+
+    An error that only this process has is told to the others, who end with it in their output.
+    """
+    start()
+    if jax.process_count() == 1:
+        yield
+        return
+    watch = Watch(_client(), _who(), first=is_first())
+    try:
+        yield
+        barrier()
+        watch.close()
+    except Agreed:
+        barrier()
+        watch.close()
+        raise
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            error.add_note(
+                f"{_who()}: failed in a computation that all processes share. If another process "
+                f"is gone, its output says why. {CURE}"
+            )
+        atexit.register(watch.leave, f"{type(error).__name__}: {error}")  # once it is printed
+        raise
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and prints."""
+    return jax.process_index() == 0
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` returns in process 0, in every process; the others wait for it.
+
+    Every process must call this the same number of times, in the same order.
+
+    Args:
+      make: runs in process 0 alone; its result must be JSON-able.
+    """
+    if jax.process_count() == 1:
+        return make()
+    key = f"m3djax/turn/{next(_turns)}"
+    if is_first():
+        value = make()
+        _client().key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_client().blocking_key_value_get(key, _DAY_MS))
+
+
+def barrier() -> None:
+    """Until every process is here."""
+    if jax.process_count() > 1:
+        _client().wait_at_barrier(f"m3djax/turn/{next(_turns)}", _DAY_MS)
+
+
+def _client() -> Any:
+    from jax._src import distributed  # the store has no public name; Orbax takes it from here too
+
+    return distributed.global_state.client
+
+
+def _who() -> str:
+    number, count = jax.process_index(), jax.process_count()
+    return f"process {number} of {count} ({socket.gethostname()})"
+
+
+def _refuse_to_be_one_of_many(environment: Mapping[str, str]) -> None:
+    """An indexed job whose pods do not know of each other would write one run many times over."""
+    if _KUBERNETES_INDEX in environment:
+        raise ConfigError(
+            f"{_KUBERNETES_INDEX} says that this is one pod of a job, but nothing says where the "
+            f"others are. Cure: set {', '.join(PLAIN)} as launch/kubernetes.yaml does, or "
+            f"{COUNT}=1 if every pod is to train alone."
+        )
+
+
+def _seconds(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal() or not int(value):
+        raise ConfigError(f"{name}={value!r} is not a number of seconds. Cure: such as {default}.")
+    return int(value)

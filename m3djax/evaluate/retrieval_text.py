@@ -1,0 +1,102 @@
+"""What the numbers of `Retrieval` say, in sentences and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from m3djax.evaluate.findings import Findings, Picture, Table
+from m3djax.evaluate.statistics import number_text
+
+_ONE_PATIENT = (
+    "{}: all samples are of one patient. The intervals are over samples, which overlap where they "
+    "are crops of one scan, and say nothing about other patients."
+)
+_NAMES = {"image_to_text": "volume to report", "text_to_image": "report to volume"}
+
+
+def present(
+    pools: Mapping[str, Any],
+    pictures: tuple[Picture, ...],
+    caveats: tuple[str, ...],
+    pass_at: int = 0,
+) -> Findings:
+    """The findings.
+
+    Args:
+      pools: name -> numbers.
+      pictures: sheets of queries.
+      caveats: what the numbers do not say.
+      pass_at: see `Retrieval`.
+    """
+    first, numbers = next(iter(pools.items()))
+    curves = {
+        f"{direction}_{key}": value["value"]
+        for direction in _NAMES
+        for key, value in numbers[direction].items()
+    }
+    notes = []
+    if any(n["captions"] < n["samples"] for n in pools.values()):
+        notes.append("Some captions are the same: they count as equally right, in chance too.")
+    if alone := [name for name, n in pools.items() if n["patients"] == 1]:
+        notes.append(_ONE_PATIENT.format(", ".join(alone)))
+    return Findings(
+        title="Retrieval between volumes and reports",
+        numbers={**curves, "curves_of": first, "pools": dict(pools)},
+        sentences=tuple(_sentence(name, n) for name, n in pools.items()),
+        tables=tuple(_table(name, n) for name, n in pools.items()),
+        pictures=pictures,
+        caveats=(*notes, *caveats),
+        passed=_passes(numbers, pass_at) if pass_at else None,
+    )
+
+
+def _passes(numbers: Mapping[str, Any], k: int) -> bool:
+    """Whether both directions are above chance beyond their intervals."""
+    key = f"R@{k}"  # absent where the pool is not larger than k: nothing to pass there
+    return key in numbers["chance"] and all(
+        numbers[direction][key]["interval"][0] > numbers["chance"][key] for direction in _NAMES
+    )
+
+
+def _sentence(name: str, numbers: Mapping[str, Any]) -> str:
+    key = next(iter(numbers["chance"]))
+    expected = numbers["chance"][key]
+    parts = []
+    for direction, what in _NAMES.items():
+        found = numbers[direction][key]
+        low, high = found["interval"]
+        against = "above" if low > expected else "below" if high < expected else "no better than"
+        parts.append(f"{what} {found['value']:.1%}, {against} chance ({expected:.1%})")
+    return f"Pool {name} ({numbers['samples']:,} samples), {key}: {'; '.join(parts)}."
+
+
+def _table(name: str, numbers: Mapping[str, Any]) -> Table:
+    keys = list(numbers["chance"])
+    rows = [
+        (
+            what,
+            *(_percent(numbers[direction][key]) for key in keys),
+            number_text(numbers[direction]["median_rank"], ".1f"),
+        )
+        for direction, what in _NAMES.items()
+    ]
+    rows.append(("a random order", *(f"{numbers['chance'][k]:.1%}" for k in keys), ""))
+    return Table(
+        f"Pool {name}: {numbers['samples']:,} samples, {numbers['captions']:,} different captions",
+        ("query to answer", *keys, "median rank"),
+        tuple(rows),
+        "R@k: share of queries with a right answer among the first k. In brackets: 95 % bootstrap "
+        f"over {_units(numbers)}, the pool kept as it is.",
+    )
+
+
+def _units(numbers: Mapping[str, Any]) -> str:
+    if numbers["patients"] > 1:
+        return f"{numbers['patients']:,} patients"
+    return f"{numbers['samples']:,} samples of one patient"
+
+
+def _percent(number: Mapping[str, Any]) -> str:
+    low, high = number["interval"]
+    return f"{number['value']:.1%} [{low:.1%}, {high:.1%}]"

@@ -1,0 +1,124 @@
+"""Contrastive pretraining of a volume and a text tower: M3D-CLIP, as released and corrected."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from data_pipelines.errors import ConfigError
+from m3djax.augment import Intensity
+from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
+from m3djax.models.bert import Bert
+from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.models.vit import ViT3D
+from m3djax.params import Params
+from m3djax.tasks.base import Batch, Loss, Task, apply
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip(Task):
+    """Volumes and reports that belong together lie close in one space (arXiv 2103.00020).
+
+    Each tower's tokens become one unit vector; the objective compares all images of the global
+    batch with all texts of it. M3D-CLIP (BAAI-DCAI/M3D, CLIP.py) is `InfoNCE(released=True)` with
+    both heads on "cls"; see configs/m3d/clip_released.py.
+
+    Attributes:
+      vision: encoder of volumes, which later stages take over.
+      text: encoder of reports.
+      vision_head: pools and projects what `vision` returns.
+      text_head: the same for `text`.
+      objective: what makes a pair right.
+      intensity: window and augmentation.
+    """
+
+    vision: ViT3D = ViT3D()
+    text: Bert = Bert()
+    vision_head: EmbeddingHead = EmbeddingHead(pooling="mean")
+    text_head: EmbeddingHead = EmbeddingHead()
+    objective: InfoNCE | SigmoidPairs = InfoNCE()
+    intensity: Intensity = Intensity()
+
+    def __post_init__(self) -> None:
+        if self.vision_head.features != self.text_head.features:
+            raise ConfigError(
+                f"vision_head.features={self.vision_head.features} and "
+                f"text_head.features={self.text_head.features} must be equal."
+            )
+
+    @property
+    def accumulates(self) -> bool:
+        """No: the loss of a part of the batch compares with fewer others."""
+        return False
+
+    def check(self, data: Any) -> None:
+        """See `Task.check`: there must be texts, of the text tower's vocabulary and length."""
+        if data.text is None:
+            raise ConfigError("Clip needs data with text. Cure: set data.text.")
+        tokens, table = data.text.tokens, self.text.embeddings
+        rows = getattr(tokens, "vocab_size", table.vocab_size)
+        if rows != table.vocab_size:
+            raise ConfigError(
+                f"data.text.tokens.vocab_size={rows}, and the text tower's table has "
+                f"{table.vocab_size} rows (task.text.embeddings.vocab_size). Cure: take the "
+                "tokenizer of the model that the tower's weights are from."
+            )
+        length = tokens.spec()["token_ids"].shape[-1]
+        if length > table.max_length:
+            raise ConfigError(
+                f"texts have {length} tokens, and the text tower takes {table.max_length}. "
+                "Cure: a smaller data.text.tokens.length."
+            )
+
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """See `Task.init`; of the batch only the size of `image` matters."""
+        keys = jax.random.split(rng, 5)
+        images = jnp.zeros((1, *batch["image"].shape[1:]))
+        seen, vision = self.vision.init_with_output(keys[0], images)
+        read, text = self.text.init_with_output(keys[1], jnp.zeros((1, 2), jnp.int32))
+        vision_head = self.vision_head.init(keys[2], seen.tokens, seen.cls)
+        text_head = self.text_head.init(keys[3], read.tokens, read.cls)
+        objective = self.objective.init(keys[4], method="factor")
+        parts = {"vision": vision, "text": text, "vision_head": vision_head}
+        parts |= {"text_head": text_head, "objective": objective}
+        return {name: variables["params"] for name, variables in parts.items()}
+
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
+        """See `objective`; the weight is the number of rows that have a text.
+
+        Args:
+          params: one entry per component.
+          batch: image, scale, offset as in every task; token_ids and text_mask (B, L), text_id
+            (B,), equal for equal captions; report_valid (B,), if there may be rows without text.
+          keys: one per sample.
+          train: whether to augment.
+        """
+        images = self.intensity(batch, keys, train=train)
+        valid = batch.get("report_valid", jnp.ones(len(images), bool))
+        return apply(
+            self.objective,
+            params["objective"],
+            self.embed_images(params, images),
+            self.embed_texts(params, batch["token_ids"], batch["text_mask"]),
+            batch["text_id"],
+            valid,
+        )
+
+    def embed_images(
+        self, params: Params, images: Float[Array, "b d h w c"]
+    ) -> Float[Array, "b f"]:
+        """Unit vectors of windowed volumes, float32."""
+        features = apply(self.vision, params["vision"], images)
+        return apply(self.vision_head, params["vision_head"], features.tokens, features.cls)
+
+    def embed_texts(
+        self, params: Params, token_ids: Int[Array, "b n"], mask: Bool[Array, "b n"]
+    ) -> Float[Array, "b f"]:
+        """Unit vectors of texts, float32; `mask` is True where there is a token."""
+        features = apply(self.text, params["text"], token_ids, mask)
+        head = params["text_head"]
+        return apply(self.text_head, head, features.tokens, features.cls, features.mask)

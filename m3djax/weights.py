@@ -1,0 +1,94 @@
+"""Weights without a run, such as imported ones: a folder that stands wherever a run's may.
+
+WEIGHTS/config.json is an experiment that the weights fit, weights/ holds the parameters of one or
+several of its components, origin.json says where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from data_pipelines.files import write_whole
+from m3djax import checkpoint, distributed, manifest, run_folder
+from m3djax import experiment as experiment_lib
+from m3djax.checkpoint import CheckpointError
+from m3djax.experiment import Experiment
+from m3djax.params import FlatParams
+
+FOLDER = "weights"
+ORIGIN = "origin.json"
+
+
+def save(
+    folder: epath.PathLike,
+    experiment: Experiment,
+    parameters: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> None:
+    """Writes weights; a folder that is interrupted on the way is never read as whole.
+
+    Args:
+      folder: must not exist, or hold nothing but what an interrupted call left.
+      experiment: what `evaluate` and export are to read: task, data, evaluators.
+      parameters: path -> array, by the names of the experiment's task.
+      origin: JSON-able.
+
+    Raises:
+      CheckpointError: the folder holds something else.
+    """
+    folder = epath.Path(folder).resolve()
+    place = folder / FOLDER
+    if folder.exists():
+        names = {path.name for path in folder.iterdir()}
+        if names - {FOLDER, ORIGIN, run_folder.CONFIG} or (place / manifest.NAME).exists():
+            raise CheckpointError(f"{folder}: exists. Cure: another name, or delete it.")
+    if place.exists():
+        place.rmtree()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / run_folder.CONFIG, experiment_lib.dumps(experiment))
+    write_whole(folder / ORIGIN, json.dumps(dict(origin), indent=1) + "\n")
+    ocp.save(place, dict(parameters))
+    manifest.write(place, {})
+
+
+def load_params(
+    folder: epath.PathLike, wanted: Mapping[str, Any], *, step: int | None = None
+) -> FlatParams:
+    """Parameters of a run's newest readable checkpoint, or of a folder that `save` wrote.
+
+    Args:
+      folder: either.
+      wanted: path -> jax.ShapeDtypeStruct with a sharding; see `checkpoint.load_params`.
+      step: one that `newest_readable` found; by default it is looked for.
+
+    Raises:
+      CheckpointError: nothing there is readable, it lacks a path, or a shape differs.
+    """
+    place = epath.Path(folder).resolve() / FOLDER
+    if not place.exists():
+        return checkpoint.load_params(folder, wanted, step=step)
+    if step is None:
+        distributed.from_first(lambda: newest_readable(folder))
+    saved = ocp.metadata(place).metadata
+    checkpoint.check_shapes(place, None, dict(wanted))
+    loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+    return {path: loaded[path] for path in wanted}
+
+
+def newest_readable(folder: epath.PathLike) -> int:
+    """The step of a run's newest readable checkpoint; 0 for a folder that `save` wrote.
+
+    Raises:
+      CheckpointError: nothing there is readable.
+    """
+    place = epath.Path(folder) / FOLDER
+    if not place.exists():
+        return checkpoint.newest_readable(folder)
+    if reason := manifest.damage(place):
+        raise CheckpointError(f"{place}: {reason}. Cure: convert the weights again.")
+    return 0

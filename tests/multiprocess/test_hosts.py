@@ -1,0 +1,156 @@
+"""Several processes train as one would, and end as one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from m3djax import checkpoint, sharding
+from m3djax.logging import read_metrics
+from m3djax.train import train
+from tests import tiny
+from tests.multiprocess.launch import slurm, together
+
+LONG = {"name": "long", "steps": 3000, "save_every": 20, "devices": 1}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hosts")
+
+
+@pytest.fixture(autouse=True)
+def in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+
+
+@pytest.fixture(scope="module")
+def alone(prepared: str, home: Path) -> list[float]:
+    """Losses of a run of six steps in one process on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        make = sharding.make_mesh
+        patch.setattr(sharding, "make_mesh", lambda _: make((1, 1, 1), jax.devices()[:1]))
+        train(tiny.experiment(prepared, name="alone"))
+    return losses(home / "runs/alone")
+
+
+@pytest.fixture(scope="module")
+def two(prepared: str, home: Path) -> list[dict]:
+    """Two processes with two devices each, in a mesh that goes round; three steps of six."""
+    orders = {"dataset": prepared, "name": "shared", "torus": True, "steps": 6}
+    with together(home, 2, orders) as group:
+        told = group.finish()
+        assert group.said() == ["", ""]
+        # Gloo, which stands in for the accelerators' network, greets by itself.
+        prints = [[line for line in output.read_text().splitlines() if "[Gloo]" not in line]
+                  for output in group.outputs]  # fmt: skip
+        assert len(prints[0]) > 1 and len(prints[1]) == 1, "only process 0 shows its progress"
+    return told
+
+
+def losses(run: Path) -> list[float]:
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    return [row["loss"] for row in rows]
+
+
+def row_sums(prepared: str) -> list[int]:
+    batch = next(tiny.experiment(prepared).data.batches(0))
+    return [int(image.sum(dtype=np.int64)) for image in batch["image"]]
+
+
+def test_two_processes_share_the_rows_and_learn_the_same(
+    two: list[dict], alone: list[float], prepared: str, home: Path
+) -> None:
+    assert [(child["process"], child["processes"]) for child in two] == [(0, 2), (1, 2)]
+    assert [child["rows"] for child in two] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    sums = {row: s for child in two for row, s in zip(child["rows"], child["sums"], strict=True)}
+    assert [sums[row] for row in range(8)] == row_sums(prepared)
+    np.testing.assert_allclose(losses(home / "runs/shared"), alone, rtol=5e-6)
+    assert len(list((home / "runs/shared/tensorboard").iterdir())) == 1
+
+
+def test_four_processes_go_on_where_two_were_and_one_where_four_were(
+    two: list[dict], alone: list[float], prepared: str, home: Path
+) -> None:
+    """Also tensor parallelism across processes: those that hold the same rows make the same."""
+    drop_step(home / "runs/shared", 6)
+    orders = {"dataset": prepared, "name": "shared", "mesh": (1, 2, 2), "devices": 1}
+    with together(home, 4, orders, slurm) as group:
+        told = group.finish()
+    assert [child["rows"] for child in told] == [[*range(4)]] * 2 + [[*range(4, 8)]] * 2
+    assert told[0]["sums"] == told[1]["sums"] and told[2]["sums"] == told[3]["sums"]
+    assert told[0]["sums"] + told[2]["sums"] == row_sums(prepared)
+    np.testing.assert_allclose(losses(home / "runs/shared"), alone, rtol=5e-6)
+    drop_step(home / "runs/shared", 6)
+    train(tiny.experiment(prepared, name="shared", mesh=(-1, 1, 2)))  # 8 devices, 1 process
+    np.testing.assert_allclose(losses(home / "runs/shared"), alone, rtol=5e-6)
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def drop_step(run: Path, step: int) -> None:
+    (run / "checkpoints" / str(step)).rename(run / f"dropped-{os.urandom(4).hex()}")
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_killed_process_ends_the_others_with_a_reason(
+    victim: int, prepared: str, home: Path
+) -> None:
+    done = lambda: checkpoint.steps_in("runs/long")  # noqa: E731
+    before = (done() or [0])[0]
+    with together(home, 2, LONG | {"dataset": prepared}) as group:
+        group.until(lambda: done() and done()[0] > before)
+        os.killpg(group.processes[victim].pid, signal.SIGKILL)
+        assert group.wait(60)[1 - victim] != 0
+        cure = "Cure: see to that, then start all processes again"
+        until(lambda: cure in group.said()[1 - victim])  # the last words come a moment later
+        said = group.said()[1 - victim]
+    assert re.search(r"process \d of 2 .*another process|process \d of 2.*failed", said), said
+
+
+def test_a_restart_goes_on_and_a_signal_to_one_stops_all_at_the_same_step(
+    prepared: str, home: Path
+) -> None:
+    """Follows the test above: it finds the run that the kills left."""
+    before = checkpoint.newest_readable("runs/long")
+    assert before > 0
+    with together(home, 2, LONG | {"dataset": prepared}) as group:
+        group.until(lambda: read_metrics(home / "runs/long")[-1]["step"] >= before + 2)
+        group.processes[1].send_signal(signal.SIGTERM)
+        assert group.wait(120) == [1, 1]
+    steps = [re.search(r"SIGTERM came: saved at step (\d+) of 3000", said) for said in group.said()]
+    assert steps[0] and steps[1] and steps[0][1] == steps[1][1]
+    assert checkpoint.newest_readable("runs/long") == int(steps[0][1])
+    curve = losses(home / "runs/long")  # every step once: no restart from zero, no gap
+    assert len(curve) == int(steps[0][1])
+
+
+def test_what_fails_in_one_process_is_said_in_all(prepared: str, home: Path) -> None:
+    orders = {"dataset": prepared, "name": "broken", "broken_from": 4, "devices": 1}
+    with together(home, 2, orders) as group:
+        assert group.wait(120) == [1, 1]
+    first, second = group.said()
+    assert "shard-7: cannot be read any more. Cure: mend the disk" in second
+    assert re.search(r"process 0 of 2 .*ends, because process 1 of 2 .*shard-7: cannot", first)
+
+
+def test_a_process_that_finds_nobody_says_so(prepared: str, home: Path) -> None:
+    environment = {"M3DJAX_START_SECONDS": "3"}
+    with together(home, 2, {"dataset": prepared, "name": "lonely"}, **environment) as group:
+        os.killpg(group.processes[0].pid, signal.SIGKILL)
+        assert group.wait(120)[1] != 0
+        until(lambda: "Cure: start all of them" in group.said()[1])
+        assert "did not come together within 3 seconds. Cure: start all of them" in group.said()[1]

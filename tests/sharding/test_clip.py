@@ -1,0 +1,59 @@
+"""Contrastive training on 1 device and on meshes of 8 is the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from m3djax import sharding
+from m3djax.experiment import Experiment
+from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
+from m3djax.models.embedding_head import AttentionPool, EmbeddingHead
+from m3djax.step import TrainState, compile_step
+from m3djax.train import abstract_state, to_devices, trainer_of
+from tests import tiny
+
+
+def experiment(objective: Any) -> Experiment:
+    heads = {
+        "vision_head": EmbeddingHead(12, "attention", AttentionPool(2)),
+        "text_head": EmbeddingHead(12, "mean"),
+    }
+    return tiny.experiment(task=tiny.clip(objective=objective, **heads))
+
+
+def run(
+    config: Experiment, start: TrainState, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    history = []
+    with jax.set_mesh(mesh):
+        where = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+        state = jax.device_put(start, where)
+        step = compile_step(trainer_of(config), mesh)
+        for number in range(5):
+            batch = to_devices(tiny.text_batch(number), mesh)
+            state, metrics = step(state, batch, jax.random.key(1))
+            history.append({name: np.asarray(value) for name, value in metrics.items()})
+        assert step._cache_size() == 1, "the step compiled more than once"
+    return state, history
+
+
+@pytest.mark.parametrize(
+    "objective, shape",
+    [(InfoNCE(), (2, 2, 2)), (SigmoidPairs(), (2, 4, 1))],
+    ids=["infonce", "sigmoid"],
+)
+def test_five_updates_equal_those_of_one_device(
+    objective: Any, shape: tuple[int, int, int]
+) -> None:
+    config = experiment(objective)
+    start = jax.device_get(jax.jit(trainer_of(config).init)(jax.random.key(0)))
+    alone, theirs = run(config, start, sharding.make_mesh((1, 1, 1), jax.devices()[:1]))
+    state, ours = run(config, start, sharding.make_mesh(shape))
+    for here, there in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=2e-5)
+        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-4)
+    assert tiny.largest_difference(state.trainable, alone.trainable) < 2e-3

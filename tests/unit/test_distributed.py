@@ -1,0 +1,62 @@
+"""What the environment may say about other processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_pipelines.errors import ConfigError
+from m3djax import distributed
+from m3djax.distributed import ADDRESS, COUNT, NUMBER, plain_settings
+
+ALL = {ADDRESS: "host:1234", COUNT: "4", NUMBER: "3"}
+
+
+def test_three_variables_are_enough() -> None:
+    expected = {"coordinator_address": "host:1234", "num_processes": 4, "process_id": 3}
+    assert plain_settings(ALL | {"OTHER": "1"}) == expected
+    assert plain_settings({}) == {}
+    assert plain_settings({ADDRESS: "host:1234"}) == {}  # overrides that of a cluster
+    assert plain_settings({COUNT: "1"}) == {"num_processes": 1}
+
+
+@pytest.mark.parametrize("missing", [{ADDRESS}, {NUMBER}, {COUNT}, {ADDRESS, NUMBER}])
+def test_half_given_variables_are_named(missing: set[str]) -> None:
+    given = {name: value for name, value in ALL.items() if name not in missing}
+    with pytest.raises(ConfigError, match="set, but not " + ", ".join(sorted(missing))):
+        plain_settings(given)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({COUNT: "four"}, "JAX_NUM_PROCESSES='four' is not a number"),
+        ({NUMBER: "-1"}, "JAX_PROCESS_ID='-1' is not a number"),
+        ({NUMBER: "4"}, "JAX_PROCESS_ID=4 is too large for JAX_NUM_PROCESSES=4"),
+        ({COUNT: "0"}, "too large"),
+        ({ADDRESS: "host"}, "JAX_COORDINATOR_ADDRESS='host' has no port"),
+    ],
+)
+def test_wrong_variables_are_named(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{message}.*Cure: "):
+        plain_settings(ALL | changes)
+
+
+def test_one_pod_of_many_does_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    with pytest.raises(ConfigError, match="one pod of a job.*Cure: set JAX_COORDINATOR_ADDRESS"):
+        distributed._refuse_to_be_one_of_many({"JOB_COMPLETION_INDEX": "2"})
+    monkeypatch.setenv(COUNT, "1")
+    distributed.start()  # whoever says so may
+
+
+def test_one_process_needs_nobody() -> None:
+    with distributed.together():
+        assert distributed.is_first()
+        assert distributed.from_first(lambda: {"step": 3}) == {"step": 3}
+        distributed.barrier()
+
+
+def test_seconds_must_be_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M3DJAX_HEARTBEAT_SECONDS", "soon")
+    with pytest.raises(ConfigError, match="M3DJAX_HEARTBEAT_SECONDS='soon' is not a number"):
+        distributed._seconds("M3DJAX_HEARTBEAT_SECONDS", 100)
