@@ -29,6 +29,7 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "embed": ("fsdp",),
     "heads": ("tensor",),
     "mlp": ("tensor",),
+    "vocab": ("fsdp", "tensor"),
     "layers": (),
 }
 
@@ -48,6 +49,16 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"(patch_embed|embed|predict)/bias", (None,)),
     (r"(cls|cls_position|mask_token)", (None,)),
     (r"positions/table", (None, None)),
+    # Language models. Feature-sharded tables under a gather would be gathered whole every time.
+    (r"block/attention/qkv/kernel", ("layers", "embed", "heads")),
+    (r"block/attention/qkv/bias", ("layers", "heads")),
+    (r"block/attention/(query|key)_norm/scale", ("layers", None)),
+    (r"block/mlp/(gate|up|gate_up)/kernel", ("layers", "embed", "mlp")),
+    (r"block/mlp/(gate|up|gate_up)/bias", ("layers", "mlp")),
+    (r"block/mlp/down/kernel", ("layers", "mlp", "embed")),
+    (r"block/mlp/down/bias", ("layers", None)),
+    (r"token_embed/embedding", ("vocab", None)),
+    (r"head/kernel", (None, "vocab")),
 )
 
 
