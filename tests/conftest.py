@@ -30,6 +30,12 @@ def sample_scans() -> epath.Path:
 
 
 @pytest.fixture(scope="session")
+def sample_text_encoder() -> epath.Path:
+    """The folder of real MiniLM weights; downloaded once."""
+    return fetch.sample_text_encoder()
+
+
+@pytest.fixture(scope="session")
 def prepared(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The prepared sample dataset's folder."""
     out = tmp_path_factory.mktemp("prepared") / "sample_ct"
