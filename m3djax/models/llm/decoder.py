@@ -24,8 +24,8 @@ def rms_norm(like: Array, *, epsilon: float, name: str) -> nn.RMSNorm:
 class CausalAttention(nn.Module):
     """Grouped-query self-attention with rotary positions.
 
-    Without a cache every token sees the tokens before it and itself. With the variables `key` and
-    `value`, (B, heads, slots, head_dim) each, in the collection "cache", the new tokens are written
+    Without a cache every token sees the tokens before it and itself. With the variables `keys` and
+    `values`, (B, heads, slots, head_dim) each, in the collection "cache", the new tokens are written
     there from `slot` on, and what may be seen is up to the mask alone.
 
     Attributes:
@@ -64,9 +64,9 @@ class CausalAttention(nn.Module):
             query = rms_norm(x, epsilon=self.norm_eps, name="query_norm")(query)
             key = rms_norm(x, epsilon=self.norm_eps, name="key_norm")(key)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        cached = self.has_variable("cache", "key")
+        cached = self.has_variable("cache", "keys")
         if cached:
-            key, value = (self._remember(*new, slot) for new in (("key", key), ("value", value)))
+            key, value = (self._remember(*new, slot) for new in (("keys", key), ("values", value)))
         out = dot_product_attention(query, key, value, mask, causal=not cached)
         out = constrain(out, ("batch", None, "heads", None))
         return dense(x.shape[-1], x, name="out", use_bias=self.out_bias)(
@@ -100,7 +100,8 @@ class CausalAttention(nn.Module):
         cache = self.variable("cache", name)
         start = (0, 0, slot, 0)
         new = jnp.swapaxes(new, 1, 2).astype(cache.value.dtype)
-        cache.value = jax.lax.dynamic_update_slice(cache.value, new, start)
+        whole = jax.lax.dynamic_update_slice(cache.value, new, start)
+        cache.value = constrain(whole, ("batch", "heads", None, None))
         return jnp.swapaxes(cache.value, 1, 2)
 
 
