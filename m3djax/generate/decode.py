@@ -23,7 +23,7 @@ from m3djax.models.llm.decoder import Decoder
 from m3djax.sharding import constrain
 
 LayerCache = tuple[Array, Array]
-"""Keys and values, (b, heads, slots, d) each."""
+"""Keys and values, (b, heads, d, slots) each."""
 
 
 @struct.dataclass
@@ -97,7 +97,7 @@ def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
     layers = []
     for stage in model.stages:
         attention = stage.block.attention
-        shape = (rows, attention.num_kv_heads, slots, attention.head_dim)
+        shape = (rows, attention.num_kv_heads, attention.head_dim, slots)
         for _ in range(2 * stage.num_layers):
             zeros = jnp.zeros(shape, model.dtype)
             layers.append(constrain(zeros, ("batch", "heads", None, None)))
@@ -108,13 +108,13 @@ def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
 def extend(cache: Cache, rows: int, slots: int) -> Cache:
     """A cache with more slots behind, and one row repeated to `rows` if there is only one."""
 
-    def widen(leaf: Array, axis: int) -> Array:
+    def widen(leaf: Array) -> Array:
         leaf = jnp.broadcast_to(leaf, (rows, *leaf.shape[1:]))
-        pad = [(0, slots - leaf.shape[i] if i == axis else 0) for i in range(leaf.ndim)]
-        return constrain(jnp.pad(leaf, pad), ("batch", "heads", None, None)[: leaf.ndim])
+        pad = [(0, 0)] * (leaf.ndim - 1) + [(0, slots - leaf.shape[-1])]
+        axes = ("batch", None) if leaf.ndim == 2 else ("batch", "heads", None, None)
+        return constrain(jnp.pad(leaf, pad), axes)
 
-    layers = tuple((widen(key, 2), widen(value, 2)) for key, value in cache.layers)
-    return Cache(layers, constrain(widen(cache.valid, 1), ("batch", None)))
+    return jax.tree.map(widen, cache)
 
 
 def forward(

@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "mg3d": "",
     "psat": "",
     "mae3d": "test_mae3d.py",
+    "llm": "test_llm.py",
     "lora": "",
     "text_metrics": "",
 }

@@ -25,7 +25,7 @@ class CausalAttention(nn.Module):
     """Grouped-query self-attention with rotary positions.
 
     Without a cache every token sees the tokens before it and itself. With the variables `keys` and
-    `values`, (B, heads, slots, head_dim) each, in the collection "cache", the new tokens are written
+    `values`, (B, heads, head_dim, slots) each, in the collection "cache", the new tokens are written
     there from `slot` on, and what may be seen is up to the mask alone.
 
     Attributes:
@@ -98,11 +98,11 @@ class CausalAttention(nn.Module):
     def _remember(self, name: str, new: Array, slot: Array | None) -> Array:
         """Writes new tokens into the cache and returns all of it, (b, slots, heads, d)."""
         cache = self.variable("cache", name)
-        start = (0, 0, slot, 0)
-        new = jnp.swapaxes(new, 1, 2).astype(cache.value.dtype)
-        whole = jax.lax.dynamic_update_slice(cache.value, new, start)
+        # Slots last is the order in which XLA multiplies; in any other it copies all of the cache.
+        new = jnp.transpose(new, (0, 2, 3, 1)).astype(cache.value.dtype)
+        whole = jax.lax.dynamic_update_slice(cache.value, new, (0, 0, 0, slot))
         cache.value = constrain(whole, ("batch", "heads", None, None))
-        return jnp.swapaxes(cache.value, 1, 2)
+        return jnp.transpose(cache.value, (0, 3, 1, 2))
 
 
 class GatedMlp(nn.Module):
@@ -245,7 +245,10 @@ class Decoder(nn.Module):
         """Scores of all rows of the vocabulary, in `dtype`, for normalised hidden states."""
         if not self.tie_embeddings:
             return self.head(hidden)
-        return hidden @ self.token_embed.embedding.astype(hidden.dtype).T
+        table = self.token_embed.embedding.astype(hidden.dtype)
+        # The table comes first: as the second factor CPUs would transpose all of it every time.
+        products = jax.lax.dot_general(table, hidden, (((1,), (hidden.ndim - 1,)), ((), ())))
+        return jnp.moveaxis(products, 0, -1)
 
     def normalise(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         """The norm after the last block."""

@@ -165,10 +165,6 @@ class Rotary:
         amplitude = getattr(self.scaling, "amplitude", 1.0)
         return jnp.cos(angles) * amplitude, jnp.sin(angles) * amplitude
 
-    def depends_on_length(self, one: int, two: int, head_dim: int) -> bool:
-        """Whether a text of `one` positions is rotated otherwise than one of `two`."""
-        return not np.array_equal(self.frequencies(head_dim, one), self.frequencies(head_dim, two))
-
 
 def rotate(x: Float[Array, "b n h d"], rotation: Rotation) -> Float[Array, "b n h d"]:
     """Rotates channel i together with channel i + r / 2, for the first r channels, in float32."""
