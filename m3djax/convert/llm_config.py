@@ -52,7 +52,9 @@ def make_config(family: str, values: dict[str, Any], source: epath.PathLike) -> 
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.for_model(family, **{k: v for k, v in values.items() if k != "model_type"})
+        return AutoConfig.for_model(
+            family, **{k: v for k, v in values.items() if k != "model_type"}
+        )
     except Exception as error:  # every class of config has its own
         raise DataError(source, f"transformers refuses it ({error})", "correct the file") from error
 

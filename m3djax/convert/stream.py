@@ -102,9 +102,7 @@ def save(
     write_checkpoint(path, tensors, shard_bytes=shard_bytes)
 
 
-def _maker(
-    rule: Rule, parts: Sequence[Any], layer: int, dtype: Any
-) -> Callable[[], np.ndarray]:
+def _maker(rule: Rule, parts: Sequence[Any], layer: int, dtype: Any) -> Callable[[], np.ndarray]:
     def make() -> np.ndarray:
         whole = [np.asarray(part[layer] if _stacked(rule) else part) for part in parts]
         return rule.via.save(whole).astype(dtype or whole[0].dtype, copy=False)

@@ -72,9 +72,7 @@ def next_token_loss(
     return Loss(total, weight, metrics)
 
 
-def spans_to_labels(
-    token_ids: Int[Array, "b n"], spans: Int[Array, "b s 2"]
-) -> Int[Array, "b n"]:
+def spans_to_labels(token_ids: Int[Array, "b n"], spans: Int[Array, "b s 2"]) -> Int[Array, "b n"]:
     """Labels that count inside of spans only.
 
     Args:

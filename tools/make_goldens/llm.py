@@ -41,24 +41,30 @@ LONGROPE = {
     "rope_type": "longrope",
     "short_factor": [1.0, 1.1, 1.3],
     "long_factor": [1.0, 2.5, 4.0],
-    "original_max_position_embeddings": 16,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 GOLDENS = {
     "llama": ("llama", {"rope_theta": 5e5, "rope_scaling": LLAMA3}),
     "llama_tied": ("llama", {"tie_word_embeddings": True, "rope_scaling": YARN, "head_dim": 8}),
-    "phi3": ("phi3", {"sliding_window": 6, "rope_scaling": LONGROPE, "rms_norm_eps": 1e-5}),
+    "phi3": (
+        "phi3",
+        # Phi-3 takes the trained length from here, whatever the scaling says.
+        {"sliding_window": 6, "rope_scaling": LONGROPE, "original_max_position_embeddings": 16},
+    ),
     "qwen2": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "qwen3": ("qwen3", {"head_dim": 10, "tie_word_embeddings": True}),
 }
 LENGTH, SHORT, NEW = 21, 15, 10
 README = """# llm_{name}
-`{architecture}` of transformers {transformers} in torch {torch}, eager attention, float32, random weights (names as published).
-config.json is the model's own config. input_ids_right, mask_right: row 1 is padded behind; logits_right with position ids 0, 1, 2, ...
-input_ids_left, mask_left: the same two texts, row 1 padded in front; logits_left with position ids that start at the first valid token.
-Logits at padding are set to 0. loss: mean negative log-likelihood of the next valid token, over input_ids_right.
-generated_ids: {new} new tokens by generate(do_sample=False) from input_ids_left, no eos; generated_ids_eos: with eos_id, 0 after it;
-generated_ids_penalty: with repetition_penalty 1.5. The smallest margin between the best two tokens is {margin:.4f}.
+`{architecture}` of transformers {transformers} in torch {torch}, eager attention, float32,
+random weights (names as published). config.json is the model's own config.
+input_ids_right, mask_right: row 1 is padded behind; logits_right with position ids 0, 1, 2, ...
+input_ids_left, mask_left: the same two texts, row 1 padded in front; logits_left with position ids
+that start at the first valid token. Logits at padding are set to 0.
+loss: mean negative log-likelihood of the next valid token, over input_ids_right.
+generated_ids: {new} new tokens by generate(do_sample=False) from input_ids_left, no eos;
+generated_ids_eos: with eos_id, 0 after it; generated_ids_penalty: with repetition_penalty 1.5.
+The smallest margin between the best two tokens is {margin:.4f}.
 Tolerance: 5e-5 absolute on logits, 1e-5 relative on the loss; ids exact.
 """
 
@@ -90,7 +96,9 @@ def write(folder: Path, name: str, family: str, values: dict, seed: int) -> None
     weights = model.state_dict()
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight")
-    save_file({k: v.contiguous().clone() for k, v in weights.items()}, folder / "weights.safetensors")
+    save_file(
+        {k: v.contiguous().clone() for k, v in weights.items()}, folder / "weights.safetensors"
+    )
     save_file({k: v.contiguous() for k, v in io.items()}, folder / "io.safetensors")
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True))
     text = README.format(

@@ -25,7 +25,7 @@ class CausalAttention(nn.Module):
     """Grouped-query self-attention with rotary positions.
 
     Without a cache every token sees the tokens before it and itself. With the variables `keys` and
-    `values`, (B, heads, head_dim, slots) each, in the collection "cache", the new tokens are written
+    `values`, (B, heads, head_dim, slots) each, in the collection "cache", new tokens are written
     there from `slot` on, and what may be seen is up to the mask alone.
 
     Attributes:
