@@ -140,6 +140,16 @@ def _evaluate(arguments: list[str]) -> int:
     return 0 if evaluate(arguments[0]).passed else 1
 
 
+def _chat(arguments: list[str]) -> int:
+    """Talk with a language model in the terminal: MODEL (a folder or a .gguf file)."""
+    import tyro
+
+    set_up_jax()
+    from m3djax.generate.chat import Chat
+
+    return tyro.cli(Chat, args=arguments, prog="run.py chat").run()
+
+
 def set_up_jax() -> None:
     """A compile cache, so that a second start is quick."""
     import jax
@@ -174,4 +184,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "chat": _chat,
 }
