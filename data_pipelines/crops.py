@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grain
 import numpy as np
 
+from data_pipelines.captions import Caption, View
 from data_pipelines.datasets.codec import LazyArray
 from data_pipelines.datasets.records import Record
 from data_pipelines.errors import DataError
 from data_pipelines.resample import linear
+from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
 
 Batch = dict[str, np.ndarray]
 Size = tuple[int, int, int]
+_TRIES = 8
+"""Crops that are looked at for one that shows something to speak of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +43,62 @@ class RandomCrop(grain.transforms.RandomMap):
       size: voxels along (D, H, W) of the sample.
       crops: the recipes to choose from.
       units: what the records must hold.
+      text: what is said of a sample, or None.
+      names: {label value: name} of the records' masks, for the text.
     """
 
     size: Size
     crops: tuple[Crop, ...]
     units: Units = "HU"
+    text: Text | None = None
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
-    def random_map(self, record: Record, rng: np.random.Generator) -> Batch:
-        """Cuts one crop, in the record's dtype; a record in other units is a DataError."""
+    def random_map(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Batch:
+        """Cuts one crop, in the record's dtype; a record in other units is a DataError.
+
+        Args:
+          record: see `data_pipelines.datasets.records`.
+          rng: decides everything.
+          train: choose also the wording and, of long reports, the sentences.
+        """
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(self.crops), p=weights / weights.sum())]
         wanted = tuple(max(round(side * crop.zoom), 1) for side in self.size)
-        patch = random_window(record["image"], wanted, rng, record["low"])
+        wording = rng if train else None
+        window, caption = self._told(record, wanted, rng, wording)
+        patch = window.of(record["image"], record["low"])
         if wanted != self.size:
             patch = np.rint(resize(patch, self.size)).astype(np.int16)
         spacing = record["spacing"] * np.array(wanted) / np.array(self.size)
+        words = {} if self.text is None else self.text.fields(record, caption, wording)
         return {
             "image": patch[..., None],
             "scale": record["scale"],
             "offset": record["offset"],
             "spacing": spacing.astype(np.float32),
+            **words,
         }
+
+    def _told(
+        self,
+        record: Record,
+        wanted: Sequence[int],
+        rng: np.random.Generator,
+        wording: np.random.Generator | None,
+    ) -> tuple[Window, Caption | None]:
+        """A window and what is said of it; of several the first that there is something to say."""
+        window, shape = place(record["image"].shape, wanted, rng), record["image"].shape
+        if self.text is None:
+            return window, None
+        if not self.text.source.needs_mask:
+            return window, self.text.source(View(record, None, self.names), wording)
+        for _ in range(_TRIES):
+            view = View(record, window.of(record["mask"], 0), self.names)
+            if caption := self.text.source(view, wording):
+                return window, caption
+            window = place(shape, wanted, rng)
+        return window, None
 
 
 def check_units(record: Record, units: Units) -> None:
@@ -73,19 +111,36 @@ def check_units(record: Record, units: Units) -> None:
         )
 
 
-def random_window(
-    image: np.ndarray | LazyArray, size: Sequence[int], rng: np.random.Generator, low: int
-) -> np.ndarray:
-    """A window of `size` at a uniformly random place; where the image is smaller, it lies at a
-    random place in the window and `low` (air) fills the rest.
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Where a crop lies.
+
+    Attributes:
+      slices: of the volume, along (D, H, W).
+      pads: voxels before and after them that lie outside of the volume.
+    """
+
+    slices: tuple[slice, ...]
+    pads: tuple[tuple[int, int], ...]
+
+    def of(self, volume: np.ndarray | LazyArray, fill: int) -> np.ndarray:
+        """The voxels of a volume there; `fill` outside of it."""
+        window = volume[self.slices]
+        if not any(map(any, self.pads)):
+            return window
+        return np.pad(window, self.pads, constant_values=fill)
+
+
+def place(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Window:
+    """A window of `size` at a uniformly random place; where the volume is smaller, it lies at a
+    random place in the window.
     """
     slices, pads = [], []
-    for have, want in zip(image.shape, size, strict=True):
+    for have, want in zip(shape, size, strict=True):
         start = int(rng.integers(abs(have - want) + 1))
         slices.append(slice(start, start + want) if have > want else slice(None))
         pads.append((start, want - have - start) if have < want else (0, 0))
-    window = image[tuple(slices)]
-    return np.pad(window, pads, constant_values=low) if any(map(any, pads)) else window
+    return Window(tuple(slices), tuple(pads))
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:

@@ -11,26 +11,22 @@ import dataclasses
 import os
 import sys
 from collections.abc import Generator, Sequence
+from typing import Annotated
 
 import grain
 import numpy as np
+import tyro
 from absl import flags
 
 from data_pipelines.crops import Batch, Crop, RandomCrop, Size, check_units
 from data_pipelines.datasets import RecordSource, open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.specs import ArraySpec
+from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
 
 _SHUFFLED_AT_LEAST = 1 << 10
-
-
-@dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """Shape and dtype of an array that is not there yet."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Source:
 
     Attributes:
       path: folder that `run.py prepare` wrote.
-      split: split to read.
+      split: split to read; also one that overlaps others.
       weight: relative frequency in the mixture.
     """
 
@@ -58,6 +54,7 @@ class Data:
       batch_size: over all processes.
       units: what the records must hold, as the task's window is made for it.
       crops: how crops are cut.
+      text: what is said of a sample, as tokens; None for no text.
       workers: processes that read and cut; 0 does so in threads of this one, which is faster on a
         few cores, as batches need not be sent.
       buffer: batches that are made ahead, per worker.
@@ -70,6 +67,8 @@ class Data:
     batch_size: int = 8
     units: Units = "HU"
     crops: tuple[Crop, ...] = (Crop(),)
+    # With a default there is nothing to choose: its fields are flags like all others.
+    text: Annotated[Text | None, tyro.conf.AvoidSubcommands] = None
     workers: int = 0
     buffer: int = 4
     cache_gb: float = 1.0
@@ -89,16 +88,23 @@ class Data:
             "scale": ArraySpec((b,), np.dtype(np.float32)),
             "offset": ArraySpec((b,), np.dtype(np.float32)),
             "spacing": ArraySpec((b, 3), np.dtype(np.float32)),
+            **(self.text.spec(b) if self.text else {}),
         }
 
     def check(self) -> None:
         """Reads a record of every source, so that what is missing is found before compilation.
 
         Raises:
-          DataError: a source is not a whole dataset, or has no records.
+          DataError: a source is not a whole dataset, or has no records, or the tokenizer is
+            unusable.
+          ConfigError: the text speaks of labels that the dataset does not have.
         """
+        if self.text is not None:
+            self.text.tokens.check()
         for source in self.sources:
-            check_units(self._records(source)[0], self.units)
+            record = self._records(source)[0]
+            check_units(record, self.units)
+            self._crop(source).random_map(record, np.random.default_rng(0))
 
     def batches(
         self, seed: int, start: int = 0, shard: int = 0, shards: int = 1
@@ -115,13 +121,58 @@ class Data:
           DataError: a source is not a whole dataset, or has no records.
           ValueError: `shards` does not divide the batch.
         """
+        size = self._rows(shards)
+        dataset = self._samples(seed).batch(size, drop_remainder=True, batch_fn=self._stack)
+        yield from self._stream(dataset[start * shards + shard :: shards])
+
+    def examine(
+        self, source: Source, crops: int = 1, seed: int = 0, shard: int = 0, shards: int = 1
+    ) -> Generator[Batch, None, None]:
+        """Yields one pass over a split, in the order of its records, the same every time.
+
+        Batches have the fields of `spec`, with texts in fixed wording, and
+          record: (b,) int32 number of the record in the split;
+          crop: (b,) int32 number of the crop of the record;
+          counts: (b,) False in rows that fill up the last batch.
+
+        Args:
+          source: what to read.
+          crops: crops of each record, one after the other.
+          seed: where they are cut; volumes of the network's size are taken whole.
+          shard: see `batches`.
+          shards: see `batches`.
+
+        Raises:
+          DataError: the source is not a whole dataset, or has no records.
+          ConfigError: `shards` does not divide the batch.
+        """
+        size, records, cut = self._rows(shards), self._cached(source), self._crop(source)
+        count = len(records) * crops
+
+        def sample(number: int) -> Batch:
+            record, crop = divmod(number % count, crops)
+            rng = np.random.default_rng((seed, record, crop))
+            return {
+                **cut.random_map(records[record], rng, train=False),
+                "record": np.array(record, np.int32),
+                "crop": np.array(crop, np.int32),
+                "counts": np.array(number < count),
+            }
+
+        rows = -(-count // self.batch_size) * self.batch_size
+        dataset = grain.MapDataset.range(rows).map(sample)
+        dataset = dataset.batch(size, drop_remainder=True, batch_fn=self._stack)
+        yield from self._stream(dataset[shard::shards])
+
+    def _rows(self, shards: int) -> int:
         if self.batch_size % shards:
             raise ConfigError(f"batch_size={self.batch_size} cannot be split over {shards} shards.")
+        return self.batch_size // shards
+
+    def _stream(self, dataset: grain.MapDataset) -> Generator[Batch, None, None]:
+        """Reads ahead, in threads or worker processes; closes them when it is closed."""
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails if nobody parsed them
-        size = self.batch_size // shards
-        dataset = self._samples(seed).batch(size, drop_remainder=True, batch_fn=self._stack)
-        dataset = dataset[start * shards + shard :: shards]
         threads = 1 if self.workers else min(os.cpu_count() or 1, self.buffer)
         stream = dataset.to_iter_dataset(grain.ReadOptions(threads, self.buffer))
         if self.workers:
@@ -136,26 +187,33 @@ class Data:
 
     def _samples(self, seed: int) -> grain.MapDataset:
         """Endless samples; all randomness is tied to a sample's number before any splitting."""
-        cut = RandomCrop(self.size, self.crops, self.units)
         members = []
         for number, source in enumerate(self.sources):
-            records = self._records(source)
-            cached = CachedRecords(records, int(self.cache_gb * 2**30))
-            dataset = grain.MapDataset.source(cached).seed(seed + 7919 * number)
+            records = self._cached(source)
+            dataset = grain.MapDataset.source(records).seed(seed + 7919 * number)
             # Every epoch is a pass in a new order. Grain's shuffle takes milliseconds per index
             # below a thousand elements, so small datasets are shuffled several copies at a time.
             copies = -(-_SHUFFLED_AT_LEAST // len(records))
             dataset = dataset.repeat(copies).shuffle().repeat(None)
-            members.append(dataset.random_map(cut))
+            members.append(dataset.random_map(self._crop(source)))
         return grain.MapDataset.mix(members, [source.weight for source in self.sources])
 
     def _stack(self, samples: Sequence[Batch]) -> Batch:
         """A batch in the dtypes of the spec: images that are stored as uint8 are widened here."""
         spec = self.spec()
+        dtypes = {key: spec[key].dtype if key in spec else None for key in samples[0]}
         return {
-            key: np.stack([sample[key] for sample in samples], dtype=spec[key].dtype)
-            for key in spec
+            key: np.stack([sample[key] for sample in samples], dtype=dtype)
+            for key, dtype in dtypes.items()
         }
+
+    def _crop(self, source: Source) -> RandomCrop:
+        names = self._records(source).mask_names if self.text else {}
+        return RandomCrop(self.size, self.crops, self.units, self.text, names)
+
+    def _cached(self, source: Source) -> CachedRecords:
+        masks = self.text is not None and self.text.source.needs_mask
+        return CachedRecords(self._records(source), int(self.cache_gb * 2**30), masks=masks)
 
     def _records(self, source: Source) -> RecordSource:
         records = open_dataset(source.path, source.split, lazy=True)

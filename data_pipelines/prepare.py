@@ -13,6 +13,7 @@ from data_pipelines.datasets import leaks, runners
 from data_pipelines.datasets.assemble import QUARANTINE, Result, Runner, assemble
 from data_pipelines.datasets.folder import folder
 from data_pipelines.datasets.index import read_entries
+from data_pipelines.datasets.m3d_cap import m3d_cap
 from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.datasets.salt import read_salt, salted, write_key
 from data_pipelines.datasets.sample_ct import sample_ct
@@ -20,7 +21,12 @@ from data_pipelines.datasets.study import Collection
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Units
 
-_CONFIGS = {"sample_ct": "configs/quickstart.py", "folder": "configs/own_scans.py"}
+_CONFIGS = {
+    "sample_ct": "configs/quickstart.py",
+    "folder": "configs/own_scans.py",
+    "m3d_cap": "configs/m3d/clip.py",
+}
+_RECIPES = {"sample_ct": "ct", "folder": "ct", "m3d_cap": "m3d_slices"}
 QUARANTINED = 3
 """Exit status when the dataset is complete but for scans that were put aside."""
 LEAKS = 4
@@ -37,7 +43,8 @@ class Prepare:
 
     Attributes:
       dataset: "sample_ct", five public CT studies that are downloaded, or "folder", scans of your
-        own: NIfTI, NRRD, MetaImage, npy and npz files, DICOM folders, folders of PNG slices.
+        own: NIfTI, NRRD, MetaImage, npy and npz files, DICOM folders, folders of PNG slices; or
+        "m3d_cap", the folder M3D_Cap (or M3D_Cap_npy) of M3D with its splits repaired.
       source: The folder of scans. With sample_ct: an unpacked copy instead of the download.
       table: With folder: a CSV file about the scans. Column "image" is a path below the folder;
         patient_id, study_id, report, mask, split and series are optional; any other is a 0/1
@@ -49,8 +56,11 @@ class Prepare:
       structures: With folder: names of the labels 1, 2, ... of the masks; they choose among the
         files of mask folders, the segments of a DICOM SEG and the contours of an RTSTRUCT.
       out: The dataset folder; default data/NAME.
+      same: With m3d_cap: the leaks.csv of an earlier call with check_leaks; cases that it found to
+        hold the same scan are put into one split.
       recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "mr" (robust 0..1), "as_is" (done
-        before), "e3d", "m3d", ...
+        before), "e3d", "m3d", "m3d_slices" (M3D's size for slices without an affine), ... By
+        default "m3d_slices" with m3d_cap, else "ct".
       spacing: With recipe ct and mr: voxel size in mm along depth, height, width.
       units: Of files that cannot tell: "HU" for CT; None takes them as unknown.
       test_fraction: With folder: share of the patients in the split "test", unless the table
@@ -66,14 +76,18 @@ class Prepare:
       overwrite: Replace a dataset made with another recipe or from other files.
     """
 
-    dataset: tyro.conf.Positional[Literal["sample_ct", "folder"]] = "sample_ct"
+    dataset: tyro.conf.Positional[Literal["sample_ct", "folder", "m3d_cap"]] = "sample_ct"
     source: str | None = None
     table: str | None = None
     overrides: str | None = None
     masks: str | None = None
     structures: tuple[str, ...] = ()
+    same: str | None = None
     out: str | None = None
-    recipe: Literal["ct", "mr", "as_is", "e3d", "m3d", "m3d_cap", "m3d_seg", "m3d_refseg"] = "ct"
+    recipe: (
+        Literal["ct", "mr", "as_is", "e3d", "m3d", "m3d_slices", "m3d_cap", "m3d_seg", "m3d_refseg"]
+        | None
+    ) = None
     spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)
     units: Units | None = None
     test_fraction: float = 0.1
@@ -120,14 +134,17 @@ class Prepare:
         Raises:
           DataError: The options do not fit together, or the source is unusable.
         """
-        recipe = preprocess.RECIPES[self.recipe]
-        if self.recipe in ("ct", "mr"):
-            recipe = getattr(preprocess, self.recipe)(self.spacing)
+        name = self.recipe or _RECIPES[self.dataset]
+        recipe = preprocess.RECIPES[name]
+        if name in ("ct", "mr"):
+            recipe = getattr(preprocess, name)(self.spacing)
         if self.dataset == "sample_ct":
             return sample_ct(recipe, self.source)
         if self.source is None:
-            cure = "name the folder of your scans: prepare folder --source FOLDER"
+            cure = f"name the folder of your scans: prepare {self.dataset} --source FOLDER"
             raise DataError("--source", "it is not given", cure)
+        if self.dataset == "m3d_cap":
+            return m3d_cap(self.source, recipe, same=self.same, units=self.units)
         return folder(
             self.source,
             recipe,

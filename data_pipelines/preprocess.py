@@ -66,6 +66,7 @@ __all__ = [
     "m3d_cap",
     "m3d_refseg",
     "m3d_seg",
+    "m3d_slices",
     "mr",
     "points_to_world",
     "put_back",
@@ -167,6 +168,11 @@ def m3d(size: Size = M3D_SIZE) -> Recipe:
     return Recipe((Orientation(), ScaleIntensityRangePercentiles(), CropForeground(), Resize(size)))
 
 
+def m3d_slices(size: Size = M3D_SIZE) -> Recipe:
+    """As `m3d`, for slices and arrays of which nobody knows how they lie: axes stay as they are."""
+    return Recipe(m3d(size).steps[1:])
+
+
 def e3d() -> Recipe:
     """E3D-GPT (arXiv 2410.14200; details from its lineage): HU -1000..1000 at 3 x 1.5 x 1.5 mm.
 
@@ -214,6 +220,7 @@ def as_is() -> Recipe:
 RECIPES: dict[str, Recipe] = {
     "as_is": as_is(),
     "m3d": m3d(),
+    "m3d_slices": m3d_slices(),
     "m3d_cap": m3d_cap(),
     "m3d_seg": m3d_seg(),
     "m3d_refseg": m3d_refseg(),

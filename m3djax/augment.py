@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from data_pipelines.errors import ConfigError
 
@@ -72,25 +72,48 @@ class Augment:
     shift: float = 0.0
     jitter: float = 0.5
 
-    def __call__(self, key: Key[Array, ""], image: Float[Array, "d h w c"]) -> Array:
-        """Augments one sample; vmap it over a batch and its keys."""
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        image: Float[Array, "d h w c"],
+        flips: Bool[Array, "3"] | None = None,
+        turns: Bool[Array, ""] | None = None,
+    ) -> Array:
+        """Augments one sample; vmap it over a batch and its keys.
+
+        Args:
+          key: decides everything.
+          image: in network units.
+          flips: along D, H, W that the sample's text allows; None allows all.
+          turns: whether it allows quarter turns; None does.
+        """
         keys = jax.random.split(key, 6)
         for axis, chance in enumerate(self.flip):
             if chance:
                 flipped = jax.random.bernoulli(keys[axis], chance)
+                if flips is not None:
+                    flipped &= flips[axis]
                 image = jnp.where(flipped, jnp.flip(image, axis), image)
         if self.rotate90:
-            image = self._rotate(keys[5], image)
+            image = self._rotate(keys[5], image, turns)
         factor = 1.0 + self.scale * self._jitter(keys[3])
         return image * factor + self.shift * self._jitter(keys[4])
 
-    def _rotate(self, key: Key[Array, ""], image: Float[Array, "d h w c"]) -> Array:
+    def _rotate(
+        self,
+        key: Key[Array, ""],
+        image: Float[Array, "d h w c"],
+        allowed: Bool[Array, ""] | None,
+    ) -> Array:
         if image.shape[1] != image.shape[2]:
             raise ConfigError(f"rotate90 needs H = W, and crops are {image.shape[:3]}.")
         chance, turns = jax.random.split(key)
         turned = jnp.stack([jnp.rot90(image, k, axes=(1, 2)) for k in range(4)])
         count = jax.random.randint(turns, (), 1, 4)
-        return turned[jnp.where(jax.random.bernoulli(chance, self.rotate90), count, 0)]
+        chosen = jax.random.bernoulli(chance, self.rotate90)
+        if allowed is not None:
+            chosen &= allowed
+        return turned[jnp.where(chosen, count, 0)]
 
     def _jitter(self, key: Key[Array, ""]) -> Float[Array, ""]:
         amount, chance = jax.random.split(key)
@@ -116,7 +139,8 @@ class Intensity:
         """Windows (and in training augments) `batch["image"]`.
 
         Args:
-          batch: image (B, D, H, W, 1) integers, scale and offset (B,) to real values.
+          batch: image (B, D, H, W, 1) integers, scale and offset (B,) to real values; where
+            samples have a text, allowed_flips (B, 3) and allowed_turns (B,), which keep it true.
           keys: one per sample.
           train: whether to augment.
         """
@@ -124,4 +148,7 @@ class Intensity:
         values = batch["image"].astype(jnp.float32)
         values = values * batch["scale"].reshape(shape) + batch["offset"].reshape(shape)
         images = self.window(values)
-        return jax.vmap(self.augment)(keys, images) if train else images
+        if not train:
+            return images
+        flips, turns = batch.get("allowed_flips"), batch.get("allowed_turns")
+        return jax.vmap(self.augment)(keys, images, flips, turns)

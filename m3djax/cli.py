@@ -119,11 +119,13 @@ def _train(arguments: list[str]) -> int:
     prog = f"run.py train {arguments[0]}"
     config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
-    from m3djax.train import print_sharding, train
-
     if only_print:
-        print_sharding(config)
+        from m3djax.sharding_table import sharding_table
+
+        print(sharding_table(config))
         return 0
+    from m3djax.train import train
+
     folder = train(config)
     print(f"run: {folder}\nnext: python run.py evaluate {folder}")
     return 0

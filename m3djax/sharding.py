@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,8 +30,9 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "embed": ("fsdp",),
     "heads": ("tensor",),
     "mlp": ("tensor",),
-    "vocab": ("fsdp", "tensor"),
     "layers": (),
+    "vocabulary": ("fsdp", "tensor"),
+    "logits": ("tensor",),
 }
 
 # End of a parameter's path -> logical axes. Exactly one pattern must match.
@@ -49,6 +51,13 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"(patch_embed|embed|predict)/bias", (None,)),
     (r"(cls|cls_position|mask_token)", (None,)),
     (r"positions/table", (None, None)),
+    (r"(words|decoder)/table", ("vocabulary", None)),
+    (r"types/table", (None, None)),
+    (r"pooler/kernel", (None, "embed")),
+    (r"pooler/bias", (None,)),
+    (r"transform/kernel", (None, "embed")),
+    (r"transform/bias", (None,)),
+    (r"vocabulary_bias", ("vocabulary",)),
     # Language models. Feature-sharded tables under a gather would be gathered whole every time.
     (r"block/attention/qkv/kernel", ("layers", "embed", "heads")),
     (r"block/attention/qkv/bias", ("layers", "heads")),
@@ -57,16 +66,20 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"block/mlp/(gate|up|gate_up)/bias", ("layers", "mlp")),
     (r"block/mlp/down/kernel", ("layers", "mlp", "embed")),
     (r"block/mlp/down/bias", ("layers", None)),
-    (r"token_embed/embedding", ("vocab", None)),
-    (r"head/kernel", (None, "vocab")),
+    (r"token_embed/embedding", ("vocabulary", None)),
+    (r"head/kernel", (None, "vocabulary")),
 )
 
 
 def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh over (data, fsdp, tensor); one size may be -1 and takes what is left.
 
+    Where devices lie in several slices (TPU pods joined by a slower network), the data axis runs
+    over the slices first, so that fsdp and tensor never leave one.
+
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not multiply to the number of devices, or slices do not divide
+        the data axis.
     """
     devices = list(devices or jax.devices())
     known = int(np.prod([size for size in shape if size != -1]))
@@ -76,15 +89,48 @@ def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = No
             f"mesh={shape} does not fit {len(devices)} devices. Cure: let the sizes of {AXES} "
             "multiply to that number, with at most one -1."
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if sizes[0] % slices:
+        raise ConfigError(
+            f"mesh={shape}: the data axis of {sizes[0]} cannot be split over {slices} slices. "
+            "Cure: a data axis that is a multiple of the slices."
+        )
+    inside = (sizes[0] // slices, *sizes[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
     """Splits an activation over the current mesh; identity where there is no mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, _spec(x.shape, axes, mesh.shape, "activation"))
+    return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, axes))
+
+
+def activation_spec(shape: tuple[int, ...], axes: LogicalAxes) -> P:
+    """How the current mesh splits an activation."""
+    return _spec(shape, axes, jax.sharding.get_abstract_mesh().shape, "activation")
+
+
+def gather(path: str, kernel: jax.Array) -> jax.Array:
+    """A parameter whole over fsdp, still split over tensor, right where it is used.
+
+    Left to itself the partitioner splits the product instead and passes partial results around:
+    thousands of permutes for a ViT. Under `remat` the gathered copy is not kept for the backward
+    pass. Identity where there is no mesh, or none of its axes is used for fsdp.
+
+    Args:
+      path: the parameter's path, at least its end, as in `PARAMETERS`.
+      kernel: the parameter, or its slice for one layer of a stack.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1:
+        return kernel
+    axes = _axes(path)[-kernel.ndim :]
+    whole = tuple(None if axis and "fsdp" in MESH_AXES[axis] else axis for axis in axes)
+    return jax.lax.with_sharding_constraint(kernel, _spec(kernel.shape, whole, mesh.shape, path))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -132,21 +178,24 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The partition of one parameter; see `state_shardings` for errors."""
-    rows = [axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}$", path)]
-    if len(rows) != 1 or len(rows[0]) != len(shape):
+    axes = _axes(path)
+    if len(axes) != len(shape):
         raise ConfigError(
-            f"parameter {path} of shape {shape} matches {rows or 'no row'} of the sharding table. "
-            "Cure: give it exactly one row with one entry per dimension in m3djax/sharding.py."
+            f"parameter {path} of shape {shape} has the row {axes} in the sharding table. "
+            "Cure: give it one entry per dimension in m3djax/sharding.py."
         )
-    return _spec(shape, rows[0], mesh.shape, path)
+    return _spec(shape, axes, mesh.shape, path)
 
 
-def table(parameters: Mapping[str, Any], mesh: Mesh) -> list[tuple[str, str, str]]:
-    """Rows (path, shape, partition) to print."""
-    return [
-        (path, str(tuple(leaf.shape)), str(tuple(parameter_spec(path, leaf.shape, mesh))))
-        for path, leaf in sorted(parameters.items())
-    ]
+def _axes(path: str) -> LogicalAxes:
+    """The one row of `PARAMETERS` that matches a path."""
+    rows = [axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}$", path)]
+    if len(rows) != 1:
+        raise ConfigError(
+            f"parameter {path} matches {rows or 'no row'} of the sharding table. "
+            "Cure: give it exactly one row in m3djax/sharding.py."
+        )
+    return rows[0]
 
 
 def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:

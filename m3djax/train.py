@@ -10,9 +10,6 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 from etils import epath
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from data_pipelines.errors import ConfigError
 from m3djax import experiment as experiment_lib
@@ -201,19 +198,6 @@ def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStat
         state,
         shardings,
     )
-
-
-def print_sharding(experiment: Experiment) -> None:
-    """Prints where every parameter would live on this machine's devices; needs no data."""
-    mesh = sharding.make_mesh(experiment.mesh)
-    state = abstract_state(experiment, mesh)
-    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    grid = Table(title=f"mesh: {sizes}", box=box.SIMPLE_HEAD)
-    for column in ("parameter", "shape", "split over"):
-        grid.add_column(column, overflow="fold")
-    for row in sharding.table(state.trainable | state.frozen, mesh):
-        grid.add_row(*row)
-    Console().print(grid)
 
 
 def start_from(state: TrainState, experiment: Experiment) -> TrainState:

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_pipelines import files
 from data_pipelines.datasets import card, shards
 from data_pipelines.datasets.job import Broken
-from data_pipelines.datasets.reading import METADATA, read_metadata
+from data_pipelines.datasets.reading import METADATA, SUBSETS, read_metadata
 from data_pipelines.datasets.shards import STUDIES, Shard
 from data_pipelines.datasets.study import Collection, check_studies
 from data_pipelines.errors import DataError
@@ -197,7 +197,8 @@ def _write(
     (folder / "card.json").write_text(card.to_json(page))
     (folder / "card.md").write_text(card.markdown(page))
     (folder / QUARANTINE).write_text(_table(broken))
-    names += ["card.json", "card.md", QUARANTINE]
+    (folder / SUBSETS).write_text(json.dumps(seen.subsets))
+    names += ["card.json", "card.md", QUARANTINE, SUBSETS]
     complete = {
         "name": collection.name,
         **metadata,

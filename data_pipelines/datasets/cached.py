@@ -1,6 +1,7 @@
 """Decoded records in memory, for datasets that fit there."""
 
 import collections
+import functools
 import threading
 from typing import Any
 
@@ -14,11 +15,13 @@ class CachedRecords:
     Args:
       records: lazy ones.
       limit: bytes of images and masks to keep; at least one record is kept.
+      masks: masks are looked into as well.
     """
 
-    def __init__(self, records: RecordSource, limit: int) -> None:
+    def __init__(self, records: RecordSource, limit: int, *, masks: bool = False) -> None:
         self._records = records
         self._limit = limit
+        self._masks = masks
         self._kept: collections.OrderedDict[int, tuple[Record, int]] = collections.OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
@@ -35,6 +38,8 @@ class CachedRecords:
                 return self._kept[index][0]
         record = self._records[index]  # threads read at the same time, now and then one twice
         record["image"].load()
+        if self._masks:
+            record["mask"].load()
         with self._lock:
             if index not in self._kept:
                 nbytes = record["image"].nbytes + record["mask"].nbytes
@@ -45,4 +50,4 @@ class CachedRecords:
         return record
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CachedRecords, (self._records, self._limit)
+        return functools.partial(CachedRecords, masks=self._masks), (self._records, self._limit)

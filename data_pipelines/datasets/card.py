@@ -77,6 +77,7 @@ class Statistics:
       masks: {label value: number of studies with such a voxel}.
       labels: {label name: [absent, present]}.
       reports: Number of studies with a report.
+      subsets: {name of a split that overlaps others: its studies, as (split, record) numbers}.
     """
 
     studies: Counter[str] = field(default_factory=Counter)
@@ -88,9 +89,13 @@ class Statistics:
     masks: Counter[int] = field(default_factory=Counter)
     labels: dict[str, list[int]] = field(default_factory=dict)
     reports: int = 0
+    subsets: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def add(self, facts: Mapping[str, Any]) -> None:
-        """Counts one study: its `study_facts` and its "split"."""
+        """Counts one study: its `study_facts`, its "split" and what it is "also_in"."""
+        for name in facts["also_in"]:
+            place = facts["split"], self.studies[facts["split"]]
+            self.subsets.setdefault(name, []).append(place)
         self.studies[facts["split"]] += 1
         self.patients.setdefault(facts["split"], set()).add(facts["patient_id"])
         self.units[facts["units"]] += 1
@@ -122,6 +127,7 @@ def facts(collection: Collection, seen: Statistics, size: int, quarantined: int)
             split: {"studies": count, "patients": len(seen.patients[split])}
             for split, count in seen.studies.items()
         },
+        "subsets": {name: len(places) for name, places in sorted(seen.subsets.items())},
         "quarantined": quarantined,
         "units": dict(seen.units),
         "spacing_mm": _ranges(seen.spacing),
@@ -155,6 +161,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines = [f"# {card['name']}", "", *(f"- {note}" for note in card["notes"]), ""]
     lines += ["| split | studies | patients |", "| --- | --- | --- |", *splits, ""]
     lines += ["No patient is in two splits.", ""]
+    lines += _table("overlapping split | studies", card["subsets"])
     if card["quarantined"]:
         lines += [f"{card['quarantined']} studies were put aside: see quarantine.csv.", ""]
     lines += ["| D x H x W | min | median | max |", "| --- | --- | --- | --- |", *sizes, ""]

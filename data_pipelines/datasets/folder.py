@@ -94,14 +94,11 @@ def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, .
     # ct.nii.gz beside a DICOM folder ct: two scans, which keep their endings to be told apart.
     twins = {path for path in paths if names[own_name(root, path)] > 1}
     rows = [row for path in paths for row in _rows(root, path, whole_name=path in twins)]
-    notes: tuple[str, ...] = (
+    notes = (
         "No table was given: each folder directly below the root, and each file there, counts "
         "as a patient.",
     )
-    if search.passed_over:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in search.passed_over.most_common(20))
-        notes += (f"Passed over as no volumes: {kinds}.",)
-    return rows, notes
+    return rows, notes + search.notes()
 
 
 def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[Row]:

@@ -10,12 +10,14 @@ from etils import epath
 from data_pipelines import plausible
 from data_pipelines.datasets import card, leaks
 from data_pipelines.datasets.records import Record, encode
+from data_pipelines.datasets.report_files import read_report
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import leads_out, no_space
 from data_pipelines.readers import content
 from data_pipelines.readers.image import read_image
 from data_pipelines.readers.masks import read_mask, structures_in
+from data_pipelines.text.reports import says_nothing
 from data_pipelines.volume import Volume
 
 Labels = tuple[int, ...] | None
@@ -64,13 +66,13 @@ def make(collection: Collection, study: Study) -> Made | Broken:
         record = encode(
             volume,
             annotated=annotated,
-            report=study.report,
+            report=_report(study),
             labels=study.labels,
             label_names=collection.label_names,
             eight_bit=scan.array.dtype == np.uint8,
         )
         facts = card.study_facts(volume, record, study.labels, leaks.signature(volume))
-        return Made(record, facts)
+        return Made(record, {**facts, "also_in": study.also_in})
     except DataError as error:
         return broken(collection, study, error.problem, error.cure, error.path)
     except OSError as error:
@@ -118,6 +120,15 @@ def _read(collection: Collection, study: Study) -> tuple[Volume, Labels]:
         study_id=printable(study.study_id),
     )
     return volume, annotated
+
+
+def _report(study: Study) -> str | None:
+    if isinstance(study.report, epath.Path):
+        return read_report(study.report)
+    if study.report and says_nothing(study.report):
+        problem = "its report says nothing, such as NaN"
+        raise DataError(study.image, problem, "leave the cell of the table empty, or correct it")
+    return study.report
 
 
 def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Volume, Labels]:

@@ -19,6 +19,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.files import is_local
 
 METADATA = "metadata.json"
+SUBSETS = "subsets.json"
+"""{name: [[split, number of a record in it], ...]} of splits that overlap others."""
 _INFO = "dataset_info.json"
 
 
@@ -38,11 +40,11 @@ class RecordSource:
         self.split = split
         self.lazy = lazy
         self.metadata = read_metadata(self.path)
-        lengths = _shard_lengths(self.path)
-        if split not in lengths:
-            has = ", ".join(lengths)
-            raise DataError(self.path, f"it has no split {split!r}", f"choose one of: {has}")
-        self._starts = [0, *itertools.accumulate(lengths[split])]
+        self._starts = {
+            name: [0, *itertools.accumulate(lengths)]
+            for name, lengths in _shard_lengths(self.path).items()
+        }
+        self._places = None if split in self._starts else self._subset(split)
         self._spec = stored_spec(len(self.label_names))
         version = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         self._files = RecordFiles(self.path, self.metadata["files"], version.hexdigest())
@@ -59,7 +61,7 @@ class RecordSource:
 
     def __len__(self) -> int:
         """Number of records."""
-        return self._starts[-1]
+        return self._starts[self.split][-1] if self._places is None else len(self._places)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         """Returns the record; see `records.feature_spec`.
@@ -72,10 +74,12 @@ class RecordSource:
         if not -len(self) <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
         number %= len(self)
-        shard = bisect.bisect_right(self._starts, number) - 1
-        (data,) = self._read(RECORDS, number, shard, [number - self._starts[shard]])
+        place = (self.split, number) if self._places is None else self._places[number]
+        starts = self._starts[place[0]]
+        shard = bisect.bisect_right(starts, place[1]) - 1
+        (data,) = self._read(RECORDS, place, shard, [place[1] - starts[shard]])
         stored = _parse(data, self._spec)
-        bricks = functools.partial(self._read, BRICKS, number, shard)
+        bricks = functools.partial(self._read, BRICKS, place, shard)
         record = {key: stored[key] for key in feature_spec(0)} | _volumes(stored, bricks)
         if not self.lazy:
             spec = {"image": np.int16, "mask": np.uint8}
@@ -90,15 +94,27 @@ class RecordSource:
         """Path, split and length."""
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
 
-    def _read(self, kind: str, number: int, shard: int, wanted: Sequence[int]) -> Sequence[bytes]:
-        """Returns records of a shard's file on behalf of the split's record `number`."""
-        name = file_name(kind, self.split, shard, len(self._starts) - 1)
+    def _subset(self, name: str) -> list[tuple[str, int]]:
+        """Returns where the records of a split lie that overlaps others."""
+        kept = SUBSETS in self.metadata["files"]  # older datasets have none
+        subsets = json.loads((self.path / SUBSETS).read_text()) if kept else {}
+        if name not in subsets:
+            has = ", ".join([*self._starts, *subsets])
+            raise DataError(self.path, f"it has no split {name!r}", f"choose one of: {has}")
+        return [(split, number) for split, number in subsets[name]]
+
+    def _read(
+        self, kind: str, place: tuple[str, int], shard: int, wanted: Sequence[int]
+    ) -> Sequence[bytes]:
+        """Returns records of a shard's file on behalf of the record at `place`: split, number."""
+        split, number = place
+        name = file_name(kind, split, shard, len(self._starts[split]) - 1)
         try:
             return self._files.read(name, wanted)
         except ValueError as error:
             if isinstance(error, DataError):
                 raise
-            problem = f"record {number} of split {self.split} is damaged"
+            problem = f"record {number} of split {split} is damaged"
             raise DataError(self.path, problem, _cure(self.path)) from error
 
 
@@ -107,7 +123,7 @@ def open_dataset(path: epath.PathLike, split: str, *, lazy: bool = False) -> Rec
 
     Args:
       path: The folder that `prepare` wrote, local or not (see `RecordFiles`).
-      split: "train" or "test".
+      split: "train", "test" or another name in the dataset's card.
       lazy: Decode `image` and `mask` only where they are looked into, for random crops.
 
     Raises:

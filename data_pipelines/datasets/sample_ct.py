@@ -7,6 +7,9 @@
   A-crop   A        test   a part of A around the aorta       aorta and 4 more
   C        C        test   20 slices, 0.98x0.98x2 mm, DICOM   31 organs
 
+B-top and C are also the splits `train_organs` and `test_organs`: scans whose masks leave no organ
+out.
+
 The split goes by patient. A is certainly another patient than B. That C is another one than B is
 likely (contrast, field of view and grid differ) but not proven: in the worst case C is the person
 one trained on. The masks are TotalSegmentator's own predictions, not drawn by a radiologist.
@@ -71,7 +74,12 @@ def sample_ct(recipe: Recipe, scans: epath.PathLike | None = None) -> Collection
             annotated=some(_SPINE),
         ),
         Study(
-            "B-top", "B", "train", root / "example_ct_sm.nii.gz", mask=root / "example_seg.nii.gz"
+            "B-top",
+            "B",
+            "train",
+            root / "example_ct_sm.nii.gz",
+            mask=root / "example_seg.nii.gz",
+            also_in=("train_organs",),
         ),
         Study(
             "A",
@@ -89,6 +97,13 @@ def sample_ct(recipe: Recipe, scans: epath.PathLike | None = None) -> Collection
             mask={value[organ]: root / _CROP / f"{organ}.nii.gz" for organ in _CROP_ORGANS},
             annotated=some(_CROP_ORGANS),
         ),
-        Study("C", "C", "test", root / "example_ct_dicom", mask=root / "example_seg_dicom.nii.gz"),
+        Study(
+            "C",
+            "C",
+            "test",
+            root / "example_ct_dicom",
+            mask=root / "example_seg_dicom.nii.gz",
+            also_in=("test_organs",),
+        ),
     )
     return Collection("sample_ct", root, studies, recipe, mask_names=names, notes=NOTES, units="HU")

@@ -48,6 +48,11 @@ class Search:
         self.passed_over.clear()
         yield from self._below(self._root)
 
+    def notes(self) -> tuple[str, ...]:
+        """What to say on the dataset's card of files that were passed over."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.passed_over.most_common(20))
+        return (f"Passed over as no volumes: {kinds}.",) if kinds else ()
+
     def _below(self, folder: epath.Path, *, in_series: bool = False) -> Iterator[epath.Path]:
         if leads_out(folder, self._root):
             yield folder

@@ -14,7 +14,7 @@ from data_pipelines.files import below
 from data_pipelines.preprocess import Recipe
 from data_pipelines.volume import Units
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when records hold something else than before: prepared data are then redone."""
 
 
@@ -32,10 +32,12 @@ class Study:
       spacing: mm along the axes of the file, in place of what it says.
       mask: A label map on the grid of the image, a DICOM SEG or RTSTRUCT, or
         {label value: binary mask file}.
-      report: The radiology report.
+      report: The radiology report, or the text file that holds it; see `read_report`.
       labels: {label name: 1 present, 0 absent}; a label that is not known is left out.
       annotated: Label values that the mask was drawn for; None means all of them.
         Where a value is not in this tuple, its absence from the mask says nothing.
+      also_in: Names of further splits that it is part of. They may overlap and share patients:
+        they keep what somebody else has divided in another way.
     """
 
     study_id: str
@@ -46,14 +48,16 @@ class Study:
     rescale: tuple[float, float] | None = None
     spacing: tuple[float, float, float] | None = None
     mask: epath.Path | Mapping[int, epath.Path] | None = None
-    report: str | None = None
+    report: str | epath.Path | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
     annotated: tuple[int, ...] | None = None
+    also_in: tuple[str, ...] = ()
 
     def files(self) -> Iterator[epath.Path]:
         """Yields every file that the record is made from; DataError if a folder is closed."""
         masks = self.mask.values() if isinstance(self.mask, Mapping) else [self.mask]
-        for path in (self.image, *masks):
+        report = self.report if isinstance(self.report, epath.Path) else None
+        for path in (self.image, *masks, report):
             if path is not None and path.is_dir():
                 yield from below(path)
             elif path is not None:
@@ -100,7 +104,9 @@ class Collection:
             files = [(self.below_root(path), *_size_and_time(path)) for path in study.files()]
         except DataError:
             files = []  # whoever reads it will say that it cannot be opened, and put it aside
-        told = (study.patient_id, study.report, sorted(study.labels.items()), study.annotated)
+        # A report that is a file counts as one of the files.
+        report = study.report if isinstance(study.report, str) else None
+        told = (study.patient_id, report, sorted(study.labels.items()), study.annotated)
         facts = [
             _VERSION,
             self.recipe.fingerprint(),
@@ -109,7 +115,7 @@ class Collection:
             self.structures,
             study.study_id,
             (study.series, study.rescale, study.spacing),
-            told,
+            (told, study.also_in),
         ]
         values = sorted(study.mask) if isinstance(study.mask, Mapping) else None
         text = json.dumps([*facts, files, values])
@@ -172,9 +178,14 @@ def check_studies(studies: Iterable[Study], where: epath.PathLike) -> dict[str, 
     splits: dict[str, set[str]] = defaultdict(set)
     for study in studies:
         splits[study.patient_id].add(study.split)
-        if not re.fullmatch(r"[A-Za-z]\w*", study.split) or study.split == "all":
-            problem = f"{study.split!r} cannot be the name of a split"
-            raise DataError(where, problem, "use letters, digits and _, such as train, val, test")
+        for name in (study.split, *study.also_in):
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or name == "all":
+                problem = f"{name!r} cannot be the name of a split"
+                cure = "use letters, digits and _, such as train, val, test"
+                raise DataError(where, problem, cure)
+    if taken := {study.split for study in studies} & {n for s in studies for n in s.also_in}:
+        problem = f"{min(taken)!r} names both a split and one that overlaps others"
+        raise DataError(where, problem, "rename one of them")
     for patient, names in splits.items():
         if len(names) > 1:
             problem = f"patient {patient} is in the splits {' and '.join(sorted(names))}"

@@ -13,17 +13,27 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from m3djax.generate.sampling import Chooser
-from m3djax.models.llm.decoder import Decoder
+from m3djax.models.llm.decoder import Decoder, DecoderBlock
 from m3djax.sharding import constrain
 
 LayerCache = tuple[Array, Array]
 """Keys and values, (b, heads, d, slots) each."""
+
+
+class _Layer(nn.Module):
+    """One block outside of its stack, under the name that the sharding table knows."""
+
+    block: DecoderBlock
+
+    def __call__(self, *args: Any) -> Array:
+        return self.block(*args)
 
 
 @struct.dataclass
@@ -155,13 +165,13 @@ def forward(
         for _ in range(stage.num_layers):
             key, value = cache.layers[at]
             variables = {
-                "params": weights.layers[at],
-                "cache": {"attention": {"keys": key, "values": value}},
+                "params": {"block": weights.layers[at]},
+                "cache": {"block": {"attention": {"keys": key, "values": value}}},
             }
-            x, changed = stage.block.apply(
+            x, changed = _Layer(stage.block).apply(
                 variables, x, rotation, mask[:, None], slot, mutable=["cache"]
             )
-            found = changed["cache"]["attention"]
+            found = changed["cache"]["block"]["attention"]
             layers.append((found["keys"], found["values"]))
             at += 1
     return x, Cache(tuple(layers), every)

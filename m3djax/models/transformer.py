@@ -9,16 +9,29 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from data_pipelines.errors import ConfigError
-from m3djax.models.attention import dot_product_attention
-from m3djax.sharding import constrain
+from m3djax.models.attention import Implementation, dot_product_attention
+from m3djax.sharding import constrain, gather
 
 Remat = Literal["none", "dots", "full"]
 _dense_init = nn.initializers.xavier_uniform()
+_policies = jax.checkpoint_policies
+_KEEP_DOTS = _policies.save_from_both_policies(
+    _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("attention")
+)
 
 
-def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> nn.Dense:
+class Dense(nn.Dense):
+    """A linear layer whose kernel is cast first and then gathered, so that less is moved."""
+
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """The parameter `name`, ready for use."""
+        value = super().param(name, *args, **kwargs)
+        return gather("/".join((*self.path, name)), value.astype(self.dtype))
+
+
+def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> Dense:
     """A linear layer with a 2-D kernel that computes in the dtype of `like`."""
-    return nn.Dense(features, use_bias, like.dtype, kernel_init=_dense_init, name=name)
+    return Dense(features, use_bias, like.dtype, kernel_init=_dense_init, name=name)
 
 
 def layer_norm(like: Array, *, epsilon: float, name: str) -> nn.LayerNorm:
@@ -33,10 +46,12 @@ class Attention(nn.Module):
     Attributes:
       num_heads: heads; must divide the width.
       qkv_bias: whether queries, keys and values have a bias (M3D: no, E3D-GPT: yes).
+      implementation: how attention is computed; "auto" picks what suits device and length.
     """
 
     num_heads: int = 12
     qkv_bias: bool = True
+    implementation: Implementation = "auto"
 
     @nn.compact
     def __call__(
@@ -53,7 +68,7 @@ class Attention(nn.Module):
             )
             for name in ("query", "key", "value")
         )
-        out = dot_product_attention(query, key, value, mask)
+        out = dot_product_attention(query, key, value, mask, implementation=self.implementation)
         return dense(c, x, name="out")(out.reshape(b, n, c))
 
 
@@ -104,7 +119,7 @@ class Transformer(nn.Module):
       num_layers: depth.
       block: the block that is repeated; maps (tokens, further arguments) to tokens.
       remat: what the backward pass computes again: "none" keeps all activations, "dots" keeps the
-        results of matrix products only, "full" keeps the input of each block only.
+        results of matrix products and of attention, "full" keeps the input of each block only.
       unroll: blocks per turn of the loop; more compile time for less loop overhead.
     """
 
@@ -132,10 +147,9 @@ class Transformer(nn.Module):
             return x, x if hidden else None
 
         if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             # prevent_cse is only needed outside of a scan.
             layer = nn.remat(
-                layer, prevent_cse=False, policy=policy if self.remat == "dots" else None
+                layer, prevent_cse=False, policy=_KEEP_DOTS if self.remat == "dots" else None
             )
         scan = nn.scan(
             layer,

@@ -10,6 +10,8 @@ from etils import epath
 
 from data_pipelines.datasets import job
 from data_pipelines.datasets.study import Collection, Study
+from data_pipelines.prepare import Prepare
+from tests.data import m3d_tree
 from tests.data.bucket import Bucket
 
 
@@ -22,6 +24,15 @@ def scans(sample_scans: epath.Path, tmp_path: Path) -> Path:
     for index in range(5):
         nib.save(image.slicer[20 + index : 60, 30:70, 5:25], root / f"s{index}.nii.gz")
     return root
+
+
+@pytest.fixture(scope="session")
+def m3d(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset of a small folder in M3D-Cap's layout, which lies beside it."""
+    root = m3d_tree.make(tmp_path_factory.mktemp("m3d"), sample_scans)
+    out = root.parent / "data"
+    assert Prepare("m3d_cap", str(root), out=str(out), workers=0).run() == 0
+    return out
 
 
 @pytest.fixture

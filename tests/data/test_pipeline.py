@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.crops import Crop, RandomCrop, random_window
+from data_pipelines.crops import Crop, RandomCrop, place
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import DataError
@@ -110,11 +110,15 @@ def test_a_zoomed_crop_is_the_resampled_scan() -> None:
 def test_windows_cover_every_place_and_small_volumes_are_padded_with_air() -> None:
     image = np.arange(6 * 4 * 4, dtype=np.int16).reshape(6, 4, 4) + 7
     rng = np.random.default_rng(0)
-    starts = {int(random_window(image, (2, 4, 4), rng, 7)[0, 0, 0] - 7) // 16 for _ in range(200)}
+    starts = {int(window(image, (2, 4, 4), rng)[0, 0, 0] - 7) // 16 for _ in range(200)}
     assert starts == {0, 1, 2, 3, 4}
-    window = random_window(image, (6, 4, 9), rng, 7)
-    assert window.shape == (6, 4, 9)
-    assert (window == 7).sum() == 6 * 4 * 5 + 1
+    padded = window(image, (6, 4, 9), rng)
+    assert padded.shape == (6, 4, 9)
+    assert (padded == 7).sum() == 6 * 4 * 5 + 1
+
+
+def window(image: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return place(image.shape, size, rng).of(image, 7)
 
 
 def test_the_cache_forgets_the_oldest_and_changes_nothing(prepared: str) -> None:

@@ -32,6 +32,9 @@ KINDS: dict[str, str] = {
     "llm": "test_llm.py",
     "lora": "",
     "text_metrics": "",
+    "bert": "test_bert.py",
+    "roberta": "test_bert.py",
+    "minilm": "test_minilm.py",
 }
 """Kind -> the test file in this folder that compares it; "" while there is none."""
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from m3djax import sharding
+from m3djax.cli import load_config
 from m3djax.experiment import Experiment
+from m3djax.optim import AdamW
+from m3djax.sharding_table import sharding_table
 from m3djax.step import TrainState, compile_step
 from m3djax.train import abstract_state, to_devices, trainer_of
 from tests import tiny
 
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2)]
+ROOT = pathlib.Path(__file__).parents[2]
+MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 1, 8)]
+# With a larger epsilon Adam's update is smooth in the gradient; at 1e-8 a gradient that is zero
+# but for rounding moves a parameter by a whole step, in a random direction.
+SMOOTH = AdamW(1e-2, eps=1e-3)
 
 
 def run(
@@ -33,18 +44,22 @@ def run(
 @pytest.fixture(scope="module")
 def alone() -> tuple[TrainState, list[dict]]:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    return run(tiny.experiment(), mesh)
+    return run(tiny.experiment(optimizer=SMOOTH), mesh)
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_five_updates_equal_those_of_one_device(
-    shape: tuple[int, int, int], alone: tuple[TrainState, list[dict]]
+    shape: tuple[int, int, int],
+    alone: tuple[TrainState, list[dict]],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    state, history = run(tiny.experiment(), sharding.make_mesh(shape))
+    state, history = run(tiny.experiment(optimizer=SMOOTH), sharding.make_mesh(shape))
     for here, there in zip(history, alone[1], strict=True):
-        np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
-        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)
-    assert tiny.largest_difference(state.trainable, alone[0].trainable) < 2e-3
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=2e-6)
+        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-5)
+    # Five updates move a parameter by up to 5e-2.
+    assert tiny.largest_difference(state.trainable, alone[0].trainable) < 1e-5
+    assert "rematerialization" not in capfd.readouterr().err, "a tensor is gathered by accident"
 
 
 @pytest.mark.parametrize("parts", [2, 8])
@@ -52,7 +67,7 @@ def test_accumulation_is_the_same_training(
     parts: int, alone: tuple[TrainState, list[dict]]
 ) -> None:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    _state, history = run(tiny.experiment(accumulate=parts), mesh)
+    _state, history = run(tiny.experiment(accumulate=parts, optimizer=SMOOTH), mesh)
     for here, there in zip(history, alone[1], strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
         np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)
@@ -69,20 +84,37 @@ def test_parameters_and_moments_are_split_alike() -> None:
     assert moments.count.sharding.is_fully_replicated
 
 
-def test_the_table_is_exact() -> None:
-    mesh = sharding.make_mesh((2, 2, 2))
-    state = abstract_state(tiny.experiment(), mesh)
-    rows = {path: split for path, _, split in sharding.table(state.trainable, mesh)}
-    assert rows["vision/transformer/block/attention/out/kernel"] == "(None, 'tensor', 'fsdp')"
-    assert rows["vision/positions/table"] == "(None, None)"
-    assert set(rows) == set(state.trainable)
+@pytest.mark.parametrize("name", ["quickstart", "e3d_gpt/mae"])
+def test_the_printed_table_is_as_it_was(name: str) -> None:
+    """If a change is meant: python run.py train CONFIG --print-sharding --mesh 4 8 2 > FILE."""
+    config = dataclasses.replace(load_config(ROOT / f"configs/{name}.py"), mesh=(4, 8, 2))
+    wanted = pathlib.Path(__file__).parent / "tables" / f"{name.replace('/', '_')}.txt"
+    assert sharding_table(config) == wanted.read_text().rstrip("\n")
+
+
+def test_kernels_are_gathered_and_activations_stay() -> None:
+    """With weights over fsdp, what moves is weights and gradients: nothing with a batch in it."""
+    mesh = sharding.make_mesh((1, 8, 1))
+    experiment = tiny.experiment()
+    with jax.set_mesh(mesh):
+        batch = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(mesh))
+            for name, x in tiny.batch().items()
+        }
+        state = abstract_state(experiment, mesh)
+        step = compile_step(trainer_of(experiment), mesh)
+        text = step.lower(state, batch, jax.random.key(1)).compile().as_text()
+    assert "all-gather" in text and "collective-permute" not in text and "all-to-all" not in text
+    kernels = {tuple(leaf.shape[-2:]) for leaf in state.trainable.values() if leaf.ndim > 1}
+    for shape in re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text):
+        assert tuple(map(int, shape.split(",")))[-2:] in kernels, shape
 
 
 def test_a_parameter_without_a_row_is_an_error() -> None:
     mesh = sharding.make_mesh((8, 1, 1))
-    with pytest.raises(ValueError, match="llm/wte of shape .* matches no row"):
+    with pytest.raises(ValueError, match="llm/wte matches no row"):
         sharding.parameter_spec("llm/wte", (4, 4), mesh)
-    with pytest.raises(ValueError, match="exactly one row with one entry per dimension"):
+    with pytest.raises(ValueError, match="one entry per dimension"):
         sharding.parameter_spec("vision/norm/scale", (4, 4), mesh)
 
 

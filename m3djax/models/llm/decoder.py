@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
-from m3djax.models.attention import dot_product_attention
+from m3djax.models.attention import Implementation, dot_product_attention
 from m3djax.models.llm.rotary import Rotary, Rotation, rotate
 from m3djax.models.transformer import Transformer, dense
 from m3djax.sharding import constrain
@@ -38,6 +38,7 @@ class CausalAttention(nn.Module):
       qk_norm: whether every head's queries and keys are normalised before they are rotated (Qwen3).
       norm_eps: epsilon of these norms.
       window: how many tokens, itself included, a token sees; None: all.
+      implementation: how attention is computed; "auto" picks what suits device and length.
     """
 
     num_heads: int = 32
@@ -49,6 +50,7 @@ class CausalAttention(nn.Module):
     qk_norm: bool = False
     norm_eps: float = 1e-6
     window: int | None = None
+    implementation: Implementation = "auto"
 
     @nn.compact
     def __call__(
@@ -67,7 +69,9 @@ class CausalAttention(nn.Module):
         cached = self.has_variable("cache", "keys")
         if cached:
             key, value = (self._remember(*new, slot) for new in (("keys", key), ("values", value)))
-        out = dot_product_attention(query, key, value, mask, causal=not cached)
+        out = dot_product_attention(
+            query, key, value, mask, causal=not cached, implementation=self.implementation
+        )
         out = constrain(out, ("batch", None, "heads", None))
         return dense(x.shape[-1], x, name="out", use_bias=self.out_bias)(
             out.reshape(*out.shape[:2], -1)

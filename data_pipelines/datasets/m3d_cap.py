@@ -1,0 +1,149 @@
+"""M3D-Cap (arXiv 2404.00578): CT series of Radiopaedia's cases, each case with one report.
+
+    M3D_Cap/ct_case/000006/text.txt                      the report of the case
+    M3D_Cap/ct_case/000006/Axial_non_contrast/0.png ...  a series: folder of slices, or
+    M3D_Cap/ct_case/000006/Axial_non_contrast.npy        an array that M3D's script prepared
+    M3D_Cap/ct_quizze/...                                likewise
+    M3D_Cap/M3D_Cap.json                                 the released splits
+
+The released splits go by series, so that a test case has other series in the training set, and
+some cases of ct_quizze are cases of ct_case (github.com/BAAI-DCAI/M3D, issues 38 and 61). Here a
+case is in one split, together with all cases that hold a copy of one of its series: the test set
+gets it if any of its series is in a released test set, else validation likewise, else train. The
+released splits stay available as `released_train`, `released_validation`, `released_test`,
+`test1k`, `test500` and `test100`: lists of records, which are stored once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from etils import epath
+
+from data_pipelines.datasets import twins
+from data_pipelines.datasets.m3d_index import NAME, Listed, read_index
+from data_pipelines.datasets.search import Search, own_name
+from data_pipelines.datasets.study import Collection, Study
+from data_pipelines.errors import DataError
+from data_pipelines.preprocess import Recipe
+from data_pipelines.volume import Units
+
+_TEXT = "text.txt"
+
+
+def m3d_cap(
+    root: epath.PathLike,
+    recipe: Recipe,
+    *,
+    same: epath.PathLike | None = None,
+    units: Units | None = None,
+) -> Collection:
+    """Returns M3D-Cap with repaired splits.
+
+    Args:
+      root: The folder `M3D_Cap` or `M3D_Cap_npy`.
+      recipe: Preprocessing.
+      same: The leaks.csv of an earlier preparation: cases whose series are near-identical
+        (compressed or cut anew, which only `--check-leaks` finds) are put into one split, too.
+      units: "unit" for prepared arrays of 0..1 that no recipe scales again.
+
+    Raises:
+      DataError: The folder or its index is unusable, or `same` names studies that are not here.
+    """
+    root = epath.Path(root)
+    if not root.is_dir():
+        raise DataError(root, "there is no such folder", "give M3D_Cap or M3D_Cap_npy")
+    search = Search(root)
+    found = list(search.volumes())
+    listed = {entry.image: entry for entry in read_index(root, found)}
+    volumes = sorted({*found, *listed})
+    if not volumes:
+        raise DataError(root, "it holds no series", "give M3D_Cap or M3D_Cap_npy")
+    cases = {path: own_name(root, path.parent) for path in volumes}
+    groups, notes = _groups(root, found, cases, same)
+    splits = _splits(listed.values(), cases, groups)
+    studies = tuple(
+        _study(root, path, groups.first(cases[path]), splits, listed.get(path)) for path in volumes
+    )
+    unlisted = len(volumes) - len(listed)
+    notes = (
+        *notes,
+        *_leaks(studies, cases),
+        f"{unlisted} series are not in {NAME}: they follow their case, and are in no released "
+        "split.",
+        *search.notes(),
+    )
+    return Collection("m3d_cap", root, studies, recipe, notes=notes, units=units)
+
+
+def _groups(
+    root: epath.Path,
+    found: Iterable[epath.Path],
+    cases: Mapping[epath.Path, str],
+    same: epath.PathLike | None,
+) -> tuple[twins.Union, tuple[str, ...]]:
+    """Which cases are one, and what to say of it."""
+    groups = twins.Union()
+    copies = twins.copies(found)
+    pairs = [[cases[path] for path in group] for group in copies]
+    if same is not None:
+        case_of = {own_name(root, path): case for path, case in cases.items()}
+        try:
+            pairs += [[case_of[id_] for id_ in pair] for pair in twins.read_pairs(same)]
+        except KeyError as error:
+            cure = "give the table of a dataset made from this folder, without --salt"
+            raise DataError(same, "it names studies that are not here", cure) from error
+    for pair in pairs:
+        groups.join(pair)
+    everyone = set(cases.values())
+    joined = len(everyone) - len({groups.first(case) for case in everyone})
+    copied = sum(len(group) - 1 for group in copies)
+    note = f"{copied} series are copies of others, byte for byte; {joined} cases were joined to"
+    return groups, (f"{note} the case that holds the same series, and share its split.",)
+
+
+def _splits(
+    listed: Iterable[Listed], cases: Mapping[epath.Path, str], groups: twins.Union
+) -> dict[str, str]:
+    """{first case of a group: its split}; a group that no released split holds is left out."""
+    released: dict[str, set[str]] = defaultdict(set)
+    for entry in listed:
+        released[groups.first(cases[entry.image])].update(entry.splits)
+    return {case: _split(names) for case, names in released.items()}
+
+
+def _split(released: Iterable[str]) -> str:
+    if any("test" in name for name in released):
+        return "test"
+    return "validation" if "released_validation" in released else "train"
+
+
+def _study(
+    root: epath.Path, path: epath.Path, case: str, splits: Mapping[str, str], entry: Listed | None
+) -> Study:
+    return Study(
+        study_id=own_name(root, path),
+        patient_id=case,
+        split=splits.get(case, "train"),
+        image=path,
+        report=entry.text if entry else path.parent / _TEXT,
+        also_in=entry.splits if entry else (),
+    )
+
+
+def _leaks(studies: Sequence[Study], cases: Mapping[epath.Path, str]) -> tuple[str, ...]:
+    """What the released training set knows of the released test set."""
+    train, test = ("released_train", "released_test")
+    own = {cases[study.image] for study in studies if train in study.also_in}
+    joined = {study.patient_id for study in studies if train in study.also_in}
+    asked = [study for study in studies if test in study.also_in]
+    by_case = sum(cases[study.image] in own for study in asked)
+    by_any = sum(study.patient_id in joined for study in asked)
+    if not asked:
+        return ()
+    return (
+        f"Of the {len(asked)} series in {test}, {by_any} leak from {train}: {by_case} have other "
+        f"series of their case there, {by_any - by_case} a copy in another case. The splits train, "
+        "validation and test are free of both.",
+    )

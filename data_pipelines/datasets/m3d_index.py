@@ -1,0 +1,113 @@
+"""M3D_Cap.json: {name of a split: [{"image": path, "text": path}, ...]}."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.errors import DataError
+
+NAME = "M3D_Cap.json"
+_FOLDERS = ("M3D_Cap", "M3D_Cap_npy")
+"""Paths in the index begin with one of these, whichever of the two is there."""
+_OWN = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A volume of the index.
+
+    Attributes:
+      image: Where it is, or should be.
+      text: Where its report is, or should be.
+      splits: Names of the released splits that hold it, see `released_name`.
+    """
+
+    image: epath.Path
+    text: epath.Path
+    splits: tuple[str, ...]
+
+
+def released_name(split: str) -> str:
+    """The name of a released split here: with "released_" where a repaired split has its own."""
+    return f"released_{split}" if split in _OWN else split
+
+
+def read_index(root: epath.Path, volumes: Iterable[epath.Path]) -> list[Listed]:
+    """Reads the index of a folder in M3D-Cap's layout.
+
+    Args:
+      root: `M3D_Cap` or `M3D_Cap_npy`, which holds the index.
+      volumes: Those that were found below it. The index names arrays; where there is a folder of
+        slices instead, or an array whose name lost its accents, that is meant.
+
+    Returns:
+      Every volume once, in the order of the index; one that was not found is where the index
+      says, for its reader to tell.
+
+    Raises:
+      DataError: There is no index, or it has another form, or an entry points out of the folder
+        or contradicts another one; it names the split and the number of the entry.
+    """
+    path = root / NAME
+    found = {_key(volume.relative_to(root)): volume for volume in volumes}
+    listed: dict[epath.Path, Listed] = {}
+    for split, where, entry in _entries(path):
+        image = _below(root, path, where, entry, "image")
+        text = _below(root, path, where, entry, "text")
+        image = found.get(_key(image.relative_to(root)), image)
+        before = listed.get(image, Listed(image, text, ()))
+        if before.text != text:
+            problem = f"{where}: its image has another text in {before.splits[0]}"
+            raise DataError(path, problem, "give every image one text")
+        if released_name(split) in before.splits:
+            raise DataError(path, f"{where}: its image is in this split twice", "list it once")
+        listed[image] = Listed(image, text, (*before.splits, released_name(split)))
+    return list(listed.values())
+
+
+def _entries(path: epath.Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yields split, place for errors, and entry."""
+    try:
+        index = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        cure = "download it with the data; scans without it: prepare folder --table"
+        raise DataError(path, "there is no such index", cure) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        cure = "download it again"
+        raise DataError(path, "the index cannot be read, or is no JSON in UTF-8", cure) from error
+    form = 'it must be {"train": [{"image": ..., "text": ...}, ...], "test": [...]}'
+    if not isinstance(index, dict) or not all(isinstance(v, list) for v in index.values()):
+        raise DataError(path, "the index is no table of splits", form)
+    for split, entries in index.items():
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise DataError(path, f"{split}[{number}] is no entry", form)
+            yield split, f"{split}[{number}]", entry
+
+
+def _below(
+    root: epath.Path, index: epath.Path, where: str, entry: Mapping[str, Any], field: str
+) -> epath.Path:
+    """The path in a field, below the root: an index may not read the whole disk."""
+    value = entry.get(field)
+    if not isinstance(value, str) or not value.strip():
+        problem = f"{where}: {field!r} is missing, or is no path"
+        raise DataError(index, problem, "correct the entry, or remove it")
+    parts = PurePosixPath(value).parts
+    if not value.isprintable() or ".." in parts or parts[0] == "/" or "\\" in value:
+        problem = f"{where}: {field} {value!r} is outside of the folder, or no plain path"
+        raise DataError(index, problem, "give a path below the folder, without '..'")
+    return root.joinpath(*parts[1 if parts[0] in (*_FOLDERS, root.name) else 0 :])
+
+
+def _key(relative: epath.PathLike) -> str:
+    """What the names of a series have in common, as slices and as an array."""
+    text = unicodedata.normalize("NFKD", str(relative)).encode("ascii", "ignore").decode()
+    return text.removesuffix(".npy")

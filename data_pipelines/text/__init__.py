@@ -1,0 +1,1 @@
+"""Text of reports: sentences, tokenizers, token ids."""

@@ -1,0 +1,143 @@
+"""Reports to fixed-length arrays of token ids: pure functions of the text and a generator."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.specs import ArraySpec
+from data_pipelines.text.reports import clean_report
+from data_pipelines.text.sentences import sentence_spans
+from data_pipelines.text.shorten import choose_sentences, released_text
+from data_pipelines.text.tokenizer_files import load_tokenizer, pad_id
+from data_pipelines.text_fields import Tokens
+
+_PADDED = 128  # vocabularies of weights are padded to a multiple of this at most
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportTokens(Tokens):
+    """Tokenises reports, and says which sentence every token belongs to.
+
+    Attributes:
+      tokenizer: file or folder with tokenizer.json, vocab.txt, or vocab.json and merges.txt.
+      length: tokens per text, special ones included; shorter texts are padded.
+      vocab_size: rows of the text encoder's token table, with which the tokenizer must agree.
+      shorten: what is kept of longer reports. "sentences": the first one and a random choice of
+        the others, in their order; without a generator it is the same choice every time.
+        "released": M3D's own way of doing that, quirks included. "head": the first tokens.
+    """
+
+    tokenizer: str
+    length: int = 128
+    vocab_size: int = 30522
+    shorten: Literal["sentences", "released", "head"] = "sentences"
+
+    def __post_init__(self) -> None:
+        if self.length < 4:
+            raise ConfigError(f"length={self.length} leaves no room for words. Cure: 4 or more.")
+
+    def spec(self) -> dict[str, ArraySpec]:
+        """Shapes and dtypes of the fields of one text; see `__call__`."""
+        numbers = ArraySpec((self.length,), np.dtype(np.int32))
+        return {
+            "token_ids": numbers,
+            "sentence_ids": numbers,
+            "text_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
+        }
+
+    def check(self) -> None:
+        """Reads the tokenizer, so that what is wrong with it is found before compilation.
+
+        Raises:
+          DataError: it is missing or not readable, or made for another vocabulary.
+        """
+        self._load()
+
+    def __call__(
+        self, text: str, rng: np.random.Generator | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Tokenises one report.
+
+        Args:
+          text: the report.
+          rng: chooses the sentences of long reports; None for the same ones every time.
+
+        Returns:
+          token_ids: int32 (length,), special tokens included, padded at the end.
+          sentence_ids: int32 (length,), 1 for the tokens of the first sentence that is kept, 2 for
+            those of the next ..., and 0 for special tokens and padding.
+          text_mask: bool (length,), True where there is a token, special ones included.
+
+        Raises:
+          DataError: the text has no words, or the tokenizer cannot be used.
+        """
+        text = clean_report(text)
+        tokenizer, pad = self._load()
+        encoding = tokenizer.encode(text)
+        if len(encoding.ids) > self.length and self.shorten == "released":
+            rng_or_fixed = rng or _fixed(text)
+            text = released_text(
+                text, self.length, lambda s: len(tokenizer.encode(s)), rng_or_fixed
+            )
+            encoding = tokenizer.encode(text)
+        ids, sentences = np.array(encoding.ids), _sentences(text, encoding)
+        if not sentences.any():
+            raise DataError("report", "has no word that the tokenizer knows", "check its language")
+        keep = self._keep(text, sentences, rng)
+        # Sentences that were left out leave no gap in the numbers; 0 stays 0.
+        numbers = np.unique(np.append(0, sentences[keep]), return_inverse=True)[1][1:]
+        count = int(keep.sum())
+        fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}
+        fields["token_ids"][:] = pad
+        fields["token_ids"][:count] = ids[keep]
+        fields["sentence_ids"][:count] = numbers
+        fields["text_mask"][:count] = True
+        return fields
+
+    def _keep(
+        self, text: str, sentences: np.ndarray, rng: np.random.Generator | None
+    ) -> np.ndarray:
+        """Which tokens stay: special ones, and at most as many others as there is room for."""
+        words = sentences > 0
+        budget = self.length - int((~words).sum())
+        if words.sum() <= budget:
+            return np.ones_like(words)
+        if self.shorten == "sentences":
+            counts = np.bincount(sentences)[1:]
+            chosen = choose_sentences(counts, budget, rng or _fixed(text))
+            words &= np.append(False, chosen)[sentences]
+        return (sentences == 0) | (words & (np.cumsum(words) <= budget))
+
+    def _load(self) -> tuple[Tokenizer, int]:
+        tokenizer = load_tokenizer(self.tokenizer)
+        size = tokenizer.get_vocab_size()
+        if not size <= self.vocab_size < size + _PADDED:
+            raise DataError(
+                self.tokenizer,
+                f"has {size} tokens, and the text encoder's table {self.vocab_size} rows",
+                "take tokenizer and weights of the same model, and set vocab_size to its rows",
+            )
+        return tokenizer, pad_id(tokenizer, self.tokenizer)
+
+
+def _fixed(text: str) -> np.random.Generator:
+    """A generator that depends on the text alone."""
+    return np.random.default_rng(zlib.crc32(text.encode()))
+
+
+def _sentences(text: str, encoding: Encoding) -> np.ndarray:
+    """The sentence of each token, from 1 up in ascending order; 0 for special tokens."""
+    starts = [start for start, _ in sentence_spans(text)]
+    # By a token's last character: byte-level tokens begin with the blank before the word.
+    last = np.array([max(end - 1, start) for start, end in encoding.offsets], int)
+    numbers = np.maximum(np.searchsorted(starts, last, side="right"), 1)
+    numbers[np.array(encoding.special_tokens_mask, bool)] = 0
+    # Without gaps, as a sentence may have no token at all.
+    return np.unique(np.append(0, numbers), return_inverse=True)[1][1:]

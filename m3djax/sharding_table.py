@@ -1,0 +1,49 @@
+"""Where every parameter of an experiment would live, as text."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import AbstractMesh
+
+from m3djax import sharding
+from m3djax.experiment import Experiment
+from m3djax.train import trainer_of
+
+
+def sharding_table(experiment: Experiment) -> str:
+    """A line per parameter: path, shape, mesh axis of every dimension, MiB on one device.
+
+    A mesh whose sizes are all given needs no devices: the table of a pod can be read anywhere.
+    Moments live where their parameter lives. MiB are float32, without moments.
+
+    Raises:
+      ValueError: a parameter has no row in the sharding table, or the mesh leaves a size open
+        that this machine's devices do not fill.
+    """
+    if -1 in experiment.mesh:
+        mesh = sharding.make_mesh(experiment.mesh).abstract_mesh
+    else:
+        mesh = AbstractMesh(experiment.mesh, sharding.AXES)
+    state = jax.eval_shape(trainer_of(experiment).init, jax.random.key(0))
+    rows, total = [("parameter", "shape", "split over", "MiB per device")], 0.0
+    for path, leaf in sorted((state.trainable | state.frozen).items()):
+        spec = sharding.parameter_spec(path, leaf.shape, mesh)
+        parts = math.prod(mesh.shape[axis] for entry in spec for axis in _axes(entry))
+        mib = leaf.size / parts * 4 / 2**20
+        total += mib
+        split = ", ".join("+".join(_axes(entry)) or "-" for entry in spec)
+        shape = " x ".join(map(str, leaf.shape)) or "scalar"
+        frozen = "" if path in state.trainable else "  frozen"
+        rows.append((path, shape, split, f"{mib:.3f}{frozen}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, [*widths, 0], strict=True)) for row in rows
+    ]
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return "\n".join([f"mesh: {sizes}", *lines, f"total: {total:.1f} MiB per device"])
+
+
+def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else entry or ()

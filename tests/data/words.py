@@ -1,0 +1,43 @@
+"""A tokenizer for tests of the pipeline: a word is its length."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.specs import ArraySpec
+from data_pipelines.text_fields import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class WordLengths(Tokens):
+    """Attributes:
+    length: Tokens of a text.
+    """
+
+    length: int = 8
+
+    def spec(self) -> dict[str, ArraySpec]:
+        ids = ArraySpec((self.length,), np.dtype(np.int32))
+        return {
+            "token_ids": ids,
+            "sentence_ids": ids,
+            "text_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
+        }
+
+    def check(self) -> None:
+        """It needs nothing."""
+
+    def __call__(self, text: str, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        words = np.array([len(word) for word in text.split()], np.int32)
+        if len(words) > self.length and rng is not None:
+            words = words[np.sort(rng.permutation(len(words))[: self.length])]
+        words = words[: self.length]
+        tokens = np.zeros(self.length, np.int32)
+        tokens[: len(words)] = words
+        return {
+            "token_ids": tokens,
+            "sentence_ids": np.zeros_like(tokens),
+            "text_mask": np.arange(self.length) < len(words),
+        }
