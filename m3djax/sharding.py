@@ -68,6 +68,15 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"block/mlp/down/bias", ("layers", None)),
     (r"token_embed/embedding", ("vocabulary", None)),
     (r"head/kernel", (None, "vocabulary")),
+    # Adapters of linear layers: split as the kernels beside them, their rank whole.
+    (r"block/attention/(query|key|value|qkv)/lora_a", ("layers", "embed", None)),
+    (r"block/attention/(query|key|value|qkv)/lora_b", ("layers", None, "heads")),
+    (r"block/attention/out/lora_a", ("layers", "heads", None)),
+    (r"block/attention/out/lora_b", ("layers", None, "embed")),
+    (r"block/mlp/(fc1|gate|up|gate_up)/lora_a", ("layers", "embed", None)),
+    (r"block/mlp/(fc1|gate|up|gate_up)/lora_b", ("layers", None, "mlp")),
+    (r"block/mlp/(fc2|down)/lora_a", ("layers", "mlp", None)),
+    (r"block/mlp/(fc2|down)/lora_b", ("layers", None, "embed")),
 )
 
 

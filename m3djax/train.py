@@ -165,7 +165,8 @@ class Loop:
                 folder = self.folder / "evaluation" / name
                 folder.mkdir(parents=True, exist_ok=True)
                 bound = evaluator.for_data(self.experiment.data)
-                results = bound.run(self.experiment.task, self.state.params, folder)
+                task, merged = self.experiment.task.evaluated(self.state.params)
+                results = bound.run(task, merged, folder)
                 numbers = {f"{name}/{k}": v for k, v in results.items() if isinstance(v, float)}
                 writer.write(done - 1, numbers)
 

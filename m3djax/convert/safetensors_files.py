@@ -67,6 +67,7 @@ def write_checkpoint(
     path: epath.PathLike,
     tensors: Mapping[str, tuple[int, Callable[[], np.ndarray]]],
     *,
+    single: str = SINGLE,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes tensors as Hugging Face does; the index, or the only file, comes last and whole.
@@ -74,6 +75,7 @@ def write_checkpoint(
     Args:
       path: the folder.
       tensors: by name, how many bytes it has, and what makes it when its turn has come.
+      single: name of the file, if one is enough.
       shard_bytes: files get no larger than this, unless one tensor is.
     """
     root = epath.Path(path)
@@ -87,7 +89,7 @@ def write_checkpoint(
         shards[-1].append(name)
         used += size
     if len(shards) == 1:
-        _write_file(root / SINGLE, shards[0], tensors)
+        _write_file(root / single, shards[0], tensors)
         return
     where: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):

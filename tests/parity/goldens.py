@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 
 KINDS: dict[str, str] = {
     "m3d_clip": "test_m3d_clip.py",
-    "m3d_lamed_llama": "",
-    "m3d_lamed_phi3": "",
+    "m3d_lamed_llama": "test_m3d_lamed.py",
+    "m3d_lamed_phi3": "test_m3d_lamed.py",
     "m3d_lamed_seg": "",
     "segvol": "",
     "segvol_text": "",
@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
     "psat": "",
     "mae3d": "test_mae3d.py",
     "llm": "test_llm.py",
-    "lora": "",
+    "lora": "test_lora.py",
     "text_metrics": "",
     "bert": "test_bert.py",
     "roberta": "test_bert.py",
