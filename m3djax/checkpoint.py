@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -125,19 +125,26 @@ class Checkpointer:
         write_manifest(folder)
 
 
-def load_params(folder: epath.PathLike, wanted: Mapping[str, Any]) -> params_lib.FlatParams:
+def load_params(
+    folder: epath.PathLike, wanted: Mapping[str, Any], *, fresh_adapters: bool = False
+) -> params_lib.FlatParams:
     """Parameters of a run's newest readable checkpoint, and nothing else of it.
 
     Args:
       folder: the run's folder.
       wanted: path -> jax.ShapeDtypeStruct with a sharding.
+      fresh_adapters: whether adapters are left out that the checkpoint does not have.
 
     Raises:
-      CheckpointError: if there is no readable checkpoint, it lacks a path, or a shape differs.
+      CheckpointError: if there is no readable checkpoint, it lacks a path, a shape differs, or it
+        has adapters in a wanted component that would be ignored.
     """
     folder = epath.Path(folder).resolve()
     step = folder / "checkpoints" / str(newest_readable(folder))
     saved = ocp.metadata(step, checkpointable_name="state").metadata
+    if fresh_adapters:
+        wanted = {p: x for p, x in wanted.items() if p in saved["trainable"] or not _adapter(p)}
+    _check_adapters(step, saved["trainable"], wanted)
     trainable = {path: leaf for path, leaf in wanted.items() if path in saved["trainable"]}
     loaded: params_lib.FlatParams = {}
     if trainable:
@@ -217,6 +224,21 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
     saved = ocp.metadata(frozen).metadata
     _check_shapes(frozen, None, dict(wanted))
     return ocp.load(frozen, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+
+
+def _adapter(path: str) -> bool:
+    return "/lora_" in path
+
+
+def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str]) -> None:
+    """Half of a layer would be wrong without an error."""
+    components = {path.split("/")[0] for path in wanted}
+    ignored = {p for p in saved if _adapter(p) and p.split("/")[0] in components} - set(wanted)
+    if ignored:
+        raise CheckpointError(
+            f"{step}: adapters would be ignored, {min(ignored)} among them.\n"
+            "Cure: wrap the task in the same LoRA."
+        )
 
 
 def _check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:

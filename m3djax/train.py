@@ -211,7 +211,7 @@ def start_from(state: TrainState, experiment: Experiment) -> TrainState:
                     path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
                     for path, leaf in old.items()
                 }
-                new = load_params(source, abstract)
+                new = load_params(source, abstract, fresh_adapters=True)
                 state = dataclasses.replace(state, **{group: getattr(state, group) | new})
         if not params.component(state.trainable | state.frozen, component):
             raise ConfigError(f"init_from: the task has no component {component!r}.")
