@@ -21,7 +21,7 @@ from m3djax.models.llm.decoder import Decoder
 
 Prompt = Sequence[int]
 OnText = Callable[[int, str], None]
-_SMALLEST = 32  # slots; every bucket is this times a power of two
+_SMALLEST = 32  # slots
 _CHUNK = 8  # tokens between two looks at the text, where somebody wants to look
 
 
@@ -58,8 +58,8 @@ class Prefix:
 class Generator:
     """Text generation with one model.
 
-    Lengths and numbers of prompts are rounded up to powers of two, so that few shapes are ever
-    compiled; sampling options are traced and compile nothing.
+    Lengths and numbers of prompts are rounded up, so that few shapes are ever compiled; sampling
+    options are traced and compile nothing.
     """
 
     def __init__(
@@ -312,17 +312,15 @@ class Generator:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
 
-def bucket(size: int, *, smallest: int = _SMALLEST) -> int:
-    """The power of two times `smallest` that is not below `size`."""
-    found = smallest
-    while found < size:
-        found *= 2
-    return found
+def bucket(size: int) -> int:
+    """A length not below `size`: four to every doubling, so that at most a fifth is padding."""
+    step = max(8, 2 ** ((size - 1).bit_length() - 3))
+    return max(_SMALLEST, -(-size // step) * step)
 
 
 def _repeated(rows: int) -> np.ndarray:
     """Numbers of rows, repeated to a full bucket: what nobody asked for has ended at once."""
-    return np.resize(np.arange(rows), bucket(rows, smallest=1))
+    return np.resize(np.arange(rows), 2 ** (rows - 1).bit_length())
 
 
 def _padded(

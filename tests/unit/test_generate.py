@@ -293,5 +293,7 @@ def test_long_and_short_rotations(tiny: Pretrained) -> None:
 
 
 def test_buckets() -> None:
-    assert [bucket(n) for n in (1, 32, 33, 64, 320)] == [32, 32, 64, 64, 512]
-    assert [bucket(n, smallest=1) for n in (1, 2, 3, 5)] == [1, 2, 4, 8]
+    sizes = {size: bucket(size) for size in range(1, 5000)}
+    assert all(size <= slots <= max(32, 1.25 * size + 1) for size, slots in sizes.items())
+    assert len(set(sizes.values())) < 4 * 9
+    assert [bucket(n) for n in (1, 32, 33, 64, 65, 320, 321)] == [32, 32, 40, 64, 80, 320, 384]
