@@ -138,8 +138,9 @@ def adapters(
         x = args[0].astype(out.dtype)
         if dropout:
             x = _drop(x, dropout, keys, layer.get_variable("params", _SALT))
-        a, b = (layer.get_variable("params", name).astype(out.dtype) for name in (A, B))
-        return out + scale * (x @ a) @ b
+        a: Array = layer.get_variable("params", A)
+        b: Array = layer.get_variable("params", B)
+        return out + scale * (x @ a.astype(out.dtype)) @ b.astype(out.dtype)
 
     with nn.intercept_methods(intercept):
         yield

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from m3djax.convert.name_map import Linear, Rule, Same
-from m3djax.models.llm.decoder import Decoder, DecoderBlock
+from m3djax.convert.name_map import Linear, Rule, Same, Transform
+from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
 
 
 def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ...]:
@@ -29,16 +29,17 @@ def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ..
         block = f"{ours}/stages_{number}/block"
         found += [
             Rule(f"{prefix}model.layers.{{i}}.{theirs}", f"{block}/{path}", via, layers)
-            for theirs, path, via in _block(stage.block)
+            for theirs, path, via in _block(block_of(stage))
         ]
         first = layers[1]
     return tuple(found)
 
 
-def _block(block: DecoderBlock) -> list[tuple[str, str, Linear | Same]]:
+def _block(block: DecoderBlock) -> list[tuple[str, str, Transform]]:
     """(published name, our path, transform) of one block's tensors."""
     attention, mlp = block.attention, block.mlp
-    same, found = Same(), []
+    same = Same()
+    found: list[tuple[str, str, Transform]] = []
 
     def linear(theirs: str, ours: str, use_bias: bool) -> None:
         found.append((f"{theirs}.weight", f"{ours}/kernel", Linear()))

@@ -16,7 +16,7 @@ from m3djax.convert.name_map import Linear, Rule, Same, assign
 from m3djax.convert.safetensors_files import LazyTensor, write_checkpoint
 from m3djax.params import FlatParams
 
-Index = tuple[slice, ...]
+Index = Any  # a tuple of slices
 
 
 def load(

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.errors import ConfigError
 from m3djax import sharding
@@ -74,7 +74,6 @@ def _resized(path: str, table: jax.Array, axis: int, before: int, after: int, ro
     shape = list(table.shape)
     shape[axis] = rows
     place = table.sharding
-    if isinstance(place, NamedSharding):
-        mesh = place.mesh
+    if isinstance(place, NamedSharding) and isinstance(mesh := place.mesh, Mesh):
         place = NamedSharding(mesh, sharding.parameter_spec(path, tuple(shape), mesh))
     return jax.jit(build, out_shardings=place)(table)

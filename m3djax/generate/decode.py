@@ -10,6 +10,7 @@ arrays, and so copy the whole cache and the whole model for every token.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -20,8 +21,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from m3djax.generate.sampling import Chooser
-from m3djax.models.llm.decoder import Decoder, DecoderBlock
+from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
 from m3djax.sharding import constrain
+from m3djax.tasks.base import apply
 
 LayerCache = tuple[Array, Array]
 """Keys and values, (b, heads, d, slots) each."""
@@ -106,7 +108,7 @@ def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
     """A cache without tokens."""
     layers = []
     for stage in model.stages:
-        attention = stage.block.attention
+        attention = block_of(stage).attention
         shape = (rows, attention.num_kv_heads, attention.head_dim, slots)
         for _ in range(2 * stage.num_layers):
             zeros = jnp.zeros(shape, model.dtype)
@@ -160,7 +162,7 @@ def forward(
     x, layers, at = embeds, [], 0
     for stage in model.stages:
         mask = causal
-        if (window := stage.block.attention.window) is not None and slots > window:
+        if (window := block_of(stage).attention.window) is not None and slots > window:
             mask = mask & (here[:, :, None] - position[:, None] < window)
         for _ in range(stage.num_layers):
             key, value = cache.layers[at]
@@ -168,7 +170,7 @@ def forward(
                 "params": {"block": weights.layers[at]},
                 "cache": {"block": {"attention": {"keys": key, "values": value}}},
             }
-            x, changed = _Layer(stage.block).apply(
+            x, changed = _Layer(block_of(stage)).apply(
                 variables, x, rotation, mask[:, None], slot, mutable=["cache"]
             )
             found = changed["cache"]["block"]["attention"]
@@ -179,9 +181,8 @@ def forward(
 
 def scores(model: Decoder, weights: Weights, last: Float[Array, "b c"]) -> Float[Array, "b v"]:
     """Logits of the next token in float32; rows that stand for no token are minus infinity."""
-    variables = {"params": weights.outer}
-    hidden = model.apply(variables, last, method="normalise")
-    logits = model.apply(variables, hidden, method="logits").astype(jnp.float32)
+    hidden = apply(model, weights.outer, last, method="normalise")
+    logits = apply(model, weights.outer, hidden, method="logits").astype(jnp.float32)
     if model.num_tokens is None:
         return logits
     return jnp.where(jnp.arange(model.vocab_size) < model.num_tokens, logits, -jnp.inf)
@@ -282,13 +283,16 @@ def decode(
 
     def body(state: State) -> State:
         token = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, 1)
-        embeds = model.apply({"params": weights.outer}, token, method="embed")
+        embeds = apply(model, weights.outer, token, method="embed")
         slot = first + state.step - 1
         x, cache = forward(
             model, weights, embeds, jnp.ones_like(token, bool), state.cache, slot, length
         )
         return _choose(
-            state.replace(cache=cache), scores(model, weights, x[:, 0]), chooser, eos_ids
+            dataclasses.replace(state, cache=cache),
+            scores(model, weights, x[:, 0]),
+            chooser,
+            eos_ids,
         )
 
     def unfinished(state: State) -> Array:
@@ -303,7 +307,8 @@ def _choose(state: State, logits: Array, chooser: Chooser, eos_ids: Array) -> St
     seen = state.seen
     if seen is not None:
         seen = seen.at[jnp.arange(len(token)), token].set(True)
-    return state.replace(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], (0, state.step)),
         done=state.done | jnp.isin(token, eos_ids),

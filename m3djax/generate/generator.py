@@ -237,7 +237,7 @@ class Generator:
             if stopped.any():
                 ended = np.ones(len(state.done), bool)
                 ended[:rows] = done | stopped
-                state = state.replace(done=jax.device_put(ended, state.done.sharding))
+                state = dataclasses.replace(state, done=jax.device_put(ended, state.done.sharding))
             until = min(step + _CHUNK, limit) if look else limit
             state = decode.decode(
                 self.model,
@@ -305,8 +305,9 @@ class Generator:
 
     def _rotated_for(self, total: int) -> int:
         """A length that is rotated like `total`; few different ones, so that little is compiled."""
-        frequencies = [self.model.rotary.frequencies(self.model.head_dim, n) for n in (1, total)]
-        return 1 if np.array_equal(*frequencies) else bucket(total)
+        rotary, dim = self.model.rotary, self.model.head_dim
+        same = np.array_equal(rotary.frequencies(dim, 1), rotary.frequencies(dim, total))
+        return 1 if same else bucket(total)
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()

@@ -94,10 +94,10 @@ class Chooser:
 
         Args:
           scores: logits, float32.
-          seen: tokens that the penalty is about.
+          seen: tokens that the penalty is about, if there is one.
           keys: one per row, other ones for every token.
         """
-        if self.penalised:
+        if seen is not None:
             penalised = jnp.where(scores > 0, scores / self.penalty, scores * self.penalty)
             scores = jnp.where(seen, penalised, scores)
         if self.greedy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -68,7 +68,8 @@ class CausalAttention(nn.Module):
         query, key = rotate(query, rotation), rotate(key, rotation)
         cached = self.has_variable("cache", "keys")
         if cached:
-            key, value = (self._remember(*new, slot) for new in (("keys", key), ("values", value)))
+            assert slot is not None
+            key, value = self._remember("keys", key, slot), self._remember("values", value, slot)
         out = dot_product_attention(
             query, key, value, mask, causal=not cached, implementation=self.implementation
         )
@@ -99,9 +100,9 @@ class CausalAttention(nn.Module):
         )
         return query, key, value
 
-    def _remember(self, name: str, new: Array, slot: Array | None) -> Array:
+    def _remember(self, name: str, new: Array, slot: Array) -> Array:
         """Writes new tokens into the cache and returns all of it, (b, slots, heads, d)."""
-        cache = self.variable("cache", name)
+        cache: nn.Variable = self.variable("cache", name)
         # Slots last is the order in which XLA multiplies; in any other it copies all of the cache.
         new = jnp.transpose(new, (0, 2, 3, 1)).astype(cache.value.dtype)
         whole = jax.lax.dynamic_update_slice(cache.value, new, (0, 0, 0, slot))
@@ -238,9 +239,10 @@ class Decoder(nn.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(n), (b, n))
         rotation = self.rotary(positions, self.head_dim, n)
-        x, layers = embeds.astype(self.dtype), []
+        x = embeds.astype(self.dtype)
+        layers: list[Any] = []
         for stage in self.stages:
-            mask = _causal_mask(n, valid, stage.block.attention.window)
+            mask = _causal_mask(n, valid, block_of(stage).attention.window)
             x, outputs = stage(x, rotation, mask, hidden=hidden)
             layers.append(outputs)
         return self.norm(x), jnp.concatenate(layers) if hidden else None
@@ -261,12 +263,18 @@ class Decoder(nn.Module):
     @property
     def head_dim(self) -> int:
         """Channels of a head."""
-        return self.stages[0].block.attention.head_dim
+        return block_of(self.stages[0]).attention.head_dim
 
     @property
     def num_layers(self) -> int:
         """Blocks of all stages."""
         return sum(stage.num_layers for stage in self.stages)
+
+
+def block_of(stage: Transformer) -> DecoderBlock:
+    """The block that a stage repeats."""
+    assert isinstance(stage.block, DecoderBlock), "a decoder's stages are made of DecoderBlock"
+    return stage.block
 
 
 def _causal_mask(n: int, valid: Array | None, window: int | None) -> Array | None:
