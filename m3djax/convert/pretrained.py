@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -21,6 +22,12 @@ from m3djax.models.transformer import Remat
 from m3djax.params import Params, flatten, unflatten
 
 Dtype = Literal["float32", "bfloat16"]
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +111,12 @@ def save(path: epath.PathLike, pretrained: Pretrained, *, dtype: Any = None) -> 
     root = epath.Path(path)
     flat = flatten(pretrained.params)
     stream.save(root, flat, llm.rules(pretrained.model), dtype=dtype)
-    values = pretrained.config.to_dict() | {"vocab_size": pretrained.model.vocab_size}
+    kept = dtype or next(iter(flat.values())).dtype
+    values = pretrained.config.to_dict() | {
+        "vocab_size": pretrained.model.vocab_size,
+        "dtype": np.dtype(kept).name,
+        "architectures": [_ARCHITECTURES[pretrained.config.model_type]],
+    }
     text = json.dumps(values, indent=2, sort_keys=True, default=str)
     files.write_whole(root / llm_config.CONFIG, text)
     if pretrained.tokenizer is not None:
@@ -130,7 +142,10 @@ def read_tokenizer(path: epath.PathLike) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(root), local_files_only=True)
+        # Never code out of somebody's folder.
+        return AutoTokenizer.from_pretrained(
+            str(root), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises bare Exception
         cure = "fetch tokenizer.json and tokenizer_config.json again"
         raise DataError(root, f"no readable tokenizer ({error})", cure) from error

@@ -217,7 +217,7 @@ def prefill(
     return x[:, -1], cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "room"))
+@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="cache")
 def begin(
     model: Decoder,
     weights: Weights,
@@ -237,7 +237,7 @@ def begin(
       model: the decoder.
       weights: its weights.
       last: what `prefill` returned.
-      cache: what `prefill` returned.
+      cache: what `prefill` returned; it is used up.
       prompts: tokens that the repetition penalty is about, negative ones count for nothing.
       done: rows that nobody asked for.
       keys: random keys, one per row.

@@ -63,6 +63,7 @@ def test_loads_into_shardings_and_exports_bit_for_bit(
         assert tensor.tobytes() == theirs[name].tobytes(), name
     again = pretrained.load(tmp_path)
     assert again.model == loaded.model
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert again.tokenizer("a b")["input_ids"] == tiny.tokenizer("a b")["input_ids"]
 
 
