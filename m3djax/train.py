@@ -195,12 +195,13 @@ class Loop:
         self, evaluators: Mapping[str, Evaluator], params: Params, mesh: jax.sharding.Mesh
     ) -> list[dict[str, float]]:
         results = []
+        task, params = self.experiment.task.evaluated(params)
         for name, evaluator in evaluators.items():
             folder = self.folder / "evaluation" / name
             folder.mkdir(parents=True, exist_ok=True)
             with jax.set_mesh(mesh):
                 bound = evaluator.for_data(self.experiment.data)
-                found = bound.run(self.experiment.task, params, folder)
+                found = bound.run(task, params, folder)
             results.append({f"{name}/{k}": v for k, v in found.items() if isinstance(v, float)})
         return results
 
@@ -254,7 +255,7 @@ def start_from(state: TrainState, experiment: Experiment) -> TrainState:
                     path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
                     for path, leaf in old.items()
                 }
-                new = load_params(source, abstract)
+                new = load_params(source, abstract, fresh_adapters=True)
                 state = dataclasses.replace(state, **{group: getattr(state, group) | new})
         if not params.component(state.trainable | state.frozen, component):
             raise ConfigError(f"init_from: the task has no component {component!r}.")

@@ -57,7 +57,11 @@ def save(
 
 
 def load_params(
-    folder: epath.PathLike, wanted: Mapping[str, Any], *, step: int | None = None
+    folder: epath.PathLike,
+    wanted: Mapping[str, Any],
+    *,
+    step: int | None = None,
+    fresh_adapters: bool = False,
 ) -> FlatParams:
     """Parameters of a run's newest readable checkpoint, or of a folder that `save` wrote.
 
@@ -65,16 +69,19 @@ def load_params(
       folder: either.
       wanted: path -> jax.ShapeDtypeStruct with a sharding; see `checkpoint.load_params`.
       step: one that `newest_readable` found; by default it is looked for.
+      fresh_adapters: whether adapters are left out that are not there.
 
     Raises:
       CheckpointError: nothing there is readable, it lacks a path, or a shape differs.
     """
     place = epath.Path(folder).resolve() / FOLDER
     if not place.exists():
-        return checkpoint.load_params(folder, wanted, step=step)
+        return checkpoint.load_params(folder, wanted, step, fresh_adapters=fresh_adapters)
     if step is None:
         distributed.from_first(lambda: newest_readable(folder))
     saved = ocp.metadata(place).metadata
+    if fresh_adapters:
+        wanted = checkpoint.without_fresh_adapters(wanted, saved)
     checkpoint.check_shapes(place, None, dict(wanted))
     loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
     return {path: loaded[path] for path in wanted}

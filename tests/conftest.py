@@ -37,6 +37,12 @@ def sample_text_encoder() -> epath.Path:
 
 
 @pytest.fixture(scope="session")
+def sample_llm() -> epath.Path:
+    """The file of real SmolLM2 weights; downloaded once."""
+    return fetch.sample_llm()
+
+
+@pytest.fixture(scope="session")
 def prepared(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The prepared sample dataset's folder."""
     out = tmp_path_factory.mktemp("prepared") / "sample_ct"

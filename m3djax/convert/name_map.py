@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -28,6 +30,17 @@ class MapError(ValueError):
         """Keeps the lines; the message lists them all."""
         self.problems = tuple(problems)
         super().__init__("these weights belong to another model:\n  " + "\n  ".join(problems))
+
+
+class Shaped(Protocol):
+    """An array, or what stands for one that is still in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+
+
+Tensor = TypeVar("Tensor", bound=Shaped)
 
 
 class Transform(abc.ABC):
@@ -126,21 +139,32 @@ class Rule:
       theirs: published name; `{i}` stands for the layer.
       ours: our path or paths; () for tensors that are known and not needed.
       via: how values change.
+      layers: first and past-the-last published layer that the rule is about; None: all of them.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     via: Transform = Same()
+    layers: tuple[int, int] | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Our paths, as a tuple."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
-    @property
+    @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches the published names, with group `i` for the layer."""
         return re.compile(re.escape(self.theirs).replace(r"\{i\}", r"(?P<i>\d+)") + r"\Z")
+
+    def layer(self, name: str) -> int | None:
+        """Which layer of the rule a published name is (0 if it has none); None: it is not."""
+        match = self.pattern.match(name)
+        if not match:
+            return None
+        layer = int(match.groupdict().get("i") or 0)
+        first, end = self.layers or (0, layer + 1)
+        return layer - first if first <= layer < end else None
 
 
 def load(
@@ -159,7 +183,7 @@ def load(
     """
     problems: list[str] = []
     ours: dict[str, np.ndarray] = {}
-    for rule, tensors in _assign(theirs, rules, problems).items():
+    for rule, tensors in assign(theirs, rules, problems).items():
         try:
             loaded = [rule.via.load(tensor) for tensor in tensors] if rule.paths else []
         except ValueError as error:
@@ -199,29 +223,36 @@ def save(ours: Arrays, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
         if "{i}" not in rule.theirs:
             theirs[rule.theirs] = rule.via.save(parts)
             continue
+        first = rule.layers[0] if rule.layers else 0
         for i in range(len(parts[0])):
-            theirs[rule.theirs.replace("{i}", str(i))] = rule.via.save([part[i] for part in parts])
+            name = rule.theirs.replace("{i}", str(first + i))
+            theirs[name] = rule.via.save([part[i] for part in parts])
     return theirs
 
 
-def _assign(
-    theirs: Arrays, rules: Sequence[Rule], problems: list[str]
-) -> dict[Rule, list[np.ndarray]]:
-    """The tensors of every rule, in the order of layers."""
-    found: dict[Rule, dict[int, np.ndarray]] = {}
-    patterns = {rule: rule.pattern for rule in rules}
+def assign(
+    theirs: Mapping[str, Tensor], rules: Sequence[Rule], problems: list[str]
+) -> dict[Rule, list[Tensor]]:
+    """The tensors of every rule, in the order of layers.
+
+    Args:
+      theirs: anything with a shape, by published name.
+      rules: the map.
+      problems: gets a line for every tensor that no rule or several rules know, and for every rule
+        some of whose layers are absent.
+    """
+    found: dict[Rule, dict[int, Tensor]] = {}
     for name, tensor in theirs.items():
-        matches = [(rule, m) for rule, p in patterns.items() if (m := p.match(name))]
+        matches = [(rule, i) for rule in rules if (i := rule.layer(name)) is not None]
         if len(matches) != 1:
             problems.append(
                 f"{'ambiguous' if matches else 'unknown'} tensor: {name} {tensor.shape}"
             )
             continue
-        rule, match = matches[0]
-        found.setdefault(rule, {})[int(match.groupdict().get("i") or 0)] = tensor
+        rule, layer = matches[0]
+        found.setdefault(rule, {})[layer] = tensor
     for rule, layers in found.items():
-        if sorted(layers) != list(range(len(layers))):
-            problems.append(
-                f"layers of {rule.theirs} are not 0..{len(layers) - 1}: {sorted(layers)}"
-            )
+        count = rule.layers[1] - rule.layers[0] if rule.layers else len(layers)
+        if sorted(layers) != list(range(count)):
+            problems.append(f"layers of {rule.theirs} are not 0..{count - 1}: {sorted(layers)}")
     return {rule: [layers[i] for i in sorted(layers)] for rule, layers in found.items()}

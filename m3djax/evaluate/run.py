@@ -75,14 +75,14 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
             "does, and call train again: a finished run is not trained again, its config changes."
         )
     step = newest_readable(folder)
-    params = read_params(folder, experiment, step)
+    task, params = experiment.task.evaluated(read_params(folder, experiment, step))
     found = {}
     for name, evaluator in experiment.evaluators.items():
         place = folder / FOLDER / name
         place.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         console.print(f"evaluating: {name} ...", style="dim")
-        found[name] = evaluator.for_data(experiment.data).run(experiment.task, params, place)
+        found[name] = evaluator.for_data(experiment.data).run(task, params, place)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)
     results = Results(folder, step, found, folder / report.NAME)

@@ -117,28 +117,33 @@ class Transformer(nn.Module):
 
     Attributes:
       num_layers: depth.
-      block: the block that is repeated.
+      block: the block that is repeated; maps (tokens, further arguments) to tokens.
       remat: what the backward pass computes again: "none" keeps all activations, "dots" keeps the
         results of matrix products and of attention, "full" keeps the input of each block only.
       unroll: blocks per turn of the loop; more compile time for less loop overhead.
     """
 
     num_layers: int = 12
-    block: Block = Block()
+    block: nn.Module = Block()
     remat: Remat = "none"
     unroll: int = 1
 
     def __call__(
         self,
         x: Float[Array, "b n c"],
-        mask: Bool[Array, "b 1 n n"] | None = None,
-        *,
+        *args: Any,
         hidden: bool = False,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
-        """Returns the last block's output and, if asked for, the outputs of all blocks."""
+        """Returns the last block's output and, if asked for, the outputs of all blocks.
 
-        def layer(block: Block, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
-            x = block(x, mask)
+        Args:
+          x: tokens.
+          *args: what every block gets beside its tokens, such as a mask.
+          hidden: whether to return the outputs of all blocks.
+        """
+
+        def layer(block: nn.Module, x: Array, *args: Any) -> tuple[Array, Array | None]:
+            x = block(x, *args)
             return x, x if hidden else None
 
         if self.remat != "none":
@@ -150,8 +155,8 @@ class Transformer(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast,) * len(args),
             length=self.num_layers,
             unroll=self.unroll,
         )
-        return scan(self.block, x, mask)
+        return scan(self.block, x, *args)

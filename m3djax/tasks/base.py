@@ -67,3 +67,7 @@ class Task(abc.ABC):
           keys: one per sample, all randomness comes from them.
           train: whether to augment and drop out.
         """
+
+    def evaluated(self, params: Params) -> tuple[Task, Params]:
+        """The task and the parameters that evaluators and exports get: nothing may be ignored."""
+        return self, params

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 
 KINDS: dict[str, str] = {
     "m3d_clip": "test_m3d_clip.py",
-    "m3d_lamed_llama": "",
-    "m3d_lamed_phi3": "",
+    "m3d_lamed_llama": "test_m3d_lamed.py",
+    "m3d_lamed_phi3": "test_m3d_lamed.py",
     "m3d_lamed_seg": "",
     "segvol": "",
     "segvol_text": "",
@@ -29,7 +29,8 @@ KINDS: dict[str, str] = {
     "mg3d": "",
     "psat": "",
     "mae3d": "test_mae3d.py",
-    "lora": "",
+    "llm": "test_llm.py",
+    "lora": "test_lora.py",
     "text_metrics": "test_text_metrics.py",
     "torch_zip": "test_torch_zip.py",
     "bert": "test_bert.py",

@@ -1,0 +1,79 @@
+"""New tokens: rows in and out, and the rows of padding that are no tokens."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from data_pipelines.errors import ConfigError
+from m3djax import sharding
+from m3djax.convert.pretrained import Pretrained
+from m3djax.params import flatten, unflatten
+
+_TABLES = {"llm/token_embed/embedding": 0, "llm/head/kernel": 1}  # path -> axis of the vocabulary
+
+
+def grow(
+    pretrained: Pretrained,
+    special: Sequence[str] = (),
+    plain: Sequence[str] = (),
+    *,
+    multiple: int = 1,
+) -> Pretrained:
+    """A model that knows more tokens.
+
+    New rows of the embedding table and of the head are the mean of the rows that stand for a token.
+    They follow the last token, so that rows of padding give way to them, as M3D's do (Phi-3 has
+    32,064 rows for 32,011 tokens, M3D-LaMed-Phi-3 32,015 rows).
+
+    Args:
+      pretrained: the model; it stays as it is.
+      special: new tokens that are left out of decoded text, such as <im_patch>.
+      plain: new tokens that are kept in decoded text, such as [SEG].
+      multiple: the table gets a multiple of this many rows; what is no token is zero.
+
+    Raises:
+      ConfigError: there is no tokenizer, or it has one of the tokens already.
+    """
+    if pretrained.tokenizer is None:
+        raise ConfigError("a model without a tokenizer cannot learn tokens.")
+    tokenizer = copy.deepcopy(pretrained.tokenizer)
+    if known := [token for token in (*special, *plain) if token in tokenizer.get_vocab()]:
+        raise ConfigError(f"the tokenizer has these tokens already: {', '.join(known)}.")
+    before = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.add_tokens(list(plain))
+    after = len(tokenizer)
+    rows = -(-after // multiple) * multiple
+    flat: dict[str, Any] = flatten(pretrained.params)
+    for path, axis in _TABLES.items():
+        if path in flat:
+            flat[path] = _resized(path, flat[path], axis, before, after, rows)
+    model = dataclasses.replace(
+        pretrained.model, vocab_size=rows, num_tokens=None if rows == after else after
+    )
+    return dataclasses.replace(pretrained, model=model, params=unflatten(flat), tokenizer=tokenizer)
+
+
+def _resized(path: str, table: jax.Array, axis: int, before: int, after: int, rows: int) -> Any:
+    """The first `before` rows, then their mean up to `after`, then zeros up to `rows`."""
+
+    def build(table: jax.Array) -> jax.Array:
+        old = jnp.moveaxis(table, axis, 0)[:before]
+        mean = jnp.mean(old.astype(jnp.float32), axis=0, keepdims=True).astype(old.dtype)
+        new = jnp.broadcast_to(mean, (after - before, old.shape[1]))
+        padding = jnp.zeros((rows - after, old.shape[1]), old.dtype)
+        return jnp.moveaxis(jnp.concatenate([old, new, padding]), 0, axis)
+
+    shape = list(table.shape)
+    shape[axis] = rows
+    place = table.sharding
+    if isinstance(place, NamedSharding) and isinstance(mesh := place.mesh, Mesh):
+        place = NamedSharding(mesh, sharding.parameter_spec(path, tuple(shape), mesh))
+    return jax.jit(build, out_shardings=place)(table)

@@ -1,0 +1,127 @@
+"""PEFT's layout of LoRA: whole state dicts of adapted models, and folders of adapters alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from data_pipelines import files
+from data_pipelines.errors import DataError
+from m3djax.convert import name_map
+from m3djax.convert.name_map import Linear, Rule
+from m3djax.convert.safetensors_files import open_checkpoint, write_checkpoint
+from m3djax.lora import A, B, LoRA
+from m3djax.params import FlatParams
+
+PREFIX = "base_model.model."
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> tuple[Rule, ...]:
+    """The map of an adapted model's whole state dict (M3D's model_with_lora.bin).
+
+    Args:
+      rules: the map of the model alone.
+      lora: which layers are adapted.
+      name: the adapter's name in PEFT.
+    """
+    found = []
+    for rule in rules:
+        theirs = rule.theirs
+        if _adapted(rule, lora):
+            theirs = f"{theirs.removesuffix('.weight')}.base_layer.weight"
+        found.append(Rule(PREFIX + theirs, rule.ours, rule.via, rule.layers))
+    return (*found, *adapters(rules, lora, name))
+
+
+def adapters(rules: Sequence[Rule], lora: LoRA, name: str = "") -> tuple[Rule, ...]:
+    """The map of the adapters alone; in a folder of them they have no name."""
+    middle = f".{name}" if name else ""
+    return tuple(
+        Rule(
+            f"{PREFIX}{rule.theirs.removesuffix('.weight')}.{theirs}{middle}.weight",
+            rule.paths[0].removesuffix("kernel") + ours,
+            Linear(),
+            rule.layers,
+        )
+        for rule in rules
+        if _adapted(rule, lora)
+        for theirs, ours in (("lora_A", A), ("lora_B", B))
+    )
+
+
+def save(path: epath.PathLike, ours: Mapping[str, Any], rules: Sequence[Rule], lora: LoRA) -> None:
+    """Writes adapters as PEFT's `save_pretrained` does.
+
+    Args:
+      path: the folder.
+      ours: parameters by path; only the adapters are written.
+      rules: the map of the model alone.
+      lora: rank, alpha, dropout, layers.
+    """
+    root = epath.Path(path)
+    arrays = name_map.save({k: np.asarray(v) for k, v in ours.items()}, adapters(rules, lora))
+    tensors = {name: (array.nbytes, lambda array=array: array) for name, array in arrays.items()}
+    write_checkpoint(root, tensors, single=WEIGHTS)
+    modules = {rule.theirs.split(".")[-2] for rule in rules if _adapted(rule, lora)}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted(modules),
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    files.write_whole(root / CONFIG, json.dumps(config, indent=2, sort_keys=True))
+
+
+def load(
+    path: epath.PathLike,
+    rules: Sequence[Rule],
+    lora: LoRA,
+    expected: Mapping[str, tuple[int, ...]],
+) -> FlatParams:
+    """Reads a folder of adapters; returns them by path, float32.
+
+    Args:
+      path: the folder.
+      rules: the map of the model alone.
+      lora: what the folder must agree with.
+      expected: paths and shapes of all parameters, adapters included.
+
+    Raises:
+      DataError: the folder's rank, scale or kind is another one, or tensors do not fit.
+    """
+    root = epath.Path(path)
+    try:
+        config = json.loads((root / CONFIG).read_text())
+        rank, alpha = config["r"], config["lora_alpha"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(root, f"no readable {CONFIG} ({error!r})", "fetch it again") from error
+    if other := [k for k in ("use_rslora", "use_dora", "fan_in_fan_out") if config.get(k)]:
+        raise DataError(root, f"{other[0]} is not supported", "use plain LoRA adapters")
+    if (rank, alpha) != (lora.rank, lora.alpha):
+        problem = f"its rank and alpha are {rank} and {alpha}, not {lora.rank} and {lora.alpha}"
+        raise DataError(root, problem, f"use LoRA(rank={rank}, alpha={alpha})")
+    tensors = {name: lazy[...] for name, lazy in open_checkpoint(root / WEIGHTS).items()}
+    wanted = {k: s for k, s in expected.items() if k.endswith((f"/{A}", f"/{B}"))}
+    try:
+        found = name_map.load(tensors, adapters(rules, lora), wanted)
+    except ValueError as error:
+        raise DataError(root, str(error), "check which layers are adapted") from error
+    return {name: jnp.asarray(array, jnp.float32) for name, array in found.items()}
+
+
+def _adapted(rule: Rule, lora: LoRA) -> bool:
+    ours = rule.paths[0] if len(rule.paths) == 1 else ""
+    layer = ours.removesuffix("/kernel")
+    return layer != ours and bool(re.fullmatch(lora.targets, layer))

@@ -1,0 +1,164 @@
+"""A published language model, read whole: module, parameters, tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from data_pipelines import files
+from data_pipelines.errors import DataError
+from m3djax import sharding
+from m3djax.convert import llm, llm_config, safetensors_files, stream
+from m3djax.models.llm.decoder import Decoder
+from m3djax.models.transformer import Remat
+from m3djax.params import Params, flatten, unflatten
+
+Dtype = Literal["float32", "bfloat16"]
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A language model and what belongs to it.
+
+    Attributes:
+      model: the module.
+      params: its parameters; component "llm".
+      config: the transformers config.
+      tokenizer: the transformers tokenizer; None where the checkpoint has none.
+      eos_ids: tokens that end an answer.
+    """
+
+    model: Decoder
+    params: Params
+    config: Any
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+
+
+def load(
+    path: epath.PathLike,
+    mesh: Mesh | None = None,
+    *,
+    dtype: Dtype = "float32",
+    param_dtype: Dtype | None = None,
+    remat: Remat = "none",
+) -> Pretrained:
+    """Reads a language model.
+
+    Args:
+      path: a folder as Hugging Face keeps it, or a .gguf file.
+      mesh: where the parameters go; None: the first device.
+      dtype: what to compute in.
+      param_dtype: what to keep parameters in; None: `dtype`.
+      remat: what the backward pass computes again.
+
+    Raises:
+      DataError: something is missing, damaged, unsupported or does not fit together.
+    """
+    mesh = mesh or sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
+    if str(path).endswith(".gguf"):
+        from m3djax.convert import gguf_tokenizer
+        from m3djax.convert.gguf_files import GgufFile
+
+        file = GgufFile(path)
+        config, tokenizer = file.config(), gguf_tokenizer.build(file.fields, path)
+    else:
+        config, tokenizer = llm_config.read_config(path), read_tokenizer(path)
+    count = None if tokenizer is None else len(tokenizer)
+    if count is not None and count > config.vocab_size:
+        problem = f"its tokenizer has {count} tokens, its table {config.vocab_size} rows"
+        raise DataError(path, problem, "use the tokenizer that the weights were trained with")
+    model = llm_config.decoder(config, dtype=dtype, remat=remat, num_tokens=count)
+    rules = llm.rules(model)
+    if str(path).endswith(".gguf"):
+        tensors = file.renamed(rules)
+    else:
+        tensors = safetensors_files.open_checkpoint(path)
+    flat = stream.load(
+        tensors,
+        rules,
+        shapes(model),
+        mesh,
+        source=path,
+        dtype=jnp.dtype(param_dtype or dtype),
+    )
+    eos = _eos_ids(path, config, tokenizer)
+    return Pretrained(model, unflatten(flat), config, tokenizer, eos)
+
+
+def save(path: epath.PathLike, pretrained: Pretrained, *, dtype: Any = None) -> None:
+    """Writes a model as Hugging Face keeps it: weights, config.json and tokenizer.
+
+    Args:
+      path: the folder.
+      pretrained: the model.
+      dtype: of the weights; None: as they are.
+    """
+    root = epath.Path(path)
+    flat = flatten(pretrained.params)
+    stream.save(root, flat, llm.rules(pretrained.model), dtype=dtype)
+    kept = dtype or next(iter(flat.values())).dtype
+    values = pretrained.config.to_dict() | {
+        "vocab_size": pretrained.model.vocab_size,
+        "dtype": np.dtype(kept).name,
+        "architectures": [_ARCHITECTURES[pretrained.config.model_type]],
+    }
+    text = json.dumps(values, indent=2, sort_keys=True, default=str)
+    files.write_whole(root / llm_config.CONFIG, text)
+    if pretrained.tokenizer is not None:
+        pretrained.tokenizer.save_pretrained(str(root))
+
+
+def shapes(model: Decoder, ours: str = "llm") -> dict[str, tuple[int, ...]]:
+    """Paths and shapes of a model's parameters."""
+    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return {path: leaf.shape for path, leaf in flatten({ours: tree}).items()}
+
+
+def read_tokenizer(path: epath.PathLike) -> Any:
+    """The tokenizer of a checkpoint's folder; None if it has none.
+
+    Raises:
+      DataError: transformers cannot read it.
+    """
+    root = epath.Path(path)
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    if not any((root / name).is_file() for name in names):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        # Never code out of somebody's folder.
+        return AutoTokenizer.from_pretrained(
+            str(root), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare Exception
+        cure = "fetch tokenizer.json and tokenizer_config.json again"
+        raise DataError(root, f"no readable tokenizer ({error})", cure) from error
+
+
+def _eos_ids(path: epath.PathLike, config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Ends of an answer: of the config, of generation_config.json and of the tokenizer."""
+    file = epath.Path(path) / "generation_config.json"
+    found = [config.eos_token_id, getattr(tokenizer, "eos_token_id", None)]
+    if file.is_file():
+        try:
+            found.append(json.loads(file.read_text()).get("eos_token_id"))
+        except (ValueError, AttributeError) as error:
+            raise DataError(file, f"it is not readable ({error})", "fetch it again") from error
+    flat = (x for ids in found for x in (ids if isinstance(ids, Iterable) else (ids,)))
+    return tuple(sorted({int(x) for x in flat if x is not None}))

@@ -1,0 +1,154 @@
+"""Weights between files and devices, without a host that ever holds a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+
+from data_pipelines.errors import DataError
+from m3djax import sharding
+from m3djax.convert.name_map import Linear, Rule, Same, assign
+from m3djax.convert.safetensors_files import LazyTensor, write_checkpoint
+from m3djax.params import FlatParams
+
+Index = Any  # a tuple of slices
+
+
+def load(
+    theirs: Mapping[str, LazyTensor],
+    rules: Sequence[Rule],
+    expected: Mapping[str, tuple[int, ...]],
+    mesh: Mesh,
+    *,
+    source: epath.PathLike,
+    dtype: Any = None,
+) -> FlatParams:
+    """Published tensors to our parameters, each device's part read on its own.
+
+    Args:
+      theirs: all tensors of the checkpoint.
+      rules: the map.
+      expected: our paths and shapes.
+      mesh: where the sharding table puts them.
+      source: the checkpoint, for messages.
+      dtype: what they become; None: as they are stored.
+
+    Raises:
+      DataError: as `name_map.load`, lists all that is missing, left over or of another shape.
+    """
+    problems: list[str] = []
+    sources: dict[str, tuple[Rule, int, list[LazyTensor]]] = {}
+    for rule, tensors in assign(theirs, rules, problems).items():
+        for part, path in enumerate(rule.paths):
+            sources[path] = rule, part, tensors
+    problems += [f"missing: {path} {s}" for path, s in expected.items() if path not in sources]
+    problems += [f"not in this model: {path}" for path in sources if path not in expected]
+    for path, (rule, part, tensors) in sources.items():
+        shapes = {_shape(rule, part, tensor) for tensor in tensors}
+        wanted = tuple(expected.get(path, ()))[1 if _stacked(rule) else 0 :]
+        if path in expected and shapes != {wanted}:
+            problems.append(f"wrong shape: {path}: the file has {shapes}, the model {wanted}")
+    if problems:
+        lines = "\n  ".join(problems)
+        cure = "check that config and weights belong together"
+        raise DataError(source, f"these weights belong to another model:\n  {lines}\n", cure)
+    return {
+        path: jax.make_array_from_callback(
+            tuple(expected[path]),
+            NamedSharding(mesh, sharding.parameter_spec(path, tuple(expected[path]), mesh)),
+            _reader(*sources[path], dtype),
+        )
+        for path in expected
+    }
+
+
+def save(
+    path: epath.PathLike,
+    ours: Mapping[str, Any],
+    rules: Sequence[Rule],
+    *,
+    dtype: Any = None,
+    shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Our parameters as a published checkpoint of safetensors; the inverse of `load`.
+
+    Args:
+      path: the folder.
+      ours: arrays by path, of one process; only one file's worth at a time comes to the host.
+      rules: the map.
+      dtype: what they become; None: as they are.
+      shard_bytes: size of a file.
+
+    Raises:
+      KeyError: a path of the map is absent.
+    """
+    tensors = {}
+    for rule in rules:
+        if not rule.paths:
+            continue
+        parts = [ours[name] for name in rule.paths]
+        layers = len(parts[0]) if _stacked(rule) else 1
+        items = sum(int(np.prod(part.shape)) for part in parts) // layers
+        size = items * np.dtype(dtype or parts[0].dtype).itemsize
+        first = rule.layers[0] if rule.layers else 0
+        for layer in range(layers):
+            name = rule.theirs.replace("{i}", str(first + layer))
+            tensors[name] = size, _maker(rule, parts, layer, dtype)
+    write_checkpoint(path, tensors, shard_bytes=shard_bytes)
+
+
+def _maker(rule: Rule, parts: Sequence[Any], layer: int, dtype: Any) -> Callable[[], np.ndarray]:
+    def make() -> np.ndarray:
+        whole = [np.asarray(part[layer] if _stacked(rule) else part) for part in parts]
+        return rule.via.save(whole).astype(dtype or whole[0].dtype, copy=False)
+
+    return make
+
+
+def _reader(
+    rule: Rule, part: int, tensors: list[LazyTensor], dtype: Any
+) -> Callable[[Index], np.ndarray]:
+    """What makes one device's part of one of our parameters."""
+
+    def read(index: Index) -> np.ndarray:
+        if not _stacked(rule):
+            found = _part(rule, part, tensors[0], index)
+            return np.ascontiguousarray(found, dtype or found.dtype)
+        layers = range(len(tensors))[index[0]]
+        out: np.ndarray | None = None
+        for at, layer in enumerate(layers):
+            found = _part(rule, part, tensors[layer], index[1:])
+            if out is None:
+                out = np.empty((len(layers), *found.shape), dtype or found.dtype)
+            out[at] = found
+        assert out is not None
+        return out
+
+    return read
+
+
+def _part(rule: Rule, part: int, tensor: LazyTensor, index: Index) -> np.ndarray:
+    """One layer's part; transforms that are not a transposition need the whole tensor."""
+    if isinstance(rule.via, Linear):
+        return tensor[index[::-1]].T
+    if rule.via == Same():
+        return tensor[index or ...]
+    return rule.via.load(tensor[...])[part][index]
+
+
+def _shape(rule: Rule, part: int, tensor: LazyTensor) -> tuple[int, ...]:
+    if isinstance(rule.via, Linear):
+        return tensor.shape[::-1]
+    if rule.via == Same():
+        return tensor.shape
+    # Values do not matter for a shape: nothing is read.
+    return rule.via.load(np.broadcast_to(np.zeros((), np.float32), tensor.shape))[part].shape
+
+
+def _stacked(rule: Rule) -> bool:
+    return "{i}" in rule.theirs

@@ -1,0 +1,92 @@
+"""Talking with a language model in the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Literal
+
+import jax
+import tyro
+
+from data_pipelines.errors import ConfigError, DataError
+from m3djax import sharding
+from m3djax.convert import pretrained
+from m3djax.generate import prompts
+from m3djax.generate.generator import Generator
+from m3djax.generate.sampling import Sampling
+
+_HELP = "(an empty line or ctrl-D ends, /new forgets what was said)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Talk with a language model.
+
+    Attributes:
+      model: a folder as Hugging Face keeps it, or a .gguf file.
+      system: what the model is told first; "" leaves that to its chat template.
+      plain: prompts without a chat template, each for itself, as M3D's models take them.
+      sampling: how answers are chosen.
+      dtype: what is computed in; "auto" is float32 on CPUs and bfloat16 elsewhere.
+    """
+
+    model: tyro.conf.Positional[str]
+    system: str = ""
+    plain: bool = False
+    sampling: Sampling = Sampling()
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def run(self) -> int:
+        """Reads questions from standard input until it ends; returns the exit status.
+
+        Raises:
+          DataError: the model cannot be read, or has no tokenizer.
+        """
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        mesh = sharding.make_mesh((1, 1, -1))
+        loaded = pretrained.load(self.model, mesh, dtype=dtype)
+        if loaded.tokenizer is None:
+            raise DataError(self.model, "it has no tokenizer", "put its tokenizer.json there")
+        generator = Generator(
+            loaded.model,
+            loaded.params["llm"],
+            tokenizer=loaded.tokenizer,
+            eos_ids=loaded.eos_ids,
+            mesh=mesh,
+        )
+        print(f"{self.model}: {loaded.model.num_layers} layers, {dtype}. {_HELP}")
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        said = list(start)
+        while question := _ask():
+            if question == "/new":
+                said = list(start)
+                continue
+            said.append({"role": "user", "content": question})
+            try:
+                said.append({"role": "assistant", "content": self._answer(generator, said)})
+            except ConfigError as error:  # too long, say: the conversation goes on without it
+                said.pop()
+                print(f"chat: {error}", file=sys.stderr)
+        return 0
+
+    def _answer(self, generator: Generator, said: list[prompts.Message]) -> str:
+        tokenizer = generator.tokenizer
+        if self.plain:
+            prompt = prompts.plain(tokenizer, said[-1]["content"])
+        else:
+            prompt = prompts.chat(tokenizer, said)
+        answer = generator(
+            [prompt], self.sampling, on_text=lambda _row, text: print(text, end="", flush=True)
+        )[0]
+        print(" ..." if answer.ended == "length" else "")
+        return answer.text
+
+
+def _ask() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""

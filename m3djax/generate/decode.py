@@ -1,0 +1,324 @@
+"""Compiled text generation: a cache of static shape, and one loop over tokens.
+
+Slots of the cache are, in this order: a shared prefix, the prompts, the answers. Prompts are
+padded in front, so that every row writes its next token into the same slot; what is padding is
+marked in `valid` and seen by no token, and positions count valid tokens only.
+
+Layers are unrolled, each with its own cache and weights: a scan would cut both out of stacked
+arrays, and so copy the whole cache and the whole model for every token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from m3djax.generate.sampling import Chooser
+from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
+from m3djax.sharding import constrain
+from m3djax.tasks.base import apply
+
+LayerCache = tuple[Array, Array]
+"""Keys and values, (b, heads, d, slots) each."""
+
+
+class _Layer(nn.Module):
+    """One block outside of its stack, under the name that the sharding table knows."""
+
+    block: DecoderBlock
+
+    def __call__(self, *args: Any) -> Array:
+        return self.block(*args)
+
+
+@struct.dataclass
+class Weights:
+    """Parameters as the loop wants them.
+
+    Attributes:
+      outer: embedding table, last norm and head.
+      layers: the parameters of every block.
+    """
+
+    outer: dict[str, Any]
+    layers: tuple[dict[str, Any], ...]
+
+
+@struct.dataclass
+class Cache:
+    """What is known of the tokens so far.
+
+    Attributes:
+      layers: keys and values of every layer.
+      valid: which slots hold a token.
+    """
+
+    layers: tuple[LayerCache, ...]
+    valid: Bool[Array, "b s"]
+
+
+@struct.dataclass
+class State:
+    """What the loop carries.
+
+    Attributes:
+      step: tokens that are chosen.
+      tokens: the answers so far, 0 behind their ends.
+      done: rows that have ended.
+      cache: see `Cache`; the last chosen token is not in it yet.
+      seen: tokens of prompt and answer, if there is a repetition penalty.
+      keys: random keys, one per row.
+    """
+
+    step: Int[Array, ""]
+    tokens: Int[Array, "b t"]
+    done: Bool[Array, " b"]
+    cache: Cache
+    seen: Bool[Array, "b v"] | None
+    keys: Key[Array, " b"]
+
+
+def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
+    """The weights of a model, layer by layer, on the devices where they are.
+
+    Args:
+      model: the decoder.
+      params: its parameters, stages stacked.
+    """
+    layers: list[dict[str, Any]] = []
+    for number, stage in enumerate(model.stages):
+        stacked = params[f"stages_{number}"]["block"]
+        shardings = jax.tree.map(_without_first_axis, stacked)
+        cut = jax.jit(
+            lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree), out_shardings=shardings
+        )
+        layers += [cut(stacked, i) for i in range(stage.num_layers)]
+    outer = {name: leaf for name, leaf in params.items() if not name.startswith("stages_")}
+    return Weights(outer, tuple(layers))
+
+
+def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
+    """A cache without tokens."""
+    layers = []
+    for stage in model.stages:
+        attention = block_of(stage).attention
+        shape = (rows, attention.num_kv_heads, attention.head_dim, slots)
+        for _ in range(2 * stage.num_layers):
+            zeros = jnp.zeros(shape, model.dtype)
+            layers.append(constrain(zeros, ("batch", "heads", None, None)))
+    pairs = tuple(zip(layers[::2], layers[1::2], strict=True))
+    return Cache(pairs, constrain(jnp.zeros((rows, slots), bool), ("batch", None)))
+
+
+def extend(cache: Cache, rows: int, slots: int) -> Cache:
+    """A cache with more slots behind, and one row repeated to `rows` if there is only one."""
+
+    def widen(leaf: Array) -> Array:
+        leaf = jnp.broadcast_to(leaf, (rows, *leaf.shape[1:]))
+        pad = [(0, 0)] * (leaf.ndim - 1) + [(0, slots - leaf.shape[-1])]
+        axes = ("batch", None) if leaf.ndim == 2 else ("batch", "heads", None, None)
+        return constrain(jnp.pad(leaf, pad), axes)
+
+    return jax.tree.map(widen, cache)
+
+
+def forward(
+    model: Decoder,
+    weights: Weights,
+    embeds: Float[Array, "b n c"],
+    valid: Bool[Array, "b n"],
+    cache: Cache,
+    slot: Int[Array, ""] | int,
+    length: int,
+) -> tuple[Float[Array, "b n c"], Cache]:
+    """Runs tokens through the blocks and puts their keys and values into the cache.
+
+    Args:
+      model: the decoder.
+      weights: its weights.
+      embeds: the new tokens.
+      valid: false where one is padding.
+      cache: what was before.
+      slot: where the first of them goes.
+      length: positions of the whole text, see `Rotary`.
+
+    Returns:
+      The hidden states of the new tokens, not yet normalised, and the cache with them.
+    """
+    n, slots = embeds.shape[1], cache.valid.shape[1]
+    every = jax.lax.dynamic_update_slice(cache.valid, valid, (0, slot))
+    position = jnp.maximum(jnp.cumsum(every, axis=1) - 1, 0)
+    here = jax.lax.dynamic_slice_in_dim(position, slot, n, axis=1)
+    rotation = model.rotary(here, model.head_dim, length)
+    number = jnp.arange(slots)
+    causal = every[:, None] & (number[None] <= slot + jnp.arange(n)[:, None])
+    x, layers, at = embeds, [], 0
+    for stage in model.stages:
+        mask = causal
+        if (window := block_of(stage).attention.window) is not None and slots > window:
+            mask = mask & (here[:, :, None] - position[:, None] < window)
+        for _ in range(stage.num_layers):
+            key, value = cache.layers[at]
+            variables = {
+                "params": {"block": weights.layers[at]},
+                "cache": {"block": {"attention": {"keys": key, "values": value}}},
+            }
+            x, changed = _Layer(block_of(stage)).apply(
+                variables, x, rotation, mask[:, None], slot, mutable=["cache"]
+            )
+            found = changed["cache"]["block"]["attention"]
+            layers.append((found["keys"], found["values"]))
+            at += 1
+    return x, Cache(tuple(layers), every)
+
+
+def scores(model: Decoder, weights: Weights, last: Float[Array, "b c"]) -> Float[Array, "b v"]:
+    """Logits of the next token in float32; rows that stand for no token are minus infinity."""
+    hidden = apply(model, weights.outer, last, method="normalise")
+    logits = apply(model, weights.outer, hidden, method="logits").astype(jnp.float32)
+    if model.num_tokens is None:
+        return logits
+    return jnp.where(jnp.arange(model.vocab_size) < model.num_tokens, logits, -jnp.inf)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "slots", "length"))
+def prefill(
+    model: Decoder,
+    weights: Weights,
+    embeds: Float[Array, "b n c"],
+    valid: Bool[Array, "b n"],
+    prefix: Cache | None,
+    *,
+    slots: int,
+    length: int,
+) -> tuple[Float[Array, "b c"], Cache]:
+    """Reads prompts; returns their last tokens' hidden states and a cache of `slots` slots.
+
+    Args:
+      model: the decoder.
+      weights: its weights.
+      embeds: the prompts, padded in front.
+      valid: false where a token is padding.
+      prefix: the cache of what comes before, of one row or as many as there are prompts.
+      slots: size of the cache.
+      length: positions of the whole text.
+    """
+    rows = embeds.shape[0]
+    start = 0 if prefix is None else prefix.valid.shape[1]
+    cache = empty_cache(model, rows, slots) if prefix is None else extend(prefix, rows, slots)
+    x, cache = forward(model, weights, embeds.astype(model.dtype), valid, cache, start, length)
+    return x[:, -1], cache
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="cache")
+def begin(
+    model: Decoder,
+    weights: Weights,
+    last: Float[Array, "b c"],
+    cache: Cache,
+    prompts: Int[Array, "b n"] | None,
+    done: Bool[Array, " b"],
+    keys: Key[Array, " b"],
+    chooser: Chooser,
+    eos_ids: Int[Array, " e"],
+    *,
+    room: int,
+) -> State:
+    """Chooses the first token of every row.
+
+    Args:
+      model: the decoder.
+      weights: its weights.
+      last: what `prefill` returned.
+      cache: what `prefill` returned; it is used up.
+      prompts: tokens that the repetition penalty is about, negative ones count for nothing.
+      done: rows that nobody asked for.
+      keys: random keys, one per row.
+      chooser: how tokens are chosen.
+      eos_ids: tokens that end an answer.
+      room: longest answer.
+    """
+    rows = jnp.arange(len(last))
+    seen = None
+    if chooser.penalised:
+        seen = jnp.zeros((len(last), model.vocab_size), bool)
+        if prompts is not None:
+            known = jnp.where(prompts < 0, model.vocab_size, prompts)
+            seen = seen.at[rows[:, None], known].set(True, mode="drop")
+    tokens = jnp.zeros((len(last), room), jnp.int32)
+    state = State(jnp.int32(0), tokens, done, cache, seen, keys)
+    return _choose(state, scores(model, weights, last), chooser, eos_ids)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "length"), donate_argnames="state")
+def decode(
+    model: Decoder,
+    weights: Weights,
+    state: State,
+    chooser: Chooser,
+    eos_ids: Int[Array, " e"],
+    until: Int[Array, ""],
+    *,
+    length: int,
+) -> State:
+    """Goes on until `until` tokens are chosen or every row has ended.
+
+    Args:
+      model: the decoder.
+      weights: its weights.
+      state: where to go on; it is used up.
+      chooser: how tokens are chosen.
+      eos_ids: tokens that end an answer.
+      until: tokens per row, those chosen before included.
+      length: positions of the whole text.
+    """
+    first = state.cache.valid.shape[1] - state.tokens.shape[1]
+
+    def body(state: State) -> State:
+        token = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, 1)
+        embeds = apply(model, weights.outer, token, method="embed")
+        slot = first + state.step - 1
+        x, cache = forward(
+            model, weights, embeds, jnp.ones_like(token, bool), state.cache, slot, length
+        )
+        return _choose(
+            dataclasses.replace(state, cache=cache),
+            scores(model, weights, x[:, 0]),
+            chooser,
+            eos_ids,
+        )
+
+    def unfinished(state: State) -> Array:
+        return (state.step < until) & ~jnp.all(state.done)
+
+    return jax.lax.while_loop(unfinished, body, state)
+
+
+def _choose(state: State, logits: Array, chooser: Chooser, eos_ids: Array) -> State:
+    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
+    token = jnp.where(state.done, 0, chooser(logits, state.seen, keys))
+    seen = state.seen
+    if seen is not None:
+        seen = seen.at[jnp.arange(len(token)), token].set(True)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], (0, state.step)),
+        done=state.done | jnp.isin(token, eos_ids),
+        seen=seen,
+    )
+
+
+def _without_first_axis(leaf: Array) -> Any:
+    sharding = leaf.sharding
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
+        return jax.sharding.NamedSharding(sharding.mesh, spec)
+    return sharding

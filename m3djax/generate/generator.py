@@ -1,0 +1,344 @@
+"""Questions in, answers out: buckets, batches, stop strings and streaming around the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from data_pipelines.errors import ConfigError
+from m3djax.generate import decode
+from m3djax.generate.sampling import Chooser, Sampling
+from m3djax.generate.text import RowText
+from m3djax.models.llm.decoder import Decoder
+
+Prompt = Sequence[int]
+OnText = Callable[[int, str], None]
+_SMALLEST = 32  # slots
+_CHUNK = 8  # tokens between two looks at the text, where somebody wants to look
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model said to one prompt.
+
+    Attributes:
+      tokens: its tokens; without the one that ended it, and those of a stop string included.
+      text: the same as text, without a stop string; "" without a tokenizer.
+      ended: by a token, by a stop string, or by `max_new_tokens`.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    ended: Literal["eos", "stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """Tokens that were read once and come before every prompt.
+
+    Attributes:
+      cache: their keys and values.
+      length: how many tokens they are.
+      rotated_for: the length of text that their rotations were made for, see `Rotary`.
+    """
+
+    cache: decode.Cache
+    length: int
+    rotated_for: int
+
+
+class Generator:
+    """Text generation with one model.
+
+    Lengths and numbers of prompts are rounded up, so that few shapes are ever compiled; sampling
+    options are traced and compile nothing.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        params: dict[str, Any],
+        *,
+        tokenizer: Any = None,
+        eos_ids: Sequence[int] = (),
+        mesh: Mesh | None = None,
+    ):
+        """Takes the weights apart, layer by layer.
+
+        Args:
+          model: the decoder.
+          params: its parameters (component "llm"), LoRA merged.
+          tokenizer: a transformers tokenizer; needed for text and stop strings.
+          eos_ids: tokens that end an answer.
+          mesh: the devices that hold the parameters, if there are several.
+        """
+        self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
+        with self._on_mesh():
+            self.weights = decode.unstack(model, params)
+        self._eos = jnp.asarray(tuple(eos_ids) or (-1,), jnp.int32)
+        self._embed = jax.jit(
+            lambda outer, ids: model.apply({"params": outer}, ids, method="embed")
+        )
+
+    def embed(self, token_ids: Any) -> Float[Array, "b n c"]:
+        """Embedded tokens, for prompts that are made of more than tokens."""
+        with self._on_mesh():
+            return self._embed(self.weights.outer, jnp.asarray(token_ids))
+
+    def prefix(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        embeds: Float[Array, "b n c"] | None = None,
+        reserve: int = 1024,
+    ) -> Prefix:
+        """Reads what many prompts share, once.
+
+        Args:
+          prompt: its tokens, or
+          embeds: its embedded tokens, one row for all prompts or one row for each.
+          reserve: tokens of prompt and answer that will follow; it matters to models whose
+            rotations depend on the length of the text.
+
+        Raises:
+          ConfigError: it leaves no room for a prompt.
+        """
+        if embeds is None:
+            ids, lengths = self._batch([prompt or ()])
+            embeds, length = self.embed(np.maximum(ids, 0)), int(lengths[0])
+        else:
+            length = embeds.shape[1]
+        if length >= self.model.context:
+            raise ConfigError(
+                f"the prefix has {length} tokens and the model's context only {self.model.context}."
+            )
+        slots = bucket(length)
+        embeds, valid = _padded(embeds, np.full(len(embeds), length), slots)
+        total = self._rotated_for(min(length + reserve, self.model.context))
+        with self._on_mesh():
+            _, cache = decode.prefill(
+                self.model, self.weights, embeds, valid, None, slots=slots, length=total
+            )
+        return Prefix(cache, length, total)
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt] | None = None,
+        options: Sampling | None = None,
+        *,
+        embeds: Float[Array, "b n c"] | None = None,
+        valid: Bool[Array, "b n"] | None = None,
+        prefix: Prefix | None = None,
+        on_text: OnText | None = None,
+    ) -> list[Answer]:
+        """Answers prompts, all at once.
+
+        Args:
+          prompts: token ids, of any lengths; or
+          embeds: embedded tokens, padded in front, with
+          valid: false where they are padding.
+          options: how tokens are chosen, and how many.
+          prefix: what comes before every prompt.
+          on_text: called with (row, piece of text) while the answers grow.
+
+        Raises:
+          ConfigError: a prompt is empty or too long for the context, has a token that is not in the
+            vocabulary, or text is asked for without a tokenizer.
+        """
+        options = options or Sampling()
+        if (options.stop or on_text) and self.tokenizer is None:
+            raise ConfigError("stop strings and streaming need a tokenizer.")
+        if prompts is not None:
+            ids, lengths = self._batch(prompts)
+            embeds = self.embed(np.maximum(ids, 0))
+            rows = len(prompts)
+        elif embeds is not None:
+            ids, rows = None, len(embeds)
+            lengths = np.full(rows, embeds.shape[1]) if valid is None else np.sum(valid, axis=1)
+        else:
+            raise ConfigError("there is no prompt.")
+        total = self._checked_length(int(lengths.max()), options, prefix)
+        with self._on_mesh():
+            state, chooser = self._begin(embeds, ids, lengths, rows, options, prefix, total)
+            return self._run(state, chooser, rows, options, on_text, total)
+
+    def _begin(
+        self,
+        embeds: Array,
+        ids: np.ndarray | None,
+        lengths: np.ndarray,
+        rows: int,
+        options: Sampling,
+        prefix: Prefix | None,
+        total: int,
+    ) -> tuple[decode.State, Chooser]:
+        room, slots = bucket(options.max_new_tokens), bucket(embeds.shape[1])
+        chosen = _repeated(rows)
+        if ids is None:
+            embeds, lengths = embeds[chosen], np.asarray(lengths)[chosen]
+        embeds, valid = _padded(embeds, lengths, slots)
+        before = prefix.cache if prefix else None
+        if before is not None and len(before.valid) > 1:
+            before = jax.tree.map(lambda leaf: leaf[chosen], before)
+        total_slots = slots + room + (before.valid.shape[1] if before is not None else 0)
+        last, cache = decode.prefill(
+            self.model, self.weights, embeds, valid, before, slots=total_slots, length=total
+        )
+        chooser = Chooser.of(options, self.model.vocab_size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            jax.random.key(options.seed), np.arange(len(chosen))
+        )
+        state = decode.begin(
+            self.model,
+            self.weights,
+            last,
+            cache,
+            ids if chooser.penalised else None,
+            np.arange(len(chosen)) >= rows,
+            keys,
+            chooser,
+            self._eos,
+            room=room,
+        )
+        return state, chooser
+
+    def _run(
+        self,
+        state: decode.State,
+        chooser: Chooser,
+        rows: int,
+        options: Sampling,
+        on_text: OnText | None,
+        total: int,
+    ) -> list[Answer]:
+        texts = [self._row_text(row, options, on_text) for row in range(rows)]
+        limit = options.max_new_tokens
+        look = bool(options.stop) or on_text is not None
+        eos = set(np.asarray(self._eos).tolist())
+        step = 1
+        while True:
+            tokens, done = np.asarray(state.tokens)[:rows, :step], np.asarray(state.done)[:rows]
+            answers = [_until(row, eos) for row in tokens.tolist()]
+            finished = step >= limit or bool(done.all())
+            for row, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+                if self.tokenizer is not None and (look or finished):
+                    text.feed(answer, last=finished or bool(done[row]))
+            stopped = np.array([text.stopped for text in texts])
+            if finished or bool((done | stopped).all()):
+                break
+            if stopped.any():
+                ended = np.ones(len(state.done), bool)
+                ended[:rows] = done | stopped
+                state = dataclasses.replace(state, done=jax.device_put(ended, state.done.sharding))
+            until = min(step + _CHUNK, limit) if look else limit
+            state = decode.decode(
+                self.model,
+                self.weights,
+                state,
+                chooser,
+                self._eos,
+                jnp.int32(until),
+                length=total,
+            )
+            step = int(state.step)
+        return [
+            Answer(tuple(answer), text.text, _ended(text, len(answer), len(row)))
+            for answer, text, row in zip(answers, texts, tokens, strict=True)
+        ]
+
+    def _row_text(self, row: int, options: Sampling, on_text: OnText | None) -> RowText:
+        emit = None if on_text is None else lambda piece: on_text(row, piece)
+        return RowText(self._decode, options.stop, emit)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _batch(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+        """Prompts padded in front with -1 and repeated to full buckets, and their lengths."""
+        if not prompts:
+            raise ConfigError("there is no prompt.")
+        prompts = [self._checked(prompts[row]) for row in _repeated(len(prompts))]
+        lengths = np.array([len(prompt) for prompt in prompts])
+        ids = np.full((len(prompts), bucket(int(lengths.max()))), -1, np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[len(row) - len(prompt) :] = prompt
+        return ids, lengths
+
+    def _checked(self, prompt: Prompt) -> Prompt:
+        if not len(prompt):
+            raise ConfigError("a prompt is empty. Cure: give it at least one token.")
+        size = self.model.num_tokens or self.model.vocab_size
+        if bad := [token for token in prompt if not 0 <= token < size]:
+            raise ConfigError(
+                f"token {bad[0]} is not in the vocabulary of {size}. "
+                "Cure: use the tokenizer that the weights were trained with."
+            )
+        return prompt
+
+    def _checked_length(self, longest: int, options: Sampling, prefix: Prefix | None) -> int:
+        """Positions of the whole text, refused where the context has fewer."""
+        before = prefix.length if prefix else 0
+        total = before + longest + options.max_new_tokens
+        if total > self.model.context:
+            room = self.model.context - before - longest
+            cure = f"max_new_tokens <= {room}" if room > 0 else "a shorter prompt"
+            raise ConfigError(
+                f"a prompt of {before + longest} tokens and max_new_tokens="
+                f"{options.max_new_tokens} do not fit the context of {self.model.context}. "
+                f"Cure: {cure}."
+            )
+        rotated_for = self._rotated_for(total)
+        if prefix and rotated_for != prefix.rotated_for:
+            raise ConfigError(
+                f"the prefix was read for texts of another length than {total} positions. "
+                f"Cure: reserve={longest + options.max_new_tokens} when it is read."
+            )
+        return rotated_for
+
+    def _rotated_for(self, total: int) -> int:
+        """A length that is rotated like `total`; few different ones, so that little is compiled."""
+        rotary, dim = self.model.rotary, self.model.head_dim
+        same = np.array_equal(rotary.frequencies(dim, 1), rotary.frequencies(dim, total))
+        return 1 if same else bucket(total)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
+
+
+def bucket(size: int) -> int:
+    """A length not below `size`: four to every doubling, so that at most a fifth is padding."""
+    step = max(8, 2 ** ((size - 1).bit_length() - 3))
+    return max(_SMALLEST, -(-size // step) * step)
+
+
+def _repeated(rows: int) -> np.ndarray:
+    """Numbers of rows, repeated to a full bucket: what nobody asked for has ended at once."""
+    return np.resize(np.arange(rows), 2 ** (rows - 1).bit_length())
+
+
+def _padded(
+    embeds: Array, lengths: np.ndarray, slots: int
+) -> tuple[Float[Array, "b s c"], Bool[Array, "b s"]]:
+    """Padded in front to `slots`; what is not among the last `length` is not valid."""
+    if embeds.shape[1] < slots:
+        embeds = jnp.pad(embeds, ((0, 0), (slots - embeds.shape[1], 0), (0, 0)))
+    return embeds, jnp.asarray(np.arange(slots)[None] >= slots - np.asarray(lengths)[:, None])
+
+
+def _until(tokens: list[int], eos: set[int]) -> list[int]:
+    """The tokens before the first that ends the answer."""
+    return tokens[: next((i for i, token in enumerate(tokens) if token in eos), len(tokens))]
+
+
+def _ended(text: RowText, length: int, chosen: int) -> Literal["eos", "stop", "length"]:
+    if text.stopped:
+        return "stop"
+    return "eos" if length < chosen else "length"

@@ -1,0 +1,119 @@
+"""How the next token is chosen from its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from data_pipelines.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Options of `generate`, with Hugging Face's names, meanings and order of application.
+
+    Attributes:
+      max_new_tokens: longest answer.
+      temperature: divides the scores; 0 takes the best token always (greedy).
+      top_k: choose among this many best tokens; 0: among all.
+      top_p: choose among the fewest best tokens that hold this much probability.
+      repetition_penalty: above 1 makes tokens of prompt and answer less likely (arXiv 1909.05858).
+      stop: texts that end an answer, and are cut off.
+      seed: of the random numbers.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that mean nothing."""
+        wrong = {
+            "max_new_tokens": self.max_new_tokens < 1,
+            "temperature": self.temperature < 0,
+            "top_k": self.top_k < 0,
+            "top_p": not 0 < self.top_p <= 1,
+            "repetition_penalty": self.repetition_penalty <= 0,
+            "stop": not all(self.stop),
+        }
+        for name, bad in wrong.items():
+            if bad:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is out of range.")
+
+
+@struct.dataclass
+class Chooser:
+    """`Sampling` for compiled code: numbers are traced, so that changing them compiles nothing.
+
+    Attributes:
+      temperature: see `Sampling`.
+      top_k: see `Sampling`; at least 1.
+      top_p: see `Sampling`.
+      penalty: the repetition penalty.
+      greedy: whether the best token is taken.
+      filtered: whether top_k or top_p leave anything out.
+      penalised: whether there is a repetition penalty.
+    """
+
+    temperature: Float[Array, ""]
+    top_k: Int[Array, ""]
+    top_p: Float[Array, ""]
+    penalty: Float[Array, ""]
+    greedy: bool = struct.field(pytree_node=False)
+    filtered: bool = struct.field(pytree_node=False)
+    penalised: bool = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, options: Sampling, vocab_size: int) -> Chooser:
+        """The chooser of these options."""
+        return cls(
+            jnp.float32(options.temperature or 1.0),
+            jnp.int32(options.top_k or vocab_size),
+            jnp.float32(options.top_p),
+            jnp.float32(options.repetition_penalty),
+            greedy=options.temperature == 0,
+            filtered=options.temperature > 0 and (options.top_k > 0 or options.top_p < 1),
+            penalised=options.repetition_penalty != 1,
+        )
+
+    def __call__(
+        self,
+        scores: Float[Array, "b v"],
+        seen: Bool[Array, "b v"] | None,
+        keys: Key[Array, " b"],
+    ) -> Int[Array, " b"]:
+        """One token per row.
+
+        Args:
+          scores: logits, float32.
+          seen: tokens that the penalty is about, if there is one.
+          keys: one per row, other ones for every token.
+        """
+        if seen is not None:
+            penalised = jnp.where(scores > 0, scores / self.penalty, scores * self.penalty)
+            scores = jnp.where(seen, penalised, scores)
+        if self.greedy:
+            return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        scores = scores / self.temperature
+        if self.filtered:
+            scores = self._filter(scores)
+        return jax.vmap(jax.random.categorical)(keys, scores).astype(jnp.int32)
+
+    def _filter(self, scores: Float[Array, "b v"]) -> Float[Array, "b v"]:
+        """Minus infinity for all that top_k and top_p leave out; the best token always stays."""
+        best = jnp.sort(scores, axis=-1, descending=True)
+        rank = jnp.arange(best.shape[-1])
+        best = jnp.where(rank < self.top_k, best, -jnp.inf)
+        before = jnp.cumsum(jax.nn.softmax(best), axis=-1) - jax.nn.softmax(best)
+        kept = (before < self.top_p) & (rank < self.top_k)
+        kept = kept.at[:, 0].set(True)
+        lowest = jnp.min(jnp.where(kept, best, jnp.inf), axis=-1, keepdims=True)
+        return jnp.where(scores >= lowest, scores, -jnp.inf)

@@ -1,0 +1,186 @@
+"""Low-rank adaptation (arXiv 2106.09685) of any task's linear layers.
+
+Beside a kernel W lie two small matrices, `lora_a` (in, r) and `lora_b` (r, out); the layer computes
+x W + (alpha / r) (dropout(x) A) B. Model code knows nothing of it: an interceptor adds the second
+term to every linear layer that has the matrices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from data_pipelines.errors import ConfigError
+from m3djax.params import Params, flatten, unflatten
+from m3djax.tasks.base import Batch, Loss, Task
+
+A, B = "lora_a", "lora_b"
+_SALT = "lora_salt"
+DECODER = r"llm/.*block/(attention|mlp)/\w+"
+"""Every linear layer in the blocks of a language model, as PEFT's recipe for M3D-LaMed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA(Task):
+    """A task whose linear layers are adapted.
+
+    With `Experiment.trainable` set to a pattern such as `.*lora_[ab]`, the base gets neither
+    gradients nor moments. Evaluators see the inner task with merged parameters.
+
+    Attributes:
+      task: the task itself.
+      rank: columns of A.
+      alpha: the scale is alpha / rank.
+      dropout: share of a layer's inputs that the adapter does not see in training.
+      targets: regex over the paths of linear layers, from the component on.
+    """
+
+    task: Task
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: str = DECODER
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that mean nothing."""
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"rank={self.rank} starts at 1, dropout={self.dropout} lies in 0..1.")
+
+    @property
+    def scale(self) -> float:
+        """What the adapters' outputs are multiplied by."""
+        return self.alpha / self.rank
+
+    @property
+    def accumulates(self) -> bool:
+        """As the task does."""
+        return self.task.accumulates
+
+    def check(self, data: Any) -> None:
+        """As the task does."""
+        self.task.check(data)
+
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """The task's parameters, with fresh adapters: A random, B zero."""
+        task_key, lora_key = jax.random.split(rng)
+        return self.adapted(lora_key, self.task.init(task_key, batch))
+
+    def adapted(self, rng: Key[Array, ""], params: Params) -> Params:
+        """Parameters with fresh adapters beside the kernels of the targets.
+
+        Raises:
+          ConfigError: `targets` matches no linear layer.
+        """
+        flat = flatten(params)
+        for layer in self.layers(flat):
+            *stack, wide, out = flat[f"{layer}/kernel"].shape
+            key = jax.random.fold_in(rng, zlib.crc32(layer.encode()) & 0x7FFFFFFF)
+            # torch's default for linear layers, which PEFT keeps for A.
+            bound = wide**-0.5
+            shape = (*stack, wide, self.rank)
+            flat[f"{layer}/{A}"] = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+            flat[f"{layer}/{B}"] = jnp.zeros((*stack, self.rank, out))
+        return unflatten(flat)
+
+    def layers(self, flat: Mapping[str, Any]) -> list[str]:
+        """Paths of the layers that are adapted; raises ConfigError if there are none."""
+        kernels = (path.removesuffix("/kernel") for path in flat if path.endswith("/kernel"))
+        found = [layer for layer in kernels if re.fullmatch(self.targets, layer)]
+        if not found:
+            raise ConfigError(f"targets={self.targets!r} match no linear layer of this task.")
+        return found
+
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
+        """The task's loss, its layers adapted."""
+        dropout = self.dropout if train else 0.0
+        if dropout:
+            params = _salted(params)
+        with adapters(self.scale, dropout, keys):
+            return self.task.loss(params, batch, keys, train=train)
+
+    def evaluated(self, params: Params) -> tuple[Task, Params]:
+        """The inner task and its parameters with the adapters merged."""
+        return self.task.evaluated(self.merged(params))
+
+    def merged(self, params: Params) -> Params:
+        """Parameters of the inner task: W + (alpha / r) A B, and no adapters."""
+        flat = flatten(params)
+        for path in [path for path in flat if path.endswith(f"/{A}")]:
+            layer = path.removesuffix(f"/{A}")
+            a, b = flat.pop(f"{layer}/{A}"), flat.pop(f"{layer}/{B}")
+            kernel = flat[f"{layer}/kernel"]
+            update = self.scale * jnp.matmul(a, b, precision="highest")
+            flat[f"{layer}/kernel"] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
+        return unflatten(flat)
+
+
+@contextlib.contextmanager
+def adapters(
+    scale: float, dropout: float = 0.0, keys: Key[Array, " b"] | None = None
+) -> Iterator[None]:
+    """While it lasts, linear layers that have adapters use them.
+
+    Args:
+      scale: alpha / rank.
+      dropout: share of inputs that adapters do not see; needs parameters from `LoRA.loss`.
+      keys: one per sample.
+    """
+
+    def intercept(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        out = call(*args, **kwargs)
+        layer = context.module
+        if context.method_name != "__call__" or not isinstance(layer, nn.Dense):
+            return out
+        if not layer.has_variable("params", A):
+            return out
+        x = args[0].astype(out.dtype)
+        if dropout:
+            x = _drop(x, dropout, keys, layer.get_variable("params", _SALT))
+        a: Array = layer.get_variable("params", A)
+        b: Array = layer.get_variable("params", B)
+        return out + scale * (x @ a.astype(out.dtype)) @ b.astype(out.dtype)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def _salted(params: Params) -> Params:
+    """A number beside every adapter, another one for each layer of a stack.
+
+    A scan cuts it as it cuts the parameters: so layers that share code drop other inputs.
+    """
+    flat: dict[str, Any] = flatten(params)
+    for path in [path for path in flat if path.endswith(f"/{A}")]:
+        layer = path.removesuffix(f"/{A}")
+        stack = flat[path].shape[:-2]
+        numbers = jnp.arange(stack[0] if stack else 1, dtype=jnp.uint32)
+        numbers = numbers + jnp.uint32(zlib.crc32(layer.encode()))
+        flat[f"{layer}/{_SALT}"] = numbers if stack else numbers[0]
+    return unflatten(flat)
+
+
+def _drop(
+    x: Float[Array, "b ... c"], share: float, keys: Key[Array, " b"] | None, salt: Array
+) -> Float[Array, "b ... c"]:
+    if keys is None or len(keys) != len(x):
+        raise ConfigError(
+            f"a layer with LoRA dropout gets {len(x)} rows for a batch of "
+            f"{0 if keys is None else len(keys)}. Cure: dropout=0, or targets with one row each."
+        )
+
+    def one(key: Array, row: Array) -> Array:
+        kept = jax.random.bernoulli(jax.random.fold_in(key, salt), 1 - share, row.shape)
+        return jnp.where(kept, row / (1 - share), 0)
+
+    return jax.vmap(one)(keys, x)

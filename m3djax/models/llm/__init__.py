@@ -1,0 +1,1 @@
+"""Decoder-only language models: Llama, Phi-3 and Qwen."""

@@ -1,0 +1,43 @@
+"""Training a language model on text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from m3djax.models.llm.decoder import Decoder
+from m3djax.params import Params
+from m3djax.tasks.base import Batch, Loss, Task, apply
+from m3djax.tasks.next_token import next_token_loss, spans_to_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Language(Task):
+    """Next-token prediction inside of spans.
+
+    A batch has `token_ids` (B, N), `valid` (B, N), false where a token is padding, and `spans`
+    (B, S, 2), first and past-the-last token of what counts; see `spans_to_labels`.
+
+    Attributes:
+      llm: the language model.
+      chunk: see `next_token_loss`.
+      z_loss: see `next_token_loss`.
+    """
+
+    llm: Decoder = Decoder()
+    chunk: int = 128
+    z_loss: float = 0.0
+
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """See `Task.init`."""
+        return {"llm": self.llm.init(rng, jnp.zeros((1, 1), jnp.int32))["params"]}
+
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
+        """Sum of the tokens' negative log-likelihoods; the weight is their number."""
+        llm, ids = params["llm"], batch["token_ids"]
+        embeds = apply(self.llm, llm, ids, method="embed")
+        hidden, _ = apply(self.llm, llm, embeds, batch["valid"], method="encode")
+        labels = spans_to_labels(ids, batch["spans"])
+        return next_token_loss(self.llm, llm, hidden, labels, chunk=self.chunk, z_loss=self.z_loss)

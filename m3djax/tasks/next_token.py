@@ -1,0 +1,84 @@
+"""The loss of a language model: the next token, without logits of a whole batch in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from m3djax.models.llm.decoder import Decoder
+from m3djax.tasks.base import Loss, apply
+
+IGNORE = -100
+"""The label of a token that the loss does not count, as in torch."""
+
+
+def next_token_loss(
+    model: Decoder,
+    params: dict[str, Any],
+    hidden: Float[Array, "b n c"],
+    labels: Int[Array, "b n"],
+    *,
+    chunk: int = 128,
+    z_loss: float = 0.0,
+) -> Loss:
+    """Sum of the negative log-likelihoods of the tokens after each token, and their number.
+
+    The sequence is scanned in chunks whose logits the backward pass computes again: (b, n, v) never
+    exists, only (b, chunk, v).
+
+    Args:
+      model: the decoder, for its head.
+      params: its parameters.
+      hidden: what `Decoder.encode` returned.
+      labels: the token ids themselves, not shifted; `IGNORE` where they do not count.
+      chunk: tokens per row whose logits exist at once.
+      z_loss: weight of the squared log of the softmax's denominator, which keeps logits small
+        (arXiv 2204.02311, section 5).
+    """
+    shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    b, n, c = hidden.shape
+    chunk = min(chunk, n)
+    rest = -n % chunk
+    hidden = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0)))
+    shifted = jnp.pad(shifted, ((0, 0), (0, rest)), constant_values=IGNORE)
+    parts = (
+        jnp.moveaxis(hidden.reshape(b, -1, chunk, c), 1, 0),
+        jnp.moveaxis(shifted.reshape(b, -1, chunk), 1, 0),
+    )
+
+    @jax.checkpoint
+    def one(params: dict[str, Any], hidden: Array, labels: Array) -> tuple[Array, Array]:
+        logits = apply(model, params, hidden, method="logits").astype(jnp.float32)
+        total = jax.nn.logsumexp(logits, axis=-1)
+        counts = labels != IGNORE
+        right = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
+        return jnp.sum((total - right) * counts), jnp.sum(jnp.square(total) * counts)
+
+    def step(sums: tuple[Array, Array], part: tuple[Array, Array]) -> Any:
+        return jax.tree.map(jnp.add, sums, one(head, *part)), None
+
+    # Only what the head needs, so that the scan carries no other gradients.
+    head = {name: leaf for name, leaf in params.items() if name in ("token_embed", "head")}
+    zero = jnp.float32(0)
+    (total, squares), _ = jax.lax.scan(step, (zero, zero), parts)
+    weight = jnp.sum(shifted != IGNORE).astype(jnp.float32)
+    metrics = {"nll": total}
+    if z_loss:
+        metrics["z_loss"] = z_loss * squares
+        total = total + z_loss * squares
+    return Loss(total, weight, metrics)
+
+
+def spans_to_labels(token_ids: Int[Array, "b n"], spans: Int[Array, "b s 2"]) -> Int[Array, "b n"]:
+    """Labels that count inside of spans only.
+
+    Args:
+      token_ids: the text.
+      spans: first and past-the-last position of every span; empty ones (0, 0) count for nothing.
+    """
+    at = jnp.arange(token_ids.shape[1])
+    inside = (at >= spans[..., :1]) & (at < spans[..., 1:])
+    return jnp.where(jnp.any(inside, axis=1), token_ids, IGNORE)

@@ -1,0 +1,89 @@
+"""The chunked loss against the plain one, in value, gradient and memory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from m3djax.convert.pretrained import Pretrained
+from m3djax.tasks.next_token import IGNORE, next_token_loss, spans_to_labels
+from tests import tiny_llm
+
+
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def tiny(request: pytest.FixtureRequest) -> Pretrained:
+    return tiny_llm.pretrained(tie_word_embeddings=request.param == "tied")
+
+
+@pytest.fixture(scope="module")
+def labels() -> jax.Array:
+    ids = jax.random.randint(jax.random.key(1), (4, 21), 0, 258)
+    return spans_to_labels(ids, jnp.array([[[3, 9], [12, 21]]] * 3 + [[[0, 0], [20, 21]]]))
+
+
+def hidden_of(shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(jax.random.key(2), shape)
+
+
+def test_value_and_gradients_are_those_of_the_plain_loss(
+    tiny: Pretrained, labels: jax.Array
+) -> None:
+    model, params = tiny.model, tiny.params["llm"]
+    z_loss = 1e-2
+
+    def plain(params: dict, hidden: jax.Array) -> jax.Array:
+        logits = model.apply({"params": params}, hidden, method="logits")[:, :-1]
+        wanted = labels[:, 1:]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
+        z = jnp.square(jax.nn.logsumexp(logits, axis=-1))
+        return jnp.sum((entropy + z_loss * z) * (wanted != IGNORE))
+
+    def chunked(params: dict, hidden: jax.Array) -> jax.Array:
+        loss = next_token_loss(model, params, hidden, labels, chunk=8, z_loss=z_loss)
+        return loss.total
+
+    hidden = hidden_of((4, 21, 32))
+    with jax.default_matmul_precision("highest"):
+        ours, grads = jax.jit(jax.value_and_grad(chunked, argnums=(0, 1)))(params, hidden)
+        theirs, wanted = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))(params, hidden)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), grads, wanted)
+
+
+def test_spans_count_and_parts_add_up(tiny: Pretrained, labels: jax.Array) -> None:
+    """Rows of very different numbers of tokens: sums over parts are the sum of the whole."""
+    model, params = tiny.model, tiny.params["llm"]
+    hidden = hidden_of((4, 21, 32))
+    whole = next_token_loss(model, params, hidden, labels, chunk=5)
+    assert int(whole.weight) == 3 * (6 + 9) + 1
+    parts = [
+        next_token_loss(model, params, hidden[rows], labels[rows], chunk=5)
+        for rows in (slice(0, 3), slice(3, 4))
+    ]
+    np.testing.assert_allclose(sum(part.total for part in parts), whole.total, rtol=1e-6)
+    assert sum(int(part.weight) for part in parts) == int(whole.weight)
+
+
+def test_logits_of_the_whole_batch_never_exist() -> None:
+    """Peak of the compiled gradient: far below one float32 array (b, n, v)."""
+    tiny = tiny_llm.pretrained(vocab_size=8192)
+    b, n = 2, 512
+    shapes = (
+        jax.eval_shape(lambda: tiny.params["llm"]),
+        jax.ShapeDtypeStruct((b, n, 32), jnp.float32),
+        jax.ShapeDtypeStruct((b, n), jnp.int32),
+    )
+
+    def peak(chunk: int) -> int:
+        def loss(params: dict, hidden: jax.Array, labels: jax.Array) -> jax.Array:
+            return next_token_loss(tiny.model, params, hidden, labels, chunk=chunk).total
+
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits = b * n * 8192 * 4
+    assert peak(32) < 0.3 * logits
+    assert peak(n) > logits
