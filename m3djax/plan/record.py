@@ -18,10 +18,16 @@ from m3djax.train import specification
 Record = dict[str, Any]
 
 
+# What the compiled step depends on; evaluators, workers and the like change nothing.
+_STEP_FIELDS = ("task", "optimizer", "trainable", "groups", "steps", "accumulate", "mesh")
+
+
 def config_hash(experiment: Experiment, topology: Topology) -> str:
-    """Fingerprint of what is planned: it changes with the config and with the topology."""
-    text = f"{experiment_lib.dumps(experiment)}\n{topology.name}\n{topology.slices}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Fingerprint of what is planned: it changes with the config's step and with the topology."""
+    fields = {name: getattr(experiment, name) for name in _STEP_FIELDS}
+    batch = {name: [list(s.shape), str(s.dtype)] for name, s in experiment.data.spec().items()}
+    planned = {**fields, "batch": batch, "topology": [topology.name, topology.slices]}
+    return hashlib.sha256(experiment_lib.dumps(planned).encode()).hexdigest()
 
 
 def record(experiment: Experiment, topology: Topology, step: Step) -> Record:

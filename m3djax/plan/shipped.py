@@ -138,6 +138,7 @@ def main(names: Iterable[str]) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX looks for devices
     from configs.plans import PLANS
 
+    FOLDER.mkdir(parents=True, exist_ok=True)
     kept = read()
     stale = [name for name, each in PLANS.items() if kept.get(name, {}).get("hash") != each.hash()]
     for name in list(names) or stale:

@@ -13,8 +13,10 @@ import jax
 from data_pipelines.errors import ConfigError
 from m3djax.plan.chips import CHIPS, Chip
 
-# libtpu asks for a TPU VM's metadata, and locks the machine's TPU, unless told not to.
+# libtpu asks for a TPU VM's metadata and locks the machine's TPU unless told not to, and complains
+# where nobody says what kind of host this is.
 ENVIRONMENT = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -54,6 +54,11 @@ def write(path: pathlib.Path, tensors: dict[str, Any]) -> pathlib.Path:
     return path
 
 
+def read(folder: Any, experiment: Experiment) -> Any:
+    """The parameters, as `evaluate` reads them."""
+    return read_params(folder, experiment, weights.newest_readable(folder))
+
+
 def read_table(name: str) -> dict[str, tuple[int, ...]]:
     """Published names and shapes; no sizes is a scalar."""
     rows = csv.reader((KEYS / f"{name}.tsv").open(), delimiter="\t")
@@ -140,11 +145,11 @@ def test_evaluators_read_imported_weights(
 ) -> None:
     Convert(str(source), str(tmp_path / "out")).load(CLIP)
     assert weights.newest_readable(tmp_path / "out") == 0
-    read = read_params(tmp_path / "out", CLIP)
+    found = read(tmp_path / "out", CLIP)
     np.testing.assert_array_equal(
-        read["vision"]["cls"], published["vision_encoder.cls_token"][0, 0]
+        found["vision"]["cls"], published["vision_encoder.cls_token"][0, 0]
     )
-    np.testing.assert_array_equal(read["objective"]["scale"], published["logit_scale"])
+    np.testing.assert_array_equal(found["objective"]["scale"], published["logit_scale"])
 
 
 def test_training_starts_from_a_component(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -158,7 +163,7 @@ def test_training_starts_from_a_component(source: pathlib.Path, tmp_path: pathli
     )
     with jax.set_mesh(mesh):
         state = start_from(fresh, experiment)
-    imported = params.flatten(read_params(tmp_path / "out", CLIP))
+    imported = params.flatten(read(tmp_path / "out", CLIP))
     for path, leaf in state.trainable.items():
         wanted = imported[path] if path.startswith("vision/") else fresh.trainable[path]
         np.testing.assert_array_equal(leaf, wanted, err_msg=path)
@@ -182,7 +187,7 @@ def test_a_folder_of_weights_is_no_run(
     damaged = max((tmp_path / "runs/clip/weights").rglob("*"), key=lambda p: p.stat().st_size)
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="files missing or changed.*convert the weights"):
-        read_params("runs/clip", CLIP)
+        read("runs/clip", CLIP)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +264,7 @@ def test_positions_move_to_another_grid(
     convert = Convert(str(source), str(tmp_path / "out"), positions_from=(2, 4, 4))
     assert "interpolated from (2, 4, 4) to (4, 4, 2)" in convert.load(experiment)
     table = published["vision_encoder.patch_embedding.position_embeddings"][0]
-    ours = read_params(tmp_path / "out", experiment)["vision"]["positions"]["table"]
+    ours = read(tmp_path / "out", experiment)["vision"]["positions"]["table"]
     np.testing.assert_allclose(ours, resize_table(table, (2, 4, 4), (4, 4, 2)), atol=1e-6)
     np.testing.assert_allclose(  # halves of a column are averaged, planes are drawn out
         ours.reshape(4, 4, 2, -1)[0, 0, 0], table.reshape(2, 4, 4, -1)[0, 0, :2].mean(0), atol=0.5

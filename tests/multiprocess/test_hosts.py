@@ -95,6 +95,13 @@ def test_four_processes_go_on_where_two_were_and_one_where_four_were(
     np.testing.assert_allclose(losses(home / "runs/shared"), alone, rtol=5e-6)
 
 
+def trains(run: Path, step: int, since: float) -> bool:
+    """Whether a run got to a step; the file may still be that of the run before."""
+    rows = read_metrics(run)
+    new = (run / "metrics.jsonl").stat().st_mtime > since
+    return new and bool(rows) and rows[-1]["step"] >= step
+
+
 def until(condition, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -127,8 +134,9 @@ def test_a_restart_goes_on_and_a_signal_to_one_stops_all_at_the_same_step(
     """Follows the test above: it finds the run that the kills left."""
     before = checkpoint.newest_readable("runs/long")
     assert before > 0
+    launched = time.time()
     with together(home, 2, LONG | {"dataset": prepared}) as group:
-        group.until(lambda: read_metrics(home / "runs/long")[-1]["step"] >= before + 2)
+        group.until(lambda: trains(home / "runs/long", before + 2, launched))
         group.processes[1].send_signal(signal.SIGTERM)
         assert group.wait(120) == [1, 1]
     steps = [re.search(r"SIGTERM came: saved at step (\d+) of 3000", said) for said in group.said()]

@@ -86,6 +86,11 @@ def test_the_record_says_what_was_planned(planned: record.Record) -> None:
     assert planned["hash"] == record.config_hash(e, Topology("v5e:2x2"))
     assert planned["hash"] != record.config_hash(e, Topology("v5e:2x4"))
     assert planned["hash"] != record.config_hash(tiny.experiment(), Topology("v5e:2x2"))
+    # What the step does not depend on leaves the plan fresh.
+    assert planned["hash"] == record.config_hash(
+        tiny.experiment("elsewhere", mesh=(4, 1, 1), name="other", save_every=1),
+        Topology("v5e:2x2"),
+    )
     assert planned["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1}
     assert planned["batch"] == {"global": 8, "per_device": 2, "accumulate": 1}
     assert set(planned["versions"]) == {"jax", "libtpu"}

@@ -1,0 +1,36 @@
+"""Planning for GPUs that are not there; runs where JAX's CUDA plugin is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "from tests import tiny\n\n\ndef get_config():\n    return tiny.experiment()\n"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins.xla_cuda12") is None
+    if importlib.util.find_spec("jax_plugins")
+    else True,
+    reason="no CUDA plugin (requirements-plan-gpu.txt)",
+)
+def test_a_tiny_model_for_two_gpus(tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text(CONFIG)
+    # A process of its own: the hooks must be there before JAX starts.
+    command = [sys.executable, "run.py", "plan", str(tmp_path / "config.py")]
+    command += ["--topology", "h100:2", "--json", str(tmp_path / "plan.json")]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
+    assert plan["collectives"]["all-reduce"]["payload_bytes"] > 4 * plan["parameters"]["trained"]
+    assert plan["bounds_with_tile_padding"] is None
+    assert plan["memory"]["free_share"] > 0.9
