@@ -8,6 +8,10 @@ which 686 are seen. As published: ViT-B, 75 % hidden, plain pixel loss, HU clipp
 standardised. Corrected: sin-cos positions by patch index in token order (`sincos_3d` tells how the
 published ones differ), decoder heads of 128 instead of 32, which fill a matrix unit, no class
 token. Optimizer settings are the MAE paper's: E3D-GPT's are not public.
+
+Planned, not run (docs/plans): a batch of 256 on v5e:4x4 takes 8.5 of 15.75 GiB per chip, and with
+`--data.batch-size 4096` on v5e:16x16 as much; only gradients are sent. With the matrix unit's tiles
+counted, at most 75 % of its peak can be reached.
 """
 
 from data_pipelines.pipeline import Crop, Data, Source

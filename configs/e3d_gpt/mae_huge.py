@@ -1,6 +1,8 @@
 """ViT-H by E3D-GPT's masked autoencoding; E3D-GPT itself stops at ViT-B.
 
-python run.py train configs/e3d_gpt/mae_huge.py
+    python run.py train configs/e3d_gpt/mae_huge.py
+
+Planned, not run (docs/plans): a batch of 256 on v5e:8x8 takes 13.6 of 15.75 GiB per chip.
 """
 
 from configs.e3d_gpt import mae

@@ -110,7 +110,7 @@ def page(plans: Mapping[str, Record]) -> str:
 
 def _row(name: str, plan: Record) -> tuple[str, ...]:
     memory, batch, bounds = plan["memory"], plan["batch"], plan["bounds"]
-    padded = plan["bounds_with_tile_padding"]
+    padded = plan["bounds_with_tile_padding"] or bounds
     used = (memory["peak"] + memory["program"]) / 2**30
     mesh = " x ".join(map(str, plan["mesh"].values()))
     times = [bounds["compute_ms"], padded["compute_ms"], bounds["hbm_ms"], bounds["links_ms"]]
