@@ -48,6 +48,6 @@ def token_id(tokenizer: Any, token: str) -> int:
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         raise ConfigError(
             f"{token!r} is not a token of this tokenizer, which makes {len(ids)} of it. "
-            "Cure: add it (m3djax/convert/llm_vocabulary.py) or use the model's own tokenizer."
+            "Cure: add it (m3djax/convert/new_tokens.py) or use the model's own tokenizer."
         )
     return ids[0]

@@ -11,8 +11,7 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from m3djax import sharding
-from m3djax.convert import llm_vocabulary as vocabulary
-from m3djax.convert import pretrained
+from m3djax.convert import new_tokens, pretrained
 from m3djax.convert.pretrained import Pretrained
 from m3djax.generate import prompts
 from m3djax.params import flatten
@@ -30,7 +29,7 @@ def tiny() -> Pretrained:
 @pytest.mark.parametrize("multiple", [1, 128])
 def test_rows_in_and_out(tiny: Pretrained, multiple: int) -> None:
     """Padding gives way to the new rows, which are the mean of the real ones."""
-    grown = vocabulary.grow(tiny, SPECIAL, PLAIN, multiple=multiple)
+    grown = new_tokens.grow(tiny, SPECIAL, PLAIN, multiple=multiple)
     rows = 262 if multiple == 1 else 384
     assert grown.model.vocab_size == rows
     assert (grown.model.num_tokens or rows) == 262
@@ -51,7 +50,7 @@ def test_rows_in_and_out(tiny: Pretrained, multiple: int) -> None:
 def test_a_grown_model_survives_the_disk(tiny: Pretrained, tmp_path: pathlib.Path) -> None:
     mesh = sharding.make_mesh((2, 2, 2))
     pretrained.save(tmp_path / "old", tiny)
-    grown = vocabulary.grow(pretrained.load(tmp_path / "old", mesh), SPECIAL, multiple=8)
+    grown = new_tokens.grow(pretrained.load(tmp_path / "old", mesh), SPECIAL, multiple=8)
     table = flatten(grown.params)["llm/token_embed/embedding"]
     assert table.sharding.spec == sharding.parameter_spec(
         "llm/token_embed/embedding", table.shape, mesh
@@ -65,9 +64,9 @@ def test_a_grown_model_survives_the_disk(tiny: Pretrained, tmp_path: pathlib.Pat
 
 def test_tokens_that_cannot_be_added(tiny: Pretrained) -> None:
     with pytest.raises(ConfigError, match="has these tokens already: <bos>"):
-        vocabulary.grow(tiny, ("<bos>",))
+        new_tokens.grow(tiny, ("<bos>",))
     with pytest.raises(ConfigError, match="without a tokenizer"):
-        vocabulary.grow(dataclasses.replace(tiny, tokenizer=None), SPECIAL)
+        new_tokens.grow(dataclasses.replace(tiny, tokenizer=None), SPECIAL)
     with pytest.raises(ConfigError, match="'<im_patch>' is not a token of this tokenizer"):
         prompts.token_id(tiny.tokenizer, "<im_patch>")
 
