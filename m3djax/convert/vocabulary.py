@@ -1,0 +1,44 @@
+"""Weights of a text encoder belong to one vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_pipelines.errors import printable
+from data_pipelines.text.tokenizer_files import load_tokenizer
+from data_pipelines.text.tokens import ReportTokens
+from m3djax.checkpoint import CheckpointError
+from m3djax.experiment import Experiment
+
+
+def check_vocabulary(path: Path, experiment: Experiment) -> str:
+    """Compares the config's tokenizer with the one beside the weights, if both are there.
+
+    Two vocabularies of the same size fit the same table, and every word would mean another.
+
+    Returns:
+      A note, if there is one beside the weights and the config's is not there; else "".
+
+    Raises:
+      CheckpointError: they differ.
+      DataError: one of them is damaged.
+    """
+    text = experiment.data.text
+    beside = any((path.parent / n).is_file() for n in ("tokenizer.json", "vocab.txt", "vocab.json"))
+    if text is None or not isinstance(text.tokens, ReportTokens) or not beside:
+        return ""
+    tokenizer = text.tokens.tokenizer
+    if not Path(tokenizer).exists():
+        return f"vocabulary not compared: the config's tokenizer {tokenizer} is not there"
+    theirs = load_tokenizer(str(path.parent)).get_vocab()
+    ours = load_tokenizer(tokenizer).get_vocab()
+    differ = sorted(
+        word for word in theirs.keys() | ours.keys() if theirs.get(word) != ours.get(word)
+    )
+    if differ:
+        raise CheckpointError(
+            f"{path.parent}: its vocabulary is not that of {tokenizer}: {len(differ)} "
+            f"words have another number or none, such as {printable(differ[0])!r}. "
+            "Cure: data.text.tokens.tokenizer of the model that the weights are from."
+        )
+    return ""
