@@ -62,7 +62,9 @@ def test_the_second_stage_starts_from_the_first(stages: list[Results]) -> None:
     kernels = []
     for results, config in zip(stages, (quickstart, quickstart_clip), strict=True):
         small = shrunk(config.get_config(), "nowhere", (8, 48, 48))
-        kernels.append(read_params(results.folder, small)["vision"]["patch_embed"]["kernel"])
+        kernels.append(
+            read_params(results.folder, small, results.step)["vision"]["patch_embed"]["kernel"]
+        )
     difference = np.abs(np.asarray(kernels[0]) - np.asarray(kernels[1])).max()
     assert 0 < difference < 1e-2, "two steps move a little"
 
