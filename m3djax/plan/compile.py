@@ -83,7 +83,8 @@ def compile_for(experiment: Experiment, topology: Topology) -> Step:
     """Compiles the train step of a config; needs neither its data nor its devices.
 
     Raises:
-      ConfigError: the mesh or the batch does not fit the topology, or it has no compiler here.
+      ConfigError: the mesh or the batch does not fit the topology, or it has no compiler here, or
+        the compiler fails.
       OutOfMemory: the step does not fit into a device's memory.
     """
     mesh = sharding.make_mesh(experiment.mesh, topology.devices())
@@ -96,7 +97,7 @@ def compile_for(experiment: Experiment, topology: Topology) -> Step:
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            raise _out_of_memory(error) or error from error
+            raise _out_of_memory(error) or _gave_up(error, topology) from error
     seconds = time.perf_counter() - start
     state = arguments[0]
     parameters = {"trained": _count(state.trainable), "frozen": _count(state.frozen)}
@@ -156,3 +157,11 @@ def _out_of_memory(error: Exception) -> OutOfMemory | None:
     if "RESOURCE_EXHAUSTED" not in message or not found:
         return None
     return OutOfMemory(int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2]))))
+
+
+def _gave_up(error: Exception, topology: Topology) -> ConfigError:
+    reason = str(error).splitlines()[0][:300]
+    return ConfigError(
+        f"the compiler for {topology.name} fails on this step: {reason}. "
+        "Cure: other sizes or another mesh; it is the compiler's own error."
+    )

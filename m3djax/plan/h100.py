@@ -61,7 +61,7 @@ def devices(count: int) -> list[jax.Device]:
     Raises:
       ConfigError: the CUDA plugin is not installed, or the hooks are not in this version of jax.
     """
-    if importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
+    if not installed():
         raise ConfigError(f"planning for H100 needs jax's CUDA plugin, no GPU. {_CURE}")
     try:
         plugin = _plugin()
@@ -75,6 +75,14 @@ def devices(count: int) -> list[jax.Device]:
         raise ConfigError(
             f"planning for H100 uses private hooks of jax 0.10, which failed here: {error}. {_CURE}"
         ) from error
+
+
+def installed() -> bool:
+    """Whether JAX's CUDA plugin is there."""
+    return bool(
+        importlib.util.find_spec("jax_plugins")
+        and importlib.util.find_spec("jax_plugins.xla_cuda12")
+    )
 
 
 @functools.cache

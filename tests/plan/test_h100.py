@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,20 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from m3djax.plan import h100
+
 ROOT = Path(__file__).parents[2]
-CONFIG = "from tests import tiny\n\n\ndef get_config():\n    return tiny.experiment()\n"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins.xla_cuda12") is None
-    if importlib.util.find_spec("jax_plugins")
-    else True,
-    reason="no CUDA plugin (requirements-plan-gpu.txt)",
-)
-def test_a_tiny_model_for_two_gpus(tmp_path: Path) -> None:
-    (tmp_path / "config.py").write_text(CONFIG)
+@pytest.mark.skipif(not h100.installed(), reason="no CUDA plugin (requirements-plan-gpu.txt)")
+def test_a_small_model_for_two_gpus(tmp_path: Path) -> None:
     # A process of its own: the hooks must be there before JAX starts.
-    command = [sys.executable, "run.py", "plan", str(tmp_path / "config.py")]
+    command = [sys.executable, "run.py", "plan", "configs/quickstart.py"]
     command += ["--topology", "h100:2", "--json", str(tmp_path / "plan.json")]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
