@@ -27,6 +27,7 @@ from m3djax.convert.bert_files import read_bert
 from m3djax.generate.generator import bucket
 from m3djax.models.bert import Bert
 from m3djax.params import Params
+from m3djax.tasks.base import apply
 
 _LAYERS = {
     "bert-base": ("bert", 12, 9),
@@ -186,7 +187,7 @@ def _check_vocabulary(tokenizer: Tokenizer, model: Bert, folder: epath.Path) -> 
 
 
 def _unit_vectors(model: Bert, params: Params, text: dict[str, Array]) -> Float[Array, "b n c"]:
-    tokens = model.apply({"params": params}, text["ids"], text["there"]).tokens
+    tokens = apply(model, params, text["ids"], text["there"]).tokens
     return tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True)
 
 
