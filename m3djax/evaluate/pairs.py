@@ -18,13 +18,14 @@ import numpy as np
 from etils import epath
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data, Source
 from m3djax import experiment, sharding
 from m3djax.augment import Window
+from m3djax.evaluate.fingerprint import fingerprint
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
 
@@ -104,7 +105,7 @@ def read_pairs(
         mesh = sharding.make_mesh((-1, 1, 1), jax.local_devices())
         params = jax.device_put(params, NamedSharding(mesh, P()))
     with jax.set_mesh(mesh):
-        weights = f"{int(_fingerprint(params)):08x}"
+        weights = f"{int(fingerprint(params)):08x}"
         file = folder / f"pairs-{weights}-{_key(task, data, source, crops, seed)}.npz"
         if (kept := _load(file)) is not None:
             return kept
@@ -169,21 +170,6 @@ def _small_slices(window: Window, images: Float[Array, "b d h w 1"]) -> UInt8[Ar
     slices = jax.image.resize(images[:, d // 2, :, :, 0], small, "linear")
     shade = (window.inverse(slices) - window.low) / (window.high - window.low)
     return jnp.clip(jnp.round(255 * shade), 0, 255).astype(jnp.uint8)
-
-
-@jax.jit
-def _fingerprint(params: Params) -> UInt[Array, ""]:
-    """32 bits that change with every bit of the parameters, wherever these live."""
-    total = jnp.uint32(0)
-    for number, leaf in enumerate(jax.tree.leaves(params)):
-        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).ravel()
-        place = jnp.arange(bits.size, dtype=jnp.uint32) + jnp.uint32(
-            number * 0x9E3779B9 & 0xFFFFFFFF
-        )
-        # A mixed place makes swaps visible; odd factors lose no bit of the value.
-        factor = ((place ^ (place >> 15)) * jnp.uint32(0x85EBCA6B)) | 1
-        total = total * jnp.uint32(31) + jnp.sum(bits * factor, dtype=jnp.uint32)
-    return total
 
 
 def _key(task: Clip, data: Data, source: Source, crops: int, seed: int) -> str:

@@ -1,0 +1,166 @@
+"""From answers to numbers with intervals: by kind and type of question, and model beside model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from m3djax.evaluate import answer_scores, statistics
+from m3djax.evaluate.answer_scores import Scores
+from m3djax.evaluate.answer_table import Row
+from m3djax.evaluate.statistics import Estimate
+
+MAIN = {"choice": "accuracy", "yes_no": "accuracy", "rec": "iou"}
+"""Kind -> the metric by which models are compared; free text is compared by ROUGE-1."""
+_TEXT = "rouge1"
+TYPES_MEAN = "mean of types"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kind:
+    """The questions of one kind, and how every model did on them.
+
+    Attributes:
+      name: of the kind.
+      answers: model -> the questions with its answers, in one order.
+      unit: which independent unit a question belongs to.
+      scores: model -> metric -> a number per question.
+    """
+
+    name: str
+    answers: Mapping[str, Sequence[Row]]
+    unit: Int[np.ndarray, " n"]
+    scores: Mapping[str, Scores]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The questions, with the answers of the first model."""
+        return next(iter(self.answers.values()))
+
+    @property
+    def main(self) -> str:
+        """The metric by which models are compared."""
+        return MAIN.get(self.name, _TEXT)
+
+    @property
+    def types(self) -> list[str]:
+        """Finer kinds, in the order of their names."""
+        return sorted({row.type for row in self.rows})
+
+    def of_type(self, type_: str) -> Bool[np.ndarray, " n"]:
+        """Which questions are of a type."""
+        return np.array([row.type == type_ for row in self.rows])
+
+    def table(self, model: str) -> list[dict[str, Any]]:
+        """A model's answers with all their scores; what a row has no number for is left out."""
+        return [
+            dataclasses.asdict(row)
+            | {
+                metric: float(values[number])
+                for metric, values in self.scores[model].items()
+                if np.isfinite(values[number])
+            }
+            for number, row in enumerate(self.answers[model])
+        ]
+
+    def numbers(self, seed: int) -> dict[str, Any]:
+        """All numbers: JSON-able."""
+        units = np.unique(self.unit)
+        unit = np.searchsorted(units, self.unit)
+        draws = statistics.draw(len(units), seed=seed)
+        found: dict[str, Any] = {"questions": len(self.rows), "units": len(units)}
+        estimates = {
+            model: self._estimates(scores, unit, draws) for model, scores in self.scores.items()
+        }
+        found["models"] = {
+            model: {
+                part: {metric: value.to_json() for metric, value in values.items()}
+                for part, values in parts.items()
+            }
+            for model, parts in estimates.items()
+        }
+        found["questions_by_type"] = {type_: int(self.of_type(type_).sum()) for type_ in self.types}
+        first, *others = estimates
+        main = {model: parts["all"].get(self.main) for model, parts in estimates.items()}
+        found["gain_over"] = {
+            other: (ours - theirs).to_json()
+            for other in others
+            if (ours := main[first]) and (theirs := main[other])
+        }
+        if self.name in ("choice", "yes_no"):
+            found |= self._by_chance(first)
+        return found
+
+    def _estimates(
+        self, scores: Scores, unit: Int[np.ndarray, " n"], draws: Float[np.ndarray, "r u"]
+    ) -> dict[str, dict[str, Estimate]]:
+        """Part of the questions -> metric -> mean."""
+        everything = np.ones(len(self.rows), bool)
+        parts = {"all": _means(scores, everything, unit, draws)}
+        if self.name == "yes_no":
+            parts["all"]["balanced"] = self._balanced(scores["accuracy"], unit, draws)
+        if len(self.types) > 1:
+            by_type = {t: _means(scores, self.of_type(t), unit, draws) for t in self.types}
+            shared = set.intersection(*(set(means) for means in by_type.values()))
+            parts[TYPES_MEAN] = {
+                metric: statistics.mean([means[metric] for means in by_type.values()])
+                for metric in parts["all"]
+                if metric in shared
+            }
+            parts |= by_type
+        return parts
+
+    def _balanced(
+        self,
+        right: Float[np.ndarray, " n"],
+        unit: Int[np.ndarray, " n"],
+        draws: Float[np.ndarray, "r u"],
+    ) -> Estimate:
+        """Mean accuracy of what is to be answered by yes and by no: 50 % for one answer to all."""
+        wanted = np.unique([answer_scores.meaning(row) for row in self.rows], return_inverse=True)[
+            1
+        ]
+        shape = (draws.shape[1], wanted.max() + 1)
+        total, correct = np.zeros(shape), np.zeros(shape)
+        np.add.at(total, (unit, wanted), 1)
+        np.add.at(correct, (unit, wanted), right)
+        return statistics.balanced_accuracy(correct, total, draws)
+
+    def _by_chance(self, model: str) -> dict[str, Any]:
+        """What guessing gives, and always giving the answer that is right most often."""
+        chance = self.scores[model]["chance"]
+        masks = {"all": np.ones(len(self.rows), bool)}
+        masks |= {type_: self.of_type(type_) for type_ in self.types}
+        frequent = {
+            part: answer_scores.most_frequent(
+                [row for row, keep in zip(self.rows, mask, strict=True) if keep]
+            )
+            for part, mask in masks.items()
+        }
+        return {
+            "chance": {part: float(chance[mask].mean()) for part, mask in masks.items()},
+            "most_frequent_answer": frequent,
+        }
+
+
+def _means(
+    scores: Scores,
+    chosen: Bool[np.ndarray, " n"],
+    unit: Int[np.ndarray, " n"],
+    draws: Float[np.ndarray, "r u"],
+) -> dict[str, Estimate]:
+    """Means over the chosen questions that have a number."""
+    means = {}
+    for metric, values in scores.items():
+        there = chosen & np.isfinite(values)
+        if metric == "chance" or not there.any():
+            continue
+        size = draws.shape[1]
+        sums = np.bincount(unit[there], values[there], size)
+        weights = np.bincount(unit[there], minlength=size).astype(float)
+        means[metric] = statistics.weighted_mean(sums, weights, draws)
+    return means

@@ -1,0 +1,146 @@
+"""A sheet of crops: a slice with the true and the answered boxes, and what was said."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from data_pipelines.errors import printable
+from data_pipelines.pipeline import Batch
+from m3djax.augment import Window
+from m3djax.evaluate.answer_numbers import Kind
+from m3djax.evaluate.boxes import Box, read_box
+from m3djax.evaluate.findings import Picture
+from m3djax.evaluate.pictures import BACKGROUND, TEXT
+
+FILE = "answers.png"
+_TRUE, _WRONG, _DIM = "#3fb950", "#f85149", "#8b949e"
+_COLOURS = ("#d29922", "#58a6ff", "#bc8cff", "#ff7b72")  # of the models
+_WIDTH, _ROW, _IMAGE = 11.0, 0.155, 2.6  # inches: page, line of text, slice
+_LETTERS = 118  # in a line of text
+
+
+def draw(
+    crops: Sequence[Batch], kinds: Sequence[Kind], window: Window, folder: epath.Path
+) -> tuple[Picture, ...]:
+    """Writes a PNG into `folder`, and says what it shows.
+
+    Of every crop it has one question of each kind.
+
+    Args:
+      crops: fields of `Data.examine` without the batch axis.
+      kinds: questions and answers.
+      window: values that are black and white.
+      folder: where to.
+    """
+    shown = [_questions(crop, kinds) for crop in crops]
+    lines = [[line for kind, number in some for line in _lines(kind, number)] for some in shown]
+    heights = [max(_IMAGE, _ROW * (len(some) + 1)) for some in lines]
+    figure = Figure((_WIDTH, sum(heights)), facecolor=BACKGROUND)
+    grid = figure.add_gridspec(
+        len(crops), 2, width_ratios=(_IMAGE, _WIDTH - _IMAGE), height_ratios=heights,
+        left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
+    )  # fmt: skip
+    for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
+        boxes = {}
+        for kind, number in some:
+            if kind.name == "rec" and not boxes:
+                boxes = _boxes(kind, number)
+        _slice(figure.add_subplot(grid[row, 0]), crop, boxes, window)
+        cell = figure.add_subplot(grid[row, 1])
+        cell.set_axis_off()
+        for number, (words, colour) in enumerate(text):
+            place = 1 - (number + 0.7) * _ROW / heights[row]
+            cell.text(0, place, words, color=colour, fontsize=8, transform=cell.transAxes)
+    with (folder / FILE).open("wb") as file:
+        figure.savefig(file, format="png", dpi=120, facecolor=BACKGROUND)
+    caption = (
+        "Crops with a question of each kind: right answers are green, wrong ones red. The slice "
+        "goes through the middle of the true box (green); the boxes that were answered have the "
+        "colours of their models, dashed where they lie above or below the slice. The patient's "
+        "right is on the left."
+    )
+    return (Picture(FILE, caption),)
+
+
+def _questions(crop: Batch, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:
+    """The first question of each kind about a crop, and its number among those of the kind."""
+    key = int(crop["record"]), int(crop["crop"])
+    found = []
+    for kind in kinds:
+        numbers = (number for number, row in enumerate(kind.rows) if row.key[:2] == key)
+        if (number := next(numbers, None)) is not None:
+            found.append((kind, number))
+    return found
+
+
+def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
+    """Question, right answer and all answers as lines of text with their colours."""
+    row = kind.rows[number]
+    lines = [*_wrapped(row.question, TEXT), *_wrapped(f"right: {row.truth}", _DIM)]
+    for place, (model, rows) in enumerate(kind.answers.items()):
+        colour = _COLOURS[place % len(_COLOURS)] if kind.name == "rec" else TEXT
+        right = kind.scores[model].get("accuracy")
+        if right is not None:
+            colour = _TRUE if right[number] else _WRONG
+        said = rows[number].said or "(nothing)"
+        lines += _wrapped(f"{model}: {said}{_verdict(kind, model, number)}", colour)
+    return [*lines, ("", TEXT)]
+
+
+def _verdict(kind: Kind, model: str, number: int) -> str:
+    """What follows an answer: its IoU, or its ROUGE-1."""
+    value = kind.scores[model].get(kind.main, np.full(len(kind.rows), np.nan))[number]
+    if kind.main == "accuracy" or np.isnan(value):
+        return ""
+    return f"  ({'IoU' if kind.main == 'iou' else 'ROUGE-1'} {value:.2f})"
+
+
+def _wrapped(text: str, colour: str) -> list[tuple[str, str]]:
+    # "$" would start a formula.
+    text = printable(" ".join(text.split())).replace("$", r"\$")
+    text = textwrap.shorten(text, 3 * _LETTERS, placeholder=" ...")
+    return [(line, colour) for line in textwrap.wrap(text, _LETTERS)]
+
+
+def _boxes(kind: Kind, number: int) -> dict[str, Box]:
+    """Colour -> box: the true one, then those of the models."""
+    texts = {_TRUE: kind.rows[number].truth}
+    for place, rows in enumerate(kind.answers.values()):
+        texts.setdefault(_COLOURS[place % len(_COLOURS)], rows[number].said)
+    boxes = {colour: read_box(text) for colour, text in texts.items()}
+    return {colour: box for colour, box in boxes.items() if box is not None}
+
+
+def _slice(cell: Axes, crop: Batch, boxes: Mapping[str, Box], window: Window) -> None:
+    """An axial slice, through the middle of the true box if there is one."""
+    image: Float[np.ndarray, "d h w"] = crop["image"][..., 0] * crop["scale"] + crop["offset"]
+    depth, height, width = image.shape
+    middle = (boxes[_TRUE][0] + boxes[_TRUE][3]) / 2 if _TRUE in boxes else 0.5
+    index = min(int(middle * depth), depth - 1)
+    _, tall, wide = crop["spacing"] if all(crop["spacing"]) else (1, 1, 1)
+    cell.imshow(
+        image[index], cmap="gray", vmin=window.low, vmax=window.high, aspect=tall / wide,
+        extent=(0, width, height, 0),
+    )  # fmt: skip
+    for colour, box in boxes.items():
+        low, high = box[:3] * image.shape, box[3:] * image.shape
+        inside = low[0] <= index + 0.5 <= high[0]
+        cell.add_patch(
+            Rectangle(
+                (low[2], low[1]), high[2] - low[2], high[1] - low[1], fill=False,
+                edgecolor=colour, linewidth=1.6, linestyle="-" if inside else "--",
+            )
+        )  # fmt: skip
+    cell.set_xticks([])
+    cell.set_yticks([])
+    cell.set_anchor("N")
+    name = f"record {int(crop['record'])}, crop {int(crop['crop'])}, slice {index}"
+    cell.text(0.02, 0.02, name, color=TEXT, fontsize=6, transform=cell.transAxes)

@@ -1,0 +1,102 @@
+"""Questions and their answers, a line of JSON each, in a file that no interruption spoils."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from etils import epath
+
+from data_pipelines.files import write_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A question about a crop of a record, and what was answered.
+
+    Attributes:
+      record: number of the record in the split.
+      crop: number of the crop of the record.
+      number: of the question about that crop.
+      place: voxel of the record in the middle of the crop.
+      kind: what is asked for, which decides how it is scored: see `answer_scores.SCORERS`.
+      type: a finer kind by which results are told apart, such as "organ".
+      question: as it was put to the model.
+      choices: letter -> text; empty where there are none.
+      truth: the right answer, as in training.
+      said: the model's.
+      ended: how it ended: "eos", "stop", or "length" if it was cut off.
+    """
+
+    record: int
+    crop: int
+    number: int
+    place: tuple[int, int, int]
+    kind: str
+    type: str
+    question: str
+    choices: Mapping[str, str]
+    truth: str
+    said: str = ""
+    ended: str = ""
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Which question it is, whoever answers."""
+        return self.record, self.crop, self.number
+
+    def asks_like(self, other: Row) -> bool:
+        """Whether both are the same question, with the same right answer."""
+        return dataclasses.replace(self, said="", ended="") == dataclasses.replace(
+            other, said="", ended=""
+        )
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**fields, "place": tuple(fields["place"])})
+
+
+class AnswerTable:
+    """Rows in a file of JSON lines; a row is there as a whole or not at all."""
+
+    def __init__(self, file: epath.Path) -> None:
+        """Reads what there is; a line that was cut short is forgotten."""
+        self._file = file
+        self.rows: dict[tuple[int, int, int], Row] = {}
+        if not file.exists():
+            return
+        text = file.read_text()
+        kept = []
+        for line in text.splitlines(keepends=True):
+            if (row := _read(line)) is not None:
+                self.rows[row.key] = row
+                kept.append(line)
+        if "".join(kept) != text:
+            write_whole(file, "".join(kept))
+
+    def missing(self, asked: Iterable[Row]) -> list[Row]:
+        """Those questions that have no answer here."""
+        return [
+            row for row in asked
+            if row.key not in self.rows or not row.asks_like(self.rows[row.key])
+        ]  # fmt: skip
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Appends answers, and sees to it that they are on the disk."""
+        rows = list(rows)
+        with self._file.open("a") as file:
+            file.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+        self.rows |= {row.key: row for row in rows}
+
+
+def _read(line: str) -> Row | None:
+    """A row; None if the line is not whole."""
+    if not line.endswith("\n"):
+        return None
+    try:
+        return Row.from_json(json.loads(line))
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,154 @@
+"""Models that answer: one that sees the volume, the same one blind, and one of text alone."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from data_pipelines.text.dialogue import DialogueTokens
+from jax.sharding import Mesh
+
+from data_pipelines.pipeline import Batch, Data
+from m3djax import params as params_lib
+from m3djax import sharding
+from m3djax.evaluate.findings import EvaluationError
+from m3djax.generate.generator import Answer, Generator
+from m3djax.generate.sampling import Sampling
+from m3djax.generate.volumes import Seen, VolumeReader
+from m3djax.params import Params
+from m3djax.tasks.language import Language
+from m3djax.tasks.vision_language import VisionLanguage
+
+
+class Answerer(abc.ABC):
+    """Answers questions about volumes."""
+
+    @abc.abstractmethod
+    def look(self, batch: Batch) -> Any:
+        """What `answer` needs of volumes.
+
+        Args:
+          batch: image (B, D, H, W, 1), scale and offset, always of one B.
+        """
+
+    @abc.abstractmethod
+    def answer(self, seen: Any, questions: Sequence[str], rows: Sequence[int]) -> list[Answer]:
+        """The answers, given at once.
+
+        Args:
+          seen: what `look` returned.
+          questions: one text each.
+          rows: which volume each question is about.
+        """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seeing(Answerer):
+    """A model that sees.
+
+    Attributes:
+      reader: the model.
+      sampling: how its answers are chosen.
+      mesh: devices that volumes are split over.
+      blind: show it volumes without content: how much is known from the question alone?
+    """
+
+    reader: VolumeReader
+    sampling: Sampling
+    mesh: Mesh
+    blind: bool = False
+
+    def look(self, batch: Batch) -> Seen:
+        """See `Answerer`."""
+        fields = dict(batch)
+        if self.blind:
+            fields["image"] = np.full_like(fields["image"], fields["image"].min())
+        return self.reader.read(jax.device_put(fields, sharding.batch_sharding(self.mesh)))
+
+    def answer(self, seen: Any, questions: Sequence[str], rows: Sequence[int]) -> list[Answer]:
+        """See `Answerer`."""
+        return self.reader.answer(
+            seen, questions, self.sampling, rows=rows, batch_size=len(questions)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextOnly(Answerer):
+    """A language model, which knows nothing of the volume.
+
+    Attributes:
+      generator: the model.
+      tokens: puts questions to it, without placeholders.
+      sampling: how its answers are chosen.
+    """
+
+    generator: Generator
+    tokens: DialogueTokens
+    sampling: Sampling
+
+    def look(self, batch: Batch) -> None:
+        """See `Answerer`."""
+
+    def answer(self, seen: Any, questions: Sequence[str], rows: Sequence[int]) -> list[Answer]:
+        """See `Answerer`."""
+        tokenizer = self.tokens.load()
+        prompts = [self.tokens.prompt(tokenizer, question) for question in questions]
+        return self.generator(prompts, self.sampling)
+
+
+def answerer(
+    task: Any,
+    params: Params,
+    data: Data,
+    mesh: Mesh,
+    *,
+    sampling: Sampling,
+    blind: bool = False,
+) -> Answerer:
+    """The model of a run.
+
+    Args:
+      task: `VisionLanguage` or `Language`.
+      params: its parameters, on `mesh`.
+      data: of the run; its tokenizer puts the questions.
+      mesh: the devices.
+      sampling: how answers are chosen.
+      blind: see `Seeing`.
+
+    Raises:
+      EvaluationError: the run answers no questions.
+      ConfigError: its tokenizer and its model do not fit.
+      DataError: its tokenizer cannot be read.
+    """
+    tokens = data.text.tokens if data.text else None
+    if not isinstance(task, VisionLanguage | Language) or not isinstance(tokens, DialogueTokens):
+        raise EvaluationError(
+            f"Answers measures VisionLanguage and Language runs with DialogueTokens; this one has "
+            f"the task {type(task).__name__} and {type(tokens).__name__}. "
+            "Cure: leave this evaluator out of the config, or name another run."
+        )
+    if isinstance(task, VisionLanguage):
+        task.check(data)
+    tokenizer = tokens.load()
+    model = {"tokenizer": tokenizer, "eos_ids": (tokens.prompt.end(tokenizer),), "mesh": mesh}
+    if isinstance(task, VisionLanguage):
+        prompts = functools.partial(tokens.prompt, tokenizer)
+        reader = VolumeReader(task, params, prompts, **model)
+        return Seeing(reader, sampling, mesh, blind)
+    if tokens.image_tokens:
+        raise EvaluationError(
+            f"a Language run sees no volumes, and its text has image_tokens={tokens.image_tokens}. "
+            "Cure: train it with data.text.tokens.image_tokens=0."
+        )
+    return TextOnly(Generator(task.llm, params["llm"], **model), tokens, sampling)
+
+
+def placed(params: Params, mesh: Mesh) -> Params:
+    """Parameters on the devices of a mesh, where the sharding table puts them."""
+    flat = params_lib.flatten(params)
+    return params_lib.unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh)))

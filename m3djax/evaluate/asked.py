@@ -1,0 +1,75 @@
+"""Every question that can be asked about the crops of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines.captions import Question
+from data_pipelines.pipeline import Batch, Data, Source
+from m3djax.evaluate.answer_table import Row
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """A crop with its questions.
+
+    Attributes:
+      sample: fields of `Data.examine`, without the batch axis.
+      rows: the questions, not yet answered.
+    """
+
+    sample: Batch
+    rows: list[Row]
+
+
+def asked(
+    data: Data, source: Source, *, crops: int = 1, seed: int = 0, per_crop: int = 0
+) -> Iterator[Asked]:
+    """Yields the crops about which there is something to ask, the same every time.
+
+    Args:
+      data: how crops are cut, and what is asked: its text's source enumerates questions.
+      source: dataset, split and part.
+      crops: crops of every record.
+      seed: where they are cut.
+      per_crop: questions of each kind about a crop, drawn at random; 0 takes all.
+
+    Raises:
+      DataError: the dataset cannot be read.
+    """
+    assert data.text is not None
+    for sample, view in data.views(source, crops, seed):
+        record, crop = int(sample["record"]), int(sample["crop"])
+        questions = data.text.source.every(view)
+        rng = np.random.default_rng((seed, record, crop, 1))
+        numbers = _drawn([kind_of(q) for q in questions], per_crop, rng)
+        place = tuple(int(voxel) for voxel in sample["place"])
+        rows = [_row(questions[n], n, record, crop, place) for n in numbers]
+        if rows:
+            yield Asked(sample, rows)
+
+
+def kind_of(question: Question) -> str:
+    """Its kind; "choice" for every kind that has choices, "report" if it has no name."""
+    return "choice" if question.choices else question.kind or "report"
+
+
+def _row(question: Question, number: int, record: int, crop: int, place: tuple[int, ...]) -> Row:
+    return Row(
+        record, crop, number, place, kind_of(question), question.label, question.question,
+        question.lettered, question.text,
+    )  # fmt: skip
+
+
+def _drawn(kinds: Sequence[str], most: int, rng: np.random.Generator) -> list[int]:
+    """Numbers of at most so many questions of each kind, in their order."""
+    if not most:
+        return list(range(len(kinds)))
+    left: Mapping[str, list[int]] = {kind: [] for kind in kinds}
+    for number in rng.permutation(len(kinds)).tolist():
+        if len(left[kinds[number]]) < most:
+            left[kinds[number]].append(number)
+    return sorted(number for numbers in left.values() for number in numbers)

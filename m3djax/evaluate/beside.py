@@ -1,0 +1,79 @@
+"""Models that are measured beside a run, by the same questions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from data_pipelines.pipeline import Data
+from m3djax import params as params_lib
+from m3djax import run_folder, sharding, train
+from m3djax.evaluate.run import read_params
+from m3djax.experiment import Experiment
+from m3djax.params import Params
+from m3djax.weights import newest_readable
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What can be asked.
+
+    Attributes:
+      task: its task; adapters are merged.
+      params: its parameters.
+      data: of its run: its tokenizer puts the questions.
+    """
+
+    task: Any
+    params: Params
+    data: Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """A model beside the one that is measured.
+
+    Attributes:
+      run: folder of its run, or of converted weights; "" is the run that is measured.
+      untrained: as it was before its first step, with what it started from.
+      blind: shown volumes without content: how much it knows from the questions alone.
+    """
+
+    run: str = ""
+    untrained: bool = False
+    blind: bool = False
+
+    def model(self, folder: epath.Path, own: Model) -> Model:
+        """Reads it.
+
+        Args:
+          folder: of the evaluator, in the folder of the run that is measured.
+          own: the model of that run.
+
+        Raises:
+          RunError: there is no such run.
+          CheckpointError: it has no readable checkpoint.
+        """
+        if not self.run and not self.untrained:
+            return own
+        place = epath.Path(self.run) if self.run else folder.parent.parent
+        experiment = run_folder.read_experiment(place)
+        if self.untrained:
+            params = start(experiment)
+        else:
+            params = read_params(place, experiment, newest_readable(place))
+        task, params = experiment.task.evaluated(params)
+        return Model(task, params, experiment.data)
+
+
+def start(experiment: Experiment) -> Params:
+    """The parameters that training starts from, on this process's first device."""
+    mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
+    state = sharding.sharded(
+        mesh, train.trainer_of(experiment).init, jax.random.key(experiment.seed)
+    )
+    state = train.start_from(state, experiment)
+    return params_lib.unflatten(state.trainable | state.frozen)
