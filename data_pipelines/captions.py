@@ -6,7 +6,9 @@ import abc
 import dataclasses
 import functools
 import re
+import string
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,10 +24,32 @@ class Caption:
     Attributes:
       text: The words.
       meaning: Equal for two captions that say the same, in whatever words.
+      question: What they answer; "" if they answer nothing.
     """
 
     text: str
     meaning: str
+    question: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question(Caption):
+    """A question whose answer, `text`, is certain.
+
+    Attributes:
+      kind: What sort of question it is, such as "yes_no".
+      label: Name of the label that it is about; "" if it is about none.
+      choices: What can be chosen, in the order of the letters A, B, ...; () if nothing.
+    """
+
+    kind: str = ""
+    label: str = ""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def lettered(self) -> dict[str, str]:
+        """{letter: choice}."""
+        return dict(zip(string.ascii_uppercase, self.choices, strict=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +61,24 @@ class View:
       mask: (d, h, w) its label map where the crop is, in the record's voxels; None when the
         source of captions does not ask for it.
       names: {label value: name}.
+      others: The label maps of further crops of the record, cut at random like this one; None when
+        nobody can tell.
     """
 
     record: Record
     mask: np.ndarray | None
     names: Mapping[int, str]
+    others: Looks | None = None
+
+
+class Looks(Protocol):
+    """Label maps of random crops of one record; equal ones look at equal places."""
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """The label map of a crop."""
+
+    def key(self) -> tuple[Any, ...]:
+        """Tells these crops from those of other records, sizes and parts; hashable."""
 
 
 class CaptionSource(abc.ABC):
@@ -109,18 +146,12 @@ class MaskCaption(CaptionSource):
 
     def __post_init__(self) -> None:
         """Checks what can be checked."""
-        try:
-            list(map(re.compile, self.labels))
-        except re.error as error:
-            message = f"labels: {error.pattern!r} is no regular expression: {error}"
-            raise ConfigError(message) from error
-        if self.least < 1:
-            raise ConfigError(f"least={self.least} must be at least 1.")
+        check_labels(self.labels, self.least)
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
         """See `CaptionSource`."""
         annotated = view.record["annotated"]
-        labels = _chosen(tuple(sorted(view.names.items())), self.labels)
+        labels = chosen(tuple(sorted(view.names.items())), self.labels)
         if view.mask is None or (self.complete and not annotated[list(labels)].all()):
             return None
         counts = np.bincount(view.mask.ravel(), minlength=256)
@@ -139,9 +170,20 @@ class MaskCaption(CaptionSource):
         return Caption(wording.format(spoken(parts)), ", ".join(sorted(seen)))
 
 
+def check_labels(labels: Sequence[str], least: int) -> None:
+    """Raises ConfigError if these are no regular expressions, or `least` counts no voxels."""
+    try:
+        list(map(re.compile, labels))
+    except re.error as error:
+        message = f"labels: {error.pattern!r} is no regular expression: {error}"
+        raise ConfigError(message) from error
+    if least < 1:
+        raise ConfigError(f"least={least} must be at least 1.")
+
+
 @functools.lru_cache(16)
-def _chosen(names: Sequence[tuple[int, str]], labels: tuple[str, ...]) -> dict[int, str]:
-    """Those names that one of the regular expressions matches as a whole.
+def chosen(names: Sequence[tuple[int, str]], labels: tuple[str, ...]) -> dict[int, str]:
+    """Those labels whose name one of the regular expressions matches as a whole; () chooses all.
 
     Raises:
       ConfigError: An expression matches no name of the dataset.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -66,19 +67,25 @@ class RandomCrop(grain.transforms.RandomMap):
           train: choose also the wording and, of long reports, the sentences. If not, the sample
             also tells its `place`: int32 (3,), the voxel of the record in the crop's middle.
         """
+        return self.look(record, rng, train=train)[0]
+
+    def look(
+        self, record: Record, rng: np.random.Generator, *, train: bool = True
+    ) -> tuple[Batch, View]:
+        """What `random_map` gives, and the crop as sources of text see it."""
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(self.crops), p=weights / weights.sum())]
         wanted = tuple(max(round(side * crop.zoom), 1) for side in self.size)
         wording = rng if train else None
-        window, caption = self._told(record, wanted, rng, wording)
+        window, view, caption = self._told(record, wanted, rng, wording)
         patch = window.of(record["image"], record["low"])
         if wanted != self.size:
             patch = np.rint(resize(patch, self.size)).astype(np.int16)
         spacing = record["spacing"] * np.array(wanted) / np.array(self.size)
         words = {} if self.text is None else self.text.fields(record, caption, wording)
         where = {} if train else {"place": np.array(window.middle, np.int32)}
-        return {
+        sample = {
             "image": patch[..., None],
             "scale": record["scale"],
             "offset": record["offset"],
@@ -86,6 +93,7 @@ class RandomCrop(grain.transforms.RandomMap):
             **words,
             **where,
         }
+        return sample, view
 
     def _told(
         self,
@@ -93,20 +101,23 @@ class RandomCrop(grain.transforms.RandomMap):
         wanted: Sequence[int],
         rng: np.random.Generator,
         wording: np.random.Generator | None,
-    ) -> tuple[Window, Caption | None]:
+    ) -> tuple[Window, View, Caption | None]:
         """A window and what is said of it; of several the first that there is something to say."""
         shape = record["image"].shape
         window = place(shape, wanted, rng, self.part)
         if self.text is None:
-            return window, None
+            return window, View(record, None, self.names), None
         if not self.text.source.needs_mask:
-            return window, self.text.source(View(record, None, self.names), wording)
-        for _ in range(_TRIES):
-            view = View(record, window.of(record["mask"], 0), self.names)
+            view = View(record, None, self.names)
+            return window, view, self.text.source(view, wording)
+        others = Places(record, tuple(wanted), self.part)
+        for attempt in range(_TRIES):
+            if attempt:
+                window = place(shape, wanted, rng, self.part)
+            view = View(record, window.of(record["mask"], 0), self.names, others)
             if caption := self.text.source(view, wording):
-                return window, caption
-            window = place(shape, wanted, rng, self.part)
-        return window, None
+                break
+        return window, view, caption
 
 
 def check_units(record: Record, units: Units) -> None:
@@ -164,6 +175,30 @@ def place(
         slices.append(slice(low + start, low + start + want) if have > want else slice(low, high))
         pads.append((start, want - have - start) if have < want else (0, 0))
     return Window(tuple(slices), tuple(pads))
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Label maps of crops at random places of a record; see `captions.Looks`.
+
+    Attributes:
+      record: the record.
+      size: voxels of a crop.
+      part: see `Source`.
+    """
+
+    record: Record
+    size: tuple[int, ...]
+    part: Part = WHOLE
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """See `captions.Looks`."""
+        mask = self.record["mask"]
+        return place(mask.shape, self.size, rng, self.part).of(mask, 0)
+
+    def key(self) -> tuple[Any, ...]:
+        """See `captions.Looks`."""
+        return self.record["source"], self.record["study_id"], self.size, self.part
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:

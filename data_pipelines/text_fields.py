@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.captions import Caption, CaptionSource, Report
 from data_pipelines.datasets.records import Record
 from data_pipelines.directions import allowed
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
 
 
@@ -36,6 +36,19 @@ class Tokens(abc.ABC):
         self, text: str, rng: np.random.Generator | None = None
     ) -> Mapping[str, np.ndarray]:
         """The fields; of a text that is too long `rng` chooses the sentences."""
+
+    def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
+        """The fields of a caption.
+
+        Raises:
+          ConfigError: it answers a question, and this tokenizer puts none.
+        """
+        if caption.question:
+            raise ConfigError(
+                f"{type(self).__name__} puts no questions. Cure: DialogueTokens, or a source of "
+                "text that asks nothing."
+            )
+        return self(caption.text, rng)
 
     @abc.abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -94,10 +107,11 @@ class Text:
             meaning, text = 0, ""
         else:
             try:
-                fields = dict(self.tokens(caption.text, rng))
+                fields = dict(self.tokens.of(caption, rng))
             except DataError as error:
                 raise DataError(record["source"], f"its text {error.problem}", error.cure) from None
-            meaning, text = _hash(caption.meaning), caption.text
+            meaning, text = _hash(caption.meaning), f"{caption.question}\n{caption.text}"
+        # A question is as false of a mirrored volume as its answer.
         may = allowed(text, record["affine"] if record["affine_valid"] else None)
         return {
             **fields,

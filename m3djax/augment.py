@@ -134,14 +134,14 @@ class Intensity:
     augment: Augment = Augment()
 
     def __call__(
-        self, batch: Mapping[str, Array], keys: Key[Array, " b"], *, train: bool
+        self, batch: Mapping[str, Array], keys: Key[Array, " b"] | None, *, train: bool
     ) -> Float[Array, "b d h w 1"]:
         """Windows (and in training augments) `batch["image"]`.
 
         Args:
           batch: image (B, D, H, W, 1) integers, scale and offset (B,) to real values; where
             samples have a text, allowed_flips (B, 3) and allowed_turns (B,), which keep it true.
-          keys: one per sample.
+          keys: one per sample; None where nothing is augmented.
           train: whether to augment.
         """
         shape = (-1, 1, 1, 1, 1)
@@ -150,5 +150,6 @@ class Intensity:
         images = self.window(values)
         if not train:
             return images
+        assert keys is not None
         flips, turns = batch.get("allowed_flips"), batch.get("allowed_turns")
         return jax.vmap(self.augment)(keys, images, flips, turns)

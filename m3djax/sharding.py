@@ -64,6 +64,8 @@ PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
     (r"pool/(key|value)/kernel", ("embed", "heads")),
     (r"pool/(key|value)/bias", ("heads",)),
     (r"objective/(scale|log_scale|bias)", ()),
+    (r"linear_\d+/kernel", (None, "embed")),
+    (r"linear_\d+/bias", (None,)),
     # Language models. Feature-sharded tables under a gather would be gathered whole every time.
     (r"block/attention/qkv/kernel", ("layers", "embed", "heads")),
     (r"block/attention/qkv/bias", ("layers", "heads")),

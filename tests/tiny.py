@@ -14,13 +14,16 @@ from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
 from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.positions import LearnedPositions
+from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.clip import Clip
 from m3djax.tasks.mae import MAE
+from m3djax.tasks.vision_language import VisionLanguage
 
 
 def mae(**changes: Any) -> MAE:
@@ -48,6 +51,14 @@ def clip(**changes: Any) -> Clip:
     )
     head, objective = EmbeddingHead(12), InfoNCE(released=True)
     return dataclasses.replace(Clip(vision, text, head, head, objective), **changes)
+
+
+def vision_language(**changes: Any) -> VisionLanguage:
+    """`mae`'s encoder, four tokens per volume, and two layers of a decoder over 64 words."""
+    block = DecoderBlock(CausalAttention(4, 2, 8), GatedMlp(48))
+    llm = Decoder(64, None, 32, (Transformer(2, block),), context=256)
+    default = VisionLanguage(mae().vision, Projector(32), llm, image_token=60, chunk=7)
+    return dataclasses.replace(default, **changes)
 
 
 def experiment(path: str = "nowhere", **changes: Any) -> Experiment:
@@ -78,6 +89,21 @@ def text_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
     mask = np.arange(10) < lengths[:, None]
     text_id = np.append(np.arange(rows - 1), rows - 2).astype(np.int32)
     return batch(number, rows) | {"token_ids": ids * mask, "text_mask": mask, "text_id": text_id}
+
+
+def dialogue_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
+    """`batch` with a question and an answer about each volume: four placeholders behind bos (1),
+    five words, two to six words and eos (2), of which the answer is learned.
+    """
+    rng = np.random.default_rng(number + 2000)
+    ids = rng.integers(3, 60, (rows, 20)).astype(np.int32)
+    ends = rng.integers(12, 17, rows)
+    ids[:, 0], ids[:, 1:5] = 1, 60
+    ids[np.arange(rows), ends] = 2
+    valid = np.arange(20) <= ends[:, None]
+    spans = np.stack([np.full(rows, 10), ends + 1], axis=1).astype(np.int32)[:, None]
+    fields = {"token_ids": ids * valid, "valid": valid, "spans": spans}
+    return batch(number, rows) | fields
 
 
 def largest_difference(one: Any, two: Any) -> float:

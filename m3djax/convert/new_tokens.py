@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.text import llm_tokenizer
 from m3djax import sharding
 from m3djax.convert.pretrained import Pretrained
 from m3djax.params import flatten, unflatten
@@ -44,11 +45,8 @@ def grow(
     if pretrained.tokenizer is None:
         raise ConfigError("a model without a tokenizer cannot learn tokens.")
     tokenizer = copy.deepcopy(pretrained.tokenizer)
-    if known := [token for token in (*special, *plain) if token in tokenizer.get_vocab()]:
-        raise ConfigError(f"the tokenizer has these tokens already: {', '.join(known)}.")
     before = len(tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
-    tokenizer.add_tokens(list(plain))
+    llm_tokenizer.add(tokenizer, special, plain)
     after = len(tokenizer)
     rows = -(-after // multiple) * multiple
     flat: dict[str, Any] = flatten(pretrained.params)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from data_pipelines import files
 from data_pipelines.errors import DataError
+from data_pipelines.text import llm_tokenizer
 from m3djax import sharding
 from m3djax.convert import llm, llm_config, safetensors_files, stream
 from m3djax.models.llm.decoder import Decoder
@@ -71,13 +72,13 @@ def load(
     """
     mesh = mesh or sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
     if str(path).endswith(".gguf"):
-        from m3djax.convert import gguf_tokenizer
+        from data_pipelines.text import gguf_tokenizer
         from m3djax.convert.gguf_files import GgufFile
 
         file = GgufFile(path)
         config, tokenizer = file.config(), gguf_tokenizer.build(file.fields, path)
     else:
-        config, tokenizer = llm_config.read_config(path), read_tokenizer(path)
+        config, tokenizer = llm_config.read_config(path), llm_tokenizer.read(path)
     count = None if tokenizer is None else len(tokenizer)
     if count is not None and count > config.vocab_size:
         problem = f"its tokenizer has {count} tokens, its table {config.vocab_size} rows"
@@ -127,28 +128,6 @@ def shapes(model: Decoder, ours: str = "llm") -> dict[str, tuple[int, ...]]:
     """Paths and shapes of a model's parameters."""
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     return {path: leaf.shape for path, leaf in flatten({ours: tree}).items()}
-
-
-def read_tokenizer(path: epath.PathLike) -> Any:
-    """The tokenizer of a checkpoint's folder; None if it has none.
-
-    Raises:
-      DataError: transformers cannot read it.
-    """
-    root = epath.Path(path)
-    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-    if not any((root / name).is_file() for name in names):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        # Never code out of somebody's folder.
-        return AutoTokenizer.from_pretrained(
-            str(root), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # tokenizers raises bare Exception
-        cure = "fetch tokenizer.json and tokenizer_config.json again"
-        raise DataError(root, f"no readable tokenizer ({error})", cure) from error
 
 
 def _eos_ids(path: epath.PathLike, config: Any, tokenizer: Any) -> tuple[int, ...]:

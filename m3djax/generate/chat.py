@@ -10,9 +10,9 @@ import jax
 import tyro
 
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.text import prompts
 from m3djax import sharding
 from m3djax.convert import pretrained
-from m3djax.generate import prompts
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
 

@@ -81,7 +81,7 @@ class Generator:
           mesh: the devices that hold the parameters, if there are several.
         """
         self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
-        with self._on_mesh():
+        with self.on_mesh():
             self.weights = decode.unstack(model, params)
         self._eos = jnp.asarray(tuple(eos_ids) or (-1,), jnp.int32)
         self._embed = jax.jit(
@@ -90,7 +90,7 @@ class Generator:
 
     def embed(self, token_ids: Any) -> Float[Array, "b n c"]:
         """Embedded tokens, for prompts that are made of more than tokens."""
-        with self._on_mesh():
+        with self.on_mesh():
             return self._embed(self.weights.outer, jnp.asarray(token_ids))
 
     def prefix(
@@ -122,8 +122,8 @@ class Generator:
             )
         slots = bucket(length)
         embeds, valid = _padded(embeds, np.full(len(embeds), length), slots)
-        total = self._rotated_for(min(length + reserve, self.model.context))
-        with self._on_mesh():
+        total = self.rotated_for(min(length + reserve, self.model.context))
+        with self.on_mesh():
             _, cache = decode.prefill(
                 self.model, self.weights, embeds, valid, None, slots=slots, length=total
             )
@@ -166,7 +166,7 @@ class Generator:
         else:
             raise ConfigError("there is no prompt.")
         total = self._checked_length(int(lengths.max()), options, prefix)
-        with self._on_mesh():
+        with self.on_mesh():
             state, chooser = self._begin(embeds, ids, lengths, rows, options, prefix, total)
             return self._run(state, chooser, rows, options, on_text, total)
 
@@ -295,7 +295,7 @@ class Generator:
                 f"{options.max_new_tokens} do not fit the context of {self.model.context}. "
                 f"Cure: {cure}."
             )
-        rotated_for = self._rotated_for(total)
+        rotated_for = self.rotated_for(total)
         if prefix and rotated_for != prefix.rotated_for:
             raise ConfigError(
                 f"the prefix was read for texts of another length than {total} positions. "
@@ -303,13 +303,14 @@ class Generator:
             )
         return rotated_for
 
-    def _rotated_for(self, total: int) -> int:
+    def rotated_for(self, total: int) -> int:
         """A length that is rotated like `total`; few different ones, so that little is compiled."""
         rotary, dim = self.model.rotary, self.model.head_dim
         same = np.array_equal(rotary.frequencies(dim, 1), rotary.frequencies(dim, total))
         return 1 if same else bucket(total)
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+    def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside of it, compiled code runs on the devices that hold the parameters."""
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
 

@@ -11,8 +11,13 @@ from data_pipelines.errors import ConfigError
 Size = tuple[int, int, int]
 
 
-def patch_grid(size: Sequence[int], patch_size: Size) -> Size:
-    """Number of patches along (D, H, W).
+def patch_grid(size: Sequence[int], patch_size: Size, *, what: str = "voxels") -> Size:
+    """Number of patches along (D, H, W), or of blocks of them.
+
+    Args:
+      size: of the volume.
+      patch_size: of a patch.
+      what: both are counted in, for the message.
 
     Raises:
       ValueError: if a side is not a multiple of the patch; names the side and the nearest sizes.
@@ -21,7 +26,7 @@ def patch_grid(size: Sequence[int], patch_size: Size) -> Size:
         if side % patch or side < patch:
             lower = max(side // patch, 1) * patch
             raise ConfigError(
-                f"side {axis} of the volume has {side} voxels, which the patch side {patch} does "
+                f"side {axis} of the volume has {side} {what}, which the patch side {patch} does "
                 f"not divide. Cure: a size of {lower} or {lower + patch}, or another patch_size."
             )
     depth, height, width = (side // p for side, p in zip(size, patch_size, strict=True))

@@ -1,24 +1,46 @@
-"""The goldens of M3D-LaMed as far as the language model goes: what is before it, in short."""
+"""The goldens of M3D-LaMed: the task that one describes, its parameters, its batch."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from m3djax.convert import llm_config, vit
+from m3djax.augment import Intensity
+from m3djax.convert import lamed, llm_config, name_map
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.positions import LearnedPositions
+from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
+from m3djax.params import Params, flatten, unflatten
+from m3djax.tasks.vision_language import VisionLanguage
 from tests.parity.goldens import Golden
 
-VISION, PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector.projector."
-TOWER = vit.monai_vit(VISION)
+
+@dataclasses.dataclass(frozen=True)
+class AsTheyAre(Intensity):
+    """Goldens hold what the network gets, in whatever range."""
+
+    def __call__(self, batch: Any, keys: jax.Array, *, train: bool) -> jax.Array:
+        return batch["image"]
+
+
+def task(golden: Golden) -> VisionLanguage:
+    """The tiny model that the golden describes."""
+    c = golden.config
+    return VisionLanguage(
+        vision=_tower(c),
+        projector=_projector(c),
+        llm=decoder(golden),
+        image_token=c["special"]["im_patch"],
+        layer=c["vision_select_layer"],
+        intensity=AsTheyAre(),
+        chunk=7,
+    )
 
 
 def decoder(golden: Golden) -> Decoder:
@@ -27,9 +49,41 @@ def decoder(golden: Golden) -> Decoder:
     return llm_config.decoder(config)
 
 
-def tower(golden: Golden) -> ViT3D:
-    """Its vision tower."""
-    c = golden.config
+def params(golden: Golden) -> Params:
+    """Its parameters; the same rules give its weights back, bit for bit."""
+    model = task(golden)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch(golden))
+    expected = {path: leaf.shape for path, leaf in flatten(shapes).items()}
+    rules = lamed.m3d_lamed(model)
+    flat = name_map.load(golden.weights, rules, expected)
+    back = name_map.save(flat, rules)
+    assert back.keys() == golden.weights.keys()
+    assert all(np.array_equal(back[name], golden.weights[name]) for name in back)
+    return unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()})
+
+
+def images(golden: Golden) -> jax.Array:
+    """(B, D, H, W, 1)."""
+    return jnp.moveaxis(golden.given("images"), 1, -1)
+
+
+def batch(golden: Golden) -> dict[str, jax.Array]:
+    """The golden's training batch as the pipeline would make it."""
+    ids, labels = golden.given("input_ids"), golden.given("labels")
+    spans = [[np.flatnonzero(row >= 0)[0], np.flatnonzero(row >= 0)[-1] + 1] for row in labels]
+    inside = np.stack([np.isin(np.arange(ids.shape[1]), np.arange(*span)) for span in spans])
+    np.testing.assert_array_equal(np.where(inside, ids, -100), labels)
+    return {
+        "image": images(golden),
+        "scale": jnp.ones(len(ids)),
+        "offset": jnp.zeros(len(ids)),
+        "token_ids": jnp.asarray(ids, jnp.int32),
+        "valid": jnp.asarray(golden.given("attention_mask") > 0),
+        "spans": jnp.asarray(spans, jnp.int32)[:, None],
+    }
+
+
+def _tower(c: dict[str, Any]) -> ViT3D:
     mlp, attention = Mlp(c["vit_mlp_dim"]), Attention(c["vit_num_heads"], qkv_bias=False)
     return ViT3D(
         tuple(c["patch_size"]),
@@ -41,25 +95,12 @@ def tower(golden: Golden) -> ViT3D:
     )
 
 
-def inputs_embeds(
-    golden: Golden, tokens: jax.Array, vision: dict[str, Any], projector: dict[str, Any]
-) -> jax.Array:
-    """Embedded tokens with the image's in place of the placeholders: pooling, then two layers."""
-    images = jnp.moveaxis(golden.given("images"), 1, -1)
-    features = tower(golden).apply({"params": vision}, images).tokens
-    size = golden.config["proj_pooling_size"]
-    volume = features.reshape(len(features), *golden.config["grid"], -1)
-    pooled = nn.avg_pool(volume, (size,) * 3, (size,) * 3)
-    x = pooled.reshape(len(features), -1, features.shape[-1])
-    x = x @ projector["0.weight"].T + projector["0.bias"]
-    x = nn.gelu(x, approximate=False) @ projector["2.weight"].T + projector["2.bias"]
-    return lax.concatenate([tokens[:, :1], x, tokens[:, 1 + x.shape[1] :]], 1)
-
-
-def projector_of(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The projector's tensors, by their short names."""
-    return {
-        name.removeprefix(PROJECTOR): value
-        for name, value in weights.items()
-        if name.startswith(PROJECTOR)
-    }
+def _projector(c: dict[str, Any]) -> Projector:
+    assert c["mm_projector_type"] == "spp"
+    return Projector(
+        c["hidden_size"],
+        {"spatial": "mean", "sequence": "sequence"}[c["proj_pooling_type"]],
+        (c["proj_pooling_size"],) * 3,
+        c["proj_layer_num"],
+        activation=c["proj_layer_type"] == "mlp",
+    )

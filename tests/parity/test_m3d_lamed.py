@@ -1,8 +1,4 @@
-"""M3D-LaMed's language models (golden kinds `m3d_lamed_llama`, `m3d_lamed_phi3`).
-
-From its embedded inputs on: logits, loss, gradients, generated ids. Tower and projector are put
-together in the test (`lamed.py`), so that gradients of the tower pass through the language model.
-"""
+"""M3D-LaMed against its code (golden kinds `m3d_lamed_llama`, `m3d_lamed_phi3`)."""
 
 from __future__ import annotations
 
@@ -13,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3djax.convert import llm, name_map, pretrained
+from m3djax.convert import name_map
+from m3djax.convert.lamed import m3d_lamed
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
-from m3djax.params import flatten, unflatten
-from m3djax.tasks.next_token import next_token_loss
+from m3djax.params import Params, flatten
+from m3djax.tasks.base import apply
+from m3djax.tasks.vision_language import VisionLanguage
 from tests.parity import lamed
 from tests.parity.goldens import Golden, golden_dirs
 
@@ -31,53 +29,63 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def params(golden: Golden) -> dict[str, Any]:
-    model, tower = lamed.decoder(golden), lamed.tower(golden)
-    images = jnp.moveaxis(golden.io["images"], 1, -1)
-    vision = jax.eval_shape(tower.init, jax.random.key(0), images)["params"]
-    expected = pretrained.shapes(model)
-    expected |= {path: leaf.shape for path, leaf in flatten({"vision": vision}).items()}
-    weights = {k: v for k, v in golden.weights.items() if not k.startswith(lamed.PROJECTOR)}
-    flat = name_map.load(weights, (*llm.rules(model), *lamed.TOWER), expected)
-    tree = unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()})
-    return tree | {"projector": lamed.projector_of(golden.weights)}
+def task(golden: Golden) -> VisionLanguage:
+    return lamed.task(golden)
 
 
-def test_hidden_states_logits_loss_and_gradients(golden: Golden, params: dict[str, Any]) -> None:
-    model = lamed.decoder(golden)
-    ids, valid = golden.given("input_ids"), golden.given("attention_mask") > 0
-    labels = golden.given("labels")
+@pytest.fixture(scope="module")
+def params(golden: Golden) -> Params:
+    return lamed.params(golden)
 
-    def run(params: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        variables = {"params": params["llm"]}
-        tokens = model.apply(variables, ids, method="embed")
-        embeds = lamed.inputs_embeds(golden, tokens, params["vision"], params["projector"])
-        hidden, layers = model.apply(variables, embeds, valid, hidden=True, method="encode")
-        loss = next_token_loss(model, params["llm"], hidden, labels, chunk=7)
-        logits = model.apply(variables, hidden, method="logits")
-        found = {"inputs_embeds": embeds, "last_hidden": hidden, "logits": logits}
-        return loss.total / loss.weight, found | {"hidden_after_layer0": layers[0]}
 
-    (loss, found), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+def test_features_logits_and_hidden_states(
+    golden: Golden, task: VisionLanguage, params: Params
+) -> None:
+    batch = lamed.batch(golden)
+    ids, valid, images = batch["token_ids"], batch["valid"], batch["image"]
+
+    @jax.jit
+    def run(params: Params) -> dict[str, jax.Array]:
+        volumes = task.encode(params, images[:, None])
+        embeds = apply(task.llm, params["llm"], ids, method="embed")
+        embeds = task.place(embeds, volumes, ids, valid)
+        encode = {"hidden": True, "method": "encode"}
+        hidden, layers = apply(task.llm, params["llm"], embeds, valid, **encode)
+        return {
+            "vision_tower_features": apply(task.vision, params["vision"], images).tokens,
+            "projected_image_tokens": volumes,
+            "inputs_embeds": embeds,
+            "hidden_after_layer0": layers[0],
+            "last_hidden": hidden,
+            "logits": apply(task.llm, params["llm"], hidden, method="logits"),
+        }
+
+    found = run(params)
     for name, value in found.items():
         golden.compare(name, value, TOLERANCE)
+    count = found["projected_image_tokens"].shape[1]
+    assert count == golden.config["num_image_tokens"] == task.tokens_per_volume(images.shape[1:4])
+
+
+def test_loss_and_gradients(golden: Golden, task: VisionLanguage, params: Params) -> None:
+    batch = lamed.batch(golden)
+    keys = jax.random.split(jax.random.key(0), len(batch["image"]))
+
+    def run(params: Params) -> jax.Array:
+        loss = task.loss(params, batch, keys, train=False)
+        return loss.total / loss.weight
+
+    loss, grads = jax.jit(jax.value_and_grad(run))(params)
     golden.compare("lm_loss", loss, 0, relative=1e-5)
-    flat = flatten({name: grads[name] for name in ("llm", "vision")})
-    theirs = name_map.save(flat, (*llm.rules(model), *lamed.TOWER))
-    theirs |= {lamed.PROJECTOR + name: grad for name, grad in grads["projector"].items()}
-    golden.compare_gradient_norms(theirs)
+    golden.compare_gradient_norms(name_map.save(flatten(grads), m3d_lamed(task)))
 
 
-def test_generated_ids(golden: Golden, params: dict[str, Any]) -> None:
+def test_generated_ids(golden: Golden, task: VisionLanguage, params: Params) -> None:
     """Exactly the original's, stopping early included."""
-    model, config = lamed.decoder(golden), golden.config
-    embed = Generator(model, params["llm"]).embed
-    embeds = lamed.inputs_embeds(
-        golden, embed(golden.given("prompt_ids")), params["vision"], params["projector"]
-    )
-    hidden, _ = model.apply({"params": params["llm"]}, embeds, method="encode")
-    logits = model.apply({"params": params["llm"]}, hidden, method="logits")
-    golden.compare("prompt_logits", logits, TOLERANCE)
+    config, ids = golden.config, golden.given("prompt_ids")
+    volumes = task.encode(params, lamed.images(golden)[:, None])
+    embeds = task.place(Generator(task.llm, params["llm"]).embed(ids), volumes, ids)
+    golden.compare("prompt_logits", _logits(task, params, embeds), TOLERANCE)
     assert float(golden.given("generated_top1_margin").min()) > 2 * TOLERANCE
     early = int(golden.given("early_eos_id"))
     for name, eos in (
@@ -85,10 +93,45 @@ def test_generated_ids(golden: Golden, params: dict[str, Any]) -> None:
         ("generated_ids_early_eos", early),
     ):
         theirs = golden.given(name)
-        generator = Generator(model, params["llm"], eos_ids=(eos,))
+        generator = Generator(task.llm, params["llm"], eos_ids=(eos,))
         answers = generator(options=Sampling(theirs.shape[1]), embeds=embeds)
         padded = np.full(theirs.shape, config["pad_token_id"])
         for row, answer in zip(padded, answers, strict=True):
-            ids = [*answer.tokens, eos] if answer.ended == "eos" else answer.tokens
-            row[: len(ids)] = ids
+            found = [*answer.tokens, eos] if answer.ended == "eos" else answer.tokens
+            row[: len(found)] = found
         np.testing.assert_array_equal(padded, theirs, err_msg=name)
+
+
+def test_logits_of_every_step(golden: Golden, task: VisionLanguage, params: Params) -> None:
+    """Those of the original's steps, from one pass over prompt and answer."""
+    prompts, answers = golden.given("prompt_ids"), golden.given("generated_ids")
+    volumes = task.encode(params, lamed.images(golden)[:, None])
+    # An answer may hold a placeholder, which is a token like any other there.
+    prompt, answer = (
+        apply(task.llm, params["llm"], jnp.asarray(ids), method="embed")
+        for ids in (prompts, answers)
+    )
+    embeds = jnp.concatenate([task.place(prompt, volumes, prompts), answer], axis=1)
+    logits = _logits(task, params, embeds)
+    first = prompts.shape[1] - 1
+    theirs = golden.given("generated_step_logits")
+    eos = golden.config["eos_token_id"]
+    for row, (ours, wanted) in enumerate(zip(logits[:, first:-1], theirs, strict=True)):
+        ended = np.flatnonzero(answers[row] == eos)
+        steps = int(ended[0]) + 1 if ended.size else len(wanted)
+        np.testing.assert_allclose(ours[:steps], wanted[:steps], atol=TOLERANCE)
+
+
+def test_nothing_of_the_golden_is_left(golden: Golden) -> None:
+    """Every tensor was given or compared by the tests above; gradients are compared by name."""
+    golden.used.update(name for name in golden.io if name.startswith("gradnorm/"))
+    golden.finish()
+
+
+def _logits(task: VisionLanguage, params: Params, embeds: jax.Array) -> Any:
+    @jax.jit
+    def run(params: Params, embeds: jax.Array) -> jax.Array:
+        hidden, _ = apply(task.llm, params["llm"], embeds, method="encode")
+        return apply(task.llm, params["llm"], hidden, method="logits")
+
+    return run(params, embeds)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3djax.convert import name_map, vit
+from m3djax.convert import lamed, name_map, vit
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions, sincos_3d
+from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.params import flatten, unflatten
@@ -102,6 +103,24 @@ def test_tower(golden: Golden, params: dict) -> None:
     embed = params["vision"]["patch_embed"]
     patches = patchify(images_of(golden), tower.patch_size)
     golden.compare("patch_embed", patches @ embed["kernel"] + embed["bias"], TOLERANCE)
+
+
+def test_projector(golden: Golden, params: dict) -> None:
+    """The convolution with stride that follows the tower, weights in and out."""
+    tower = task(golden).vision.clone(norm_eps=1e-5)
+    features = tower.apply({"params": params["vision"]}, images_of(golden))
+    weights = {k: v for k, v in golden.weights.items() if k.startswith("mm_projector.")}
+    width, _, *size = weights["mm_projector.conv.weight"].shape
+    module = Projector(width, "concat", tuple(size), num_layers=1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), features)["params"]
+    expected = {path: leaf.shape for path, leaf in flatten({"projector": shapes}).items()}
+    rules = lamed.projector(module, "mm_projector.")
+    ours = name_map.load(weights, rules, expected)
+    out = module.apply({"params": unflatten(ours)["projector"]}, features)
+    golden.compare("projector_out", out, TOLERANCE)
+    assert module.num_tokens(features.grid) == out.shape[1]
+    for name, tensor in name_map.save(ours, rules).items():
+        np.testing.assert_array_equal(tensor, weights[name], err_msg=name)
 
 
 def test_positions(golden: Golden, params: dict) -> None:

@@ -1,0 +1,162 @@
+"""Questions about volumes and their answers as token ids: what a language model is tuned on."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipelines.captions import Caption
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.specs import ArraySpec
+from data_pipelines.text import llm_tokenizer
+from data_pipelines.text.prompts import Prompt
+from data_pipelines.text.reports import clean_report
+from data_pipelines.text.sentences import split_sentences
+from data_pipelines.text.shorten import choose_sentences
+from data_pipelines.text_fields import Tokens
+
+_PADDED = 128  # vocabularies of weights are padded to a multiple of this at most
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueTokens(Tokens):
+    """Tokenises a question with the placeholders of its volumes, and the answer.
+
+    Attributes:
+      tokenizer: folder with tokenizer.json, or a GGUF file, or "SmolLM2-135M-Instruct", which is
+        downloaded (93 MB). <im_patch>, <bx_start>, <bx_end> and [SEG] are added if need be.
+      image_tokens: placeholders, as many as the volumes become tokens.
+      length: tokens of prompt and answer; shorter ones are padded.
+      vocab_size: rows of the language model's token table, with which the tokenizer must agree.
+      format: how questions are put; see `Prompt`.
+      separator: see `Prompt`.
+    """
+
+    tokenizer: str
+    image_tokens: int = 256
+    length: int = 512
+    vocab_size: int = 32004
+    format: Literal["m3d", "chat"] = "m3d"
+    separator: str = " "
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if there is no room for words."""
+        if not 0 <= self.image_tokens < self.length - 4:
+            raise ConfigError(
+                f"length={self.length} leaves no room for words beside image_tokens="
+                f"{self.image_tokens}. Cure: a greater length."
+            )
+
+    @property
+    def prompt(self) -> Prompt:
+        """How questions are put, in training as when the model is asked."""
+        return Prompt(self.image_tokens, self.format, self.separator)
+
+    def spec(self) -> dict[str, ArraySpec]:
+        """Shapes and dtypes of the fields of one text; see `__call__`."""
+        return {
+            "token_ids": ArraySpec((self.length,), np.dtype(np.int32)),
+            "valid": ArraySpec((self.length,), np.dtype(np.bool_)),
+            "spans": ArraySpec((1, 2), np.dtype(np.int32)),
+        }
+
+    def check(self) -> None:
+        """Reads the tokenizer, so that what is wrong with it is found before compilation.
+
+        Raises:
+          DataError: it is missing or not readable, or made for another vocabulary.
+          ConfigError: it cannot make such prompts.
+        """
+        self.prompt.with_answer(self.load(), "Why?", "Because.")
+
+    def load(self) -> Any:
+        """The transformers tokenizer with all new tokens; it is shared: do not change it.
+
+        Raises:
+          DataError: it is missing or not readable, or made for another vocabulary.
+        """
+        tokenizer = llm_tokenizer.load(self.tokenizer)
+        if not len(tokenizer) <= self.vocab_size < len(tokenizer) + _PADDED:
+            raise DataError(
+                self.tokenizer,
+                f"has {len(tokenizer)} tokens with the new ones, and the language model's table "
+                f"{self.vocab_size} rows",
+                "take tokenizer and weights of the same model, with the new tokens, and set "
+                "vocab_size to its rows",
+            )
+        return tokenizer
+
+    def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
+        """See `Tokens.of`."""
+        return self(caption.text, rng, caption.question)
+
+    def __call__(
+        self, text: str, rng: np.random.Generator | None = None, question: str = ""
+    ) -> Mapping[str, np.ndarray]:
+        """Tokenises a question and its answer.
+
+        An answer of several sentences that does not fit keeps its first one, and of the others a
+        random choice; nothing is ever cut within a sentence.
+
+        Args:
+          text: the answer.
+          rng: chooses the sentences of long answers; None for the same ones every time.
+          question: the question.
+
+        Returns:
+          token_ids: int32 (length,), padded at the end.
+          valid: bool (length,), False where it is padding.
+          spans: int32 (1, 2), first and past-the-last token of the answer; the token that ends it
+            belongs to it.
+
+        Raises:
+          DataError: the question or the answer has no words, or they do not fit.
+          ConfigError: the tokenizer cannot make such prompts.
+        """
+        text, question = clean_report(text, "answer"), clean_report(question, "question")
+        tokenizer = self.load()
+        ids, start = self._fitting(tokenizer, question, text, rng)
+        fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}
+        pad = tokenizer.pad_token_id
+        fields["token_ids"][:] = tokenizer.eos_token_id if pad is None else pad
+        fields["token_ids"][: len(ids)] = ids
+        fields["valid"][: len(ids)] = True
+        fields["spans"][0] = start, len(ids)
+        return fields
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `Tokens.decode`."""
+        return self.load().decode(list(token_ids), skip_special_tokens=True)
+
+    def _fitting(
+        self, tokenizer: Any, question: str, answer: str, rng: np.random.Generator | None
+    ) -> tuple[list[int], int]:
+        """Tokens and the place of the answer; of a long answer as many sentences as fit."""
+        ids, start = self.prompt.with_answer(tokenizer, question, answer)
+        if len(ids) <= self.length:
+            return ids, start
+        sentences = split_sentences(answer)
+        counts = np.array(
+            [len(tokenizer(s, add_special_tokens=False).input_ids) for s in sentences]
+        )
+        budget, chosen = self.length - start - 1, np.ones(len(counts), bool)
+        while len(ids) > self.length and chosen.sum() > 1 and budget > 0:
+            fixed = np.random.default_rng(zlib.crc32(answer.encode()))
+            chosen = choose_sentences(counts, budget, rng or fixed)
+            kept = " ".join(s for s, keep in zip(sentences, chosen, strict=True) if keep)
+            ids, start = self.prompt.with_answer(tokenizer, question, kept)
+            # Sentences on their own may have fewer tokens than side by side.
+            budget -= max(len(ids) - self.length, 0)
+        if len(ids) <= self.length:
+            return ids, start
+        what = "the answer's first sentence does" if start < self.length else "the question does"
+        raise DataError(
+            "text",
+            f"does not fit: {what} not, prompt {start} and answer {len(ids) - start} tokens of "
+            f"{self.length}",
+            "a greater data.text.tokens.length, or leave it out",
+        )

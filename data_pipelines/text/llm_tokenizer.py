@@ -1,0 +1,100 @@
+"""Tokenizers of language models: from a folder of Hugging Face's, or out of a GGUF file."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from data_pipelines import fetch
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.text import gguf_tokenizer
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+IMAGE, BOX_START, BOX_END, SEGMENT = "<im_patch>", "<bx_start>", "<bx_end>", "[SEG]"
+SPECIAL, PLAIN = (IMAGE, BOX_START, BOX_END), (SEGMENT,)
+"""M3D's new tokens in the order of their ids (LaMed/src/train/train.py of BAAI-DCAI/M3D)."""
+
+
+def read(path: epath.PathLike) -> Any:
+    """The transformers tokenizer of a folder; None if it has none.
+
+    Raises:
+      DataError: transformers cannot read it.
+    """
+    root = epath.Path(path)
+    if not any((root / name).is_file() for name in _FILES):
+        return None
+    from transformers import AutoTokenizer  # seconds: only for those who need it
+
+    try:
+        # Never code out of somebody's folder.
+        return AutoTokenizer.from_pretrained(
+            str(root), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare Exception
+        cure = "fetch tokenizer.json and tokenizer_config.json again"
+        raise DataError(root, f"no readable tokenizer ({error})", cure) from error
+
+
+@functools.lru_cache(maxsize=4)  # per worker process
+def load(name: str) -> Any:
+    """A language model's tokenizer with the tokens for volumes, boxes and masks.
+
+    Those that it does not have are added, with the ids that `m3djax.convert.new_tokens.grow` gives
+    to their rows. It is shared: do not change it.
+
+    Args:
+      name: a folder with tokenizer.json; or a GGUF file; or "SmolLM2-135M-Instruct", which is
+        downloaded if need be.
+
+    Raises:
+      DataError: there is none, or it cannot be read.
+    """
+    path = fetch.sample_llm() if name == fetch.SMOLLM2_NAME else epath.Path(name)
+    if path.suffix == ".gguf":
+        tokenizer = gguf_tokenizer.build(_gguf_fields(path), path)
+    else:
+        tokenizer = read(path.parent if path.name in _FILES else path)
+    if tokenizer is None:
+        cure = "name a folder with tokenizer.json and tokenizer_config.json, or a .gguf file"
+        raise DataError(name, "holds no tokenizer of a language model", cure)
+    known = tokenizer.get_vocab()
+    add(tokenizer, *([t for t in some if t not in known] for some in (SPECIAL, PLAIN)))
+    return tokenizer
+
+
+def add(tokenizer: Any, special: Sequence[str], plain: Sequence[str]) -> None:
+    """Adds new tokens, numbered on from the last one: first `special`, then `plain`.
+
+    Args:
+      tokenizer: a transformers tokenizer; it is changed.
+      special: tokens that are left out of decoded text.
+      plain: tokens that are kept in decoded text.
+
+    Raises:
+      ConfigError: it has one of them already.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if known := [token for token in (*special, *plain) if token in vocabulary]:
+        raise ConfigError(f"the tokenizer has these tokens already: {', '.join(known)}.")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.add_tokens(list(plain))
+
+
+def _gguf_fields(path: epath.Path) -> dict[str, Any]:
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(os.fspath(path))
+        return {
+            name: field.contents()
+            for name, field in reader.fields.items()
+            if name.startswith("tokenizer.")
+        }
+    except Exception as error:  # the library raises what it meets
+        problem = f"is no readable GGUF file ({type(error).__name__})"
+        raise DataError(path, problem, "check the path, or fetch it again") from error

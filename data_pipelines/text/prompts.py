@@ -1,0 +1,160 @@
+"""Text to the tokens that a model was trained to answer: one way for training and for asking."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from data_pipelines.errors import ConfigError
+from data_pipelines.text.llm_tokenizer import BOX_END, BOX_START, IMAGE
+
+Message = dict[str, str]
+"""{"role": "user", "content": "..."}, as Hugging Face's chat templates take them."""
+
+
+def plain(tokenizer: Any, text: str) -> list[int]:
+    """The text's tokens behind the begin-of-text token, if the tokenizer has one (M3D)."""
+    ids = list(tokenizer(text)["input_ids"])
+    bos = tokenizer.bos_token_id
+    # Some revisions of a tokenizer put it there themselves, others do not.
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """A conversation in the tokenizer's own template, up to where the answer begins.
+
+    Raises:
+      ConfigError: the tokenizer has no template, or the template refuses the conversation.
+    """
+    text = _conversation(tokenizer, messages, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def token_id(tokenizer: Any, token: str) -> int:
+    """The one id of a special token.
+
+    Raises:
+      ConfigError: the tokenizer does not know it as one token.
+    """
+    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ConfigError(
+            f"{token!r} is not a token of this tokenizer, which makes {len(ids)} of it. "
+            "Cure: add it (m3djax/convert/new_tokens.py) or use the model's own tokenizer."
+        )
+    return ids[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """How a question about volumes is put to a model.
+
+    Attributes:
+      image_tokens: placeholders that the tokens of all volumes take the places of.
+      format: "m3d": begin of text, placeholders, separator, question; a blank and the answer
+        follow. "chat": placeholders, separator and question are what the user says, in the
+        tokenizer's own template.
+      separator: M3D puts "" before questions for reports, and " " before all others; here it is
+        the same for all.
+    """
+
+    image_tokens: int
+    format: Literal["m3d", "chat"] = "m3d"
+    separator: str = " "
+
+    def __call__(self, tokenizer: Any, question: str) -> list[int]:
+        """The tokens up to where the answer begins.
+
+        Special tokens in the question are taken as text, but for those of boxes.
+
+        Raises:
+          ConfigError: the tokenizer has no placeholder, no template, or a template that changes
+            what the user says.
+        """
+        text = self._text(tokenizer, question)
+        if self.format == "m3d":
+            ids = plain(tokenizer, text)
+        else:
+            ids = chat(tokenizer, [{"role": "user", "content": text}])
+        if (count := ids.count(token_id(tokenizer, IMAGE))) != self.image_tokens:
+            raise ConfigError(
+                f"the prompt has {count} image tokens instead of {self.image_tokens}: the chat "
+                "template changes what it is given. Cure: format=m3d."
+            )
+        return ids
+
+    def with_answer(self, tokenizer: Any, question: str, answer: str) -> tuple[list[int], int]:
+        """A prompt with its answer, the token that ends it included.
+
+        Returns:
+          The tokens, and the place of the answer's first one; before it they are those of the
+          prompt alone.
+
+        Raises:
+          ConfigError: as for the prompt alone.
+        """
+        prompt = self(tokenizer, question)
+        answer = as_text(tokenizer, answer).strip()
+        if self.format == "m3d":
+            # Together, as a tokenizer may put the blank and the word behind it into one token.
+            together = plain(tokenizer, f"{self._text(tokenizer, question)} {answer}")
+            rest = together[len(prompt) :]
+            if together[: len(prompt)] != prompt:
+                raise ConfigError("this tokenizer joins question and answer. Cure: format=chat.")
+        else:
+            rest = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        return [*prompt, *rest, self.end(tokenizer)], len(prompt)
+
+    def end(self, tokenizer: Any) -> int:
+        """The token that ends an answer.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        found = tokenizer.eos_token_id
+        if self.format == "chat":
+            found = _end_of_turn(tokenizer) or found
+        if found is None:
+            raise ConfigError("this tokenizer has no token that ends a text (eos_token).")
+        return found
+
+    def _text(self, tokenizer: Any, question: str) -> str:
+        question = as_text(tokenizer, question).strip()
+        return IMAGE * self.image_tokens + self.separator + question
+
+
+def as_text(tokenizer: Any, text: str) -> str:
+    """The text with a blank in all special tokens but those of boxes: they become mere text."""
+    return _special(tokenizer).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+@functools.lru_cache(8)
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = sorted({*added, IMAGE} - {BOX_START, BOX_END}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)))
+
+
+@functools.lru_cache(8)
+def _end_of_turn(tokenizer: Any) -> int | None:
+    """What the template puts behind what the assistant said, if that is a special token."""
+    mark = "ANSWER"
+    said = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
+    text = _conversation(tokenizer, said, add_generation_prompt=False)
+    behind = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return behind[0] if behind and behind[0] in special else None
+
+
+def _conversation(tokenizer: Any, messages: Sequence[Message], **options: bool) -> str:
+    if not tokenizer.chat_template:
+        raise ConfigError("this tokenizer has no chat template. Cure: plain prompts (--plain).")
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+    except TemplateError as error:
+        raise ConfigError(f"the chat template refuses this conversation: {error}.") from error

@@ -1,0 +1,87 @@
+"""From an encoder's tokens to tokens of a language model."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from m3djax.models.patches import Size, patch_grid, patchify
+from m3djax.models.transformer import dense
+from m3djax.models.vit import VisionFeatures
+from m3djax.sharding import constrain
+
+
+class Projector(nn.Module):
+    """Makes few tokens of many neighbours, then widens them with linear layers.
+
+    The published projectors are settings of this one:
+
+        spp         merge="mean", num_layers=2: M3D's spatial pooling (BAAI-DCAI/M3D,
+                    spatial_pooling_projector.py), the default here too
+        sequence    merge="sequence": M3D's pooling over neighbours in raster order
+        conv        merge="concat", num_layers=1: a convolution whose stride is its kernel, as in
+                    E3D-GPT's lineage (Med3D-R1); num_layers=2 is its "convlinear"
+        linear      merge="none", num_layers=1: one layer, as many tokens as patches
+        mlp         merge="none", num_layers=2
+
+    Class tokens are left out.
+
+    Attributes:
+      features: width of the language model's tokens.
+      merge: how a block of `size` patches becomes one token: their mean, the mean of as many
+        neighbours in raster order, all their channels side by side; or "none", every patch is one.
+      size: patches along (D, H, W) that become one token.
+      num_layers: linear layers.
+      activation: whether the exact GELU lies between layers (M3D's proj_layer_type "mlp": yes,
+        "linear": no).
+    """
+
+    features: int = 4096
+    merge: Literal["mean", "sequence", "concat", "none"] = "mean"
+    size: Size = (2, 2, 2)
+    num_layers: int = 2
+    activation: bool = True
+
+    def num_tokens(self, grid: Size) -> int:
+        """Tokens that a volume of `grid` patches becomes.
+
+        Raises:
+          ConfigError: blocks do not divide the grid.
+        """
+        if self.merge == "none":
+            return math.prod(grid)
+        return math.prod(patch_grid(grid, self.size, what="patches"))
+
+    @nn.compact
+    def __call__(self, vision: VisionFeatures) -> Float[Array, "b m f"]:
+        """Tokens for the language model, in raster order (D, H, W).
+
+        Raises:
+          ConfigError: blocks do not divide the grid.
+        """
+        x = self._merged(vision.tokens, vision.grid)
+        for number in range(self.num_layers):
+            if number and self.activation:
+                x = nn.gelu(x, approximate=False)
+            x = dense(self.features, x, name=f"linear_{number}")(x)
+            x = constrain(x, ("batch", None, None))
+        return x
+
+    def _merged(self, tokens: Float[Array, "b n c"], grid: Size) -> Float[Array, "b m k"]:
+        b, _, c = tokens.shape
+        count, block = self.num_tokens(grid), math.prod(self.size)
+        match self.merge:
+            case "none":
+                return tokens
+            case "sequence":
+                blocks = tokens.reshape(b, count, block, c)
+            case _:
+                blocks = patchify(tokens.reshape(b, *grid, c), self.size)
+                blocks = blocks.reshape(b, count, block, c)
+        if self.merge == "concat":
+            return blocks.reshape(b, count, block * c)
+        return jnp.mean(blocks, axis=2, dtype=jnp.float32).astype(tokens.dtype)

@@ -1,0 +1,206 @@
+"""A language model that sees volumes: M3D-LaMed, E3D-GPT and their kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from data_pipelines.errors import ConfigError
+from m3djax.augment import Intensity
+from m3djax.models.llm.decoder import Decoder
+from m3djax.models.patches import patch_grid
+from m3djax.models.projectors import Projector
+from m3djax.models.vit import ViT3D
+from m3djax.params import Params
+from m3djax.sharding import constrain
+from m3djax.tasks.base import Batch, Loss, Task, apply
+from m3djax.tasks.next_token import next_token_loss, spans_to_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionLanguage(Task):
+    """The next token of answers about volumes.
+
+    Volumes are encoded and projected; their tokens take the places of the placeholders in the text,
+    in order, wherever these are. M3D-LaMed (BAAI-DCAI/M3D, lamed_arch.py) puts them behind the
+    first token without looking, which is the same for its prompts.
+
+    Attributes:
+      vision: encoder of volumes.
+      projector: its tokens to the language model's.
+      llm: the language model.
+      image_token: id of the placeholder, such as M3D's <im_patch>.
+      layer: whose output is projected: -1 is what `vision` returns, normalised; any other index, as
+        in a Python list, is the output of that block before the last norm.
+      intensity: window and augmentation; all volumes of a sample are augmented alike.
+      chunk: see `next_token_loss`.
+      z_loss: see `next_token_loss`.
+    """
+
+    vision: ViT3D = ViT3D()
+    projector: Projector = Projector()
+    llm: Decoder = Decoder()
+    image_token: int = 32000
+    layer: int = -1
+    intensity: Intensity = Intensity()
+    chunk: int = 128
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if parts do not fit each other."""
+        if self.projector.features != self.llm.hidden_size:
+            raise ConfigError(
+                f"projector.features={self.projector.features} must be the width of the language "
+                f"model, llm.hidden_size={self.llm.hidden_size}."
+            )
+        size = self.llm.num_tokens or self.llm.vocab_size
+        if not 0 <= self.image_token < size:
+            raise ConfigError(
+                f"image_token={self.image_token} is none of the language model's {size} tokens. "
+                "Cure: add it to the vocabulary (m3djax/convert/new_tokens.py)."
+            )
+        depth = self.vision.transformer.num_layers
+        if not -depth <= self.layer < depth:
+            raise ConfigError(f"layer={self.layer}, and the encoder has {depth} layers.")
+
+    def tokens_per_volume(self, size: tuple[int, ...]) -> int:
+        """Placeholders that one volume of (D, H, W) voxels takes.
+
+        Raises:
+          ConfigError: patches or blocks of them do not divide it.
+        """
+        return self.projector.num_tokens(patch_grid(size, self.vision.patch_size))
+
+    def check(self, data: Any) -> None:
+        """See `Task.check`: the text must be of this vocabulary and have room for the volume."""
+        if data.text is None:
+            raise ConfigError("VisionLanguage needs data with text. Cure: set data.text.")
+        tokens, llm = data.text.tokens, self.llm
+        rows = getattr(tokens, "vocab_size", llm.vocab_size)
+        if rows != llm.vocab_size:
+            raise ConfigError(
+                f"data.text.tokens.vocab_size={rows}, and the language model's table has "
+                f"{llm.vocab_size} rows (task.llm.vocab_size). Cure: the tokenizer that the "
+                "weights are for, with the same new tokens."
+            )
+        needed = self.tokens_per_volume(data.size)
+        given = getattr(tokens, "image_tokens", needed)
+        if given != needed:
+            raise ConfigError(
+                f"data.text.tokens.image_tokens={given}, and a volume of {data.size} becomes "
+                f"{needed} tokens. Cure: data.text.tokens.image_tokens={needed}."
+            )
+        length = tokens.spec()["token_ids"].shape[-1]
+        if not needed < length <= llm.context:
+            raise ConfigError(
+                f"texts have {length} tokens: more than the volume's {needed}, and no more than "
+                f"the model's context of {llm.context}, must they be. "
+                "Cure: another data.text.tokens.length."
+            )
+
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """See `Task.init`; of the batch only the size of `image` matters."""
+        keys = jax.random.split(rng, 3)
+        images = jnp.zeros((1, *batch["image"].shape[-4:]))
+        features, vision = self.vision.init_with_output(keys[0], images)
+        projector = self.projector.init(keys[1], features)
+        llm = self.llm.init(keys[2], jnp.zeros((1, 1), jnp.int32))
+        parts = {"vision": vision, "projector": projector, "llm": llm}
+        return {name: variables["params"] for name, variables in parts.items()}
+
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
+        """Sum of the answers' negative log-likelihoods; the weight is the number of their tokens.
+
+        Args:
+          params: one entry per component.
+          batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where prompts are about V volumes,
+            scale and offset as in every task; token_ids and valid (B, L), false where a token is
+            padding; spans (B, S, 2), see `spans_to_labels`.
+          keys: one per sample.
+          train: whether to augment.
+        """
+        ids, valid = batch["token_ids"], batch["valid"]
+        images = self.windowed(batch, keys, train=train)
+        embeds = apply(self.llm, params["llm"], ids, method="embed")
+        embeds = self.place(embeds, self.encode(params, images), ids, valid)
+        hidden, _ = apply(self.llm, params["llm"], embeds, valid, method="encode")
+        labels = spans_to_labels(ids, batch["spans"])
+        return next_token_loss(
+            self.llm, params["llm"], hidden, labels, chunk=self.chunk, z_loss=self.z_loss
+        )
+
+    def windowed(
+        self, batch: Batch, keys: Key[Array, " b"] | None = None, *, train: bool = False
+    ) -> Float[Array, "b v d h w 1"]:
+        """The network's input; see `loss` for the batch. Only training needs keys."""
+        image = batch["image"]
+        if image.ndim == 5:
+            image = image[:, None]
+        volumes = image.shape[1]
+        fields = {name: jnp.reshape(batch[name], (len(image), -1)) for name in ("scale", "offset")}
+        flat = {
+            name: jnp.broadcast_to(value, (len(image), volumes)).reshape(-1)
+            for name, value in fields.items()
+        }
+        flat["image"] = image.reshape(-1, *image.shape[2:])
+        for name in ("allowed_flips", "allowed_turns"):
+            if name in batch:
+                flat[name] = jnp.repeat(batch[name], volumes, axis=0)
+        if keys is not None:
+            keys = jnp.repeat(keys, volumes, axis=0)
+        return self.intensity(flat, keys, train=train).reshape(image.shape)
+
+    def encode(self, params: Params, images: Float[Array, "b v d h w 1"]) -> Float[Array, "b m c"]:
+        """The volumes of every sample as tokens for the language model, one after the other."""
+        b, v, *rest = images.shape
+        images = constrain(images.reshape(b * v, *rest), ("batch", None, None, None, None))
+        asked = self.layer != -1
+        features = apply(self.vision, params["vision"], images, hidden=asked)
+        if asked:
+            tokens = features.hidden[self.layer]
+            features = features.replace(tokens=tokens if features.cls is None else tokens[:, 1:])
+        tokens = apply(self.projector, params["projector"], features)
+        return tokens.reshape(b, -1, tokens.shape[-1]).astype(self.llm.dtype)
+
+    def place(
+        self,
+        embeds: Float[Array, "b n c"],
+        volumes: Float[Array, "b m c"],
+        token_ids: Int[Array, "b n"],
+        valid: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        """Embedded tokens with the volumes' in the places of the placeholders.
+
+        Every row must have as many placeholders as there are tokens of volumes, except rows that
+        are all padding. Compiled code cannot raise: there a row with another number becomes NaN,
+        so that the step is refused.
+
+        Args:
+          embeds: embedded tokens.
+          volumes: what `encode` returned.
+          token_ids: the text.
+          valid: false where it is padding; None: nowhere.
+
+        Raises:
+          ConfigError: another number, if it can be seen.
+        """
+        here = jnp.asarray(token_ids) == self.image_token
+        used = jnp.ones(len(here), bool) if valid is None else jnp.any(valid, axis=1)
+        expected = volumes.shape[1]
+        wrong = (jnp.sum(here, axis=1) != expected) & used
+        if not isinstance(wrong, jax.core.Tracer) and np.any(wrong):
+            row = int(np.argmax(wrong))
+            raise ConfigError(
+                f"text {row} has {int(jnp.sum(here[row]))} image tokens, and its volumes become "
+                f"{expected}. Cure: as many placeholders as volumes, {expected} tokens in all."
+            )
+        number = jnp.clip(jnp.cumsum(here, axis=1) - 1, 0, expected - 1)
+        taken = jnp.take_along_axis(volumes, number[..., None], axis=1).astype(embeds.dtype)
+        placed = jnp.where(here[..., None], taken, embeds)
+        placed = jnp.where(wrong[:, None, None], jnp.nan, placed)
+        return constrain(placed, ("batch", None, None))
