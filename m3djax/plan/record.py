@@ -37,7 +37,7 @@ def record(experiment: Experiment, topology: Topology, step: Step) -> Record:
     program = Program(step.text) if step.text else None
     found = collectives.find(program, devices, topology.slices) if program else None
     jaxpr = step.traced.jaxpr.jaxpr
-    model = flops.model_flops(experiment.task, specification(experiment)) // devices
+    model = flops.model_flops(experiment.task, specification(experiment), experiment.trainable)
     executed = flops.count_jaxpr(jaxpr) // devices
     padded = flops.count_jaxpr(jaxpr, chip.tile) // devices if chip.tile else None
     floor = step.memory.arguments + step.memory.outputs
