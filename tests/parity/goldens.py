@@ -36,6 +36,7 @@ KINDS: dict[str, str] = {
     "bert": "test_bert.py",
     "roberta": "test_bert.py",
     "minilm": "test_minilm.py",
+    "sentencepiece": "test_sentencepiece.py",
 }
 """Kind -> the test file in this folder that compares it; "" while there is none."""
 
