@@ -16,7 +16,7 @@ import tyro
 from data_pipelines.errors import ConfigError, DataError, printable
 from m3djax import params, run_folder, train, weights
 from m3djax.checkpoint import CheckpointError
-from m3djax.convert import layouts, name_map
+from m3djax.convert import language, layouts, name_map
 from m3djax.convert.bert_files import modern_names
 from m3djax.convert.files import Dtype, read_tensors, write_tensors
 from m3djax.convert.name_map import Rule
@@ -98,6 +98,8 @@ class Convert:
             shape, or says that its vocabulary is another one; or OUT exists.
           ConfigError: the task has not the components of the layout.
         """
+        if self.layout == "auto" and language.is_language_model(Path(self.source)):
+            return self._language(experiment)
         path = _find(Path(self.source))
         tensors = self._tensors(path)
         layout: str = self.layout
@@ -121,6 +123,13 @@ class Convert:
         lines = [f"{path}: {len(tensors)} tensors, layout {layout}", *notes]
         lines += [f"{self.out}: {len(ours)} parameters of {parts}: {count:,} numbers, float32"]
         return "\n".join(lines)
+
+    def _language(self, experiment: Experiment) -> str:
+        """Imports a language model; returns what was done."""
+        ours, notes = language.load(Path(self.source), experiment.task)
+        weights.save(self.out, experiment, ours, {"source": self.source, "notes": notes})
+        count = sum(value.size for value in ours.values())
+        return "\n".join([*notes, f"{self.out}: language model, {count:,} numbers, float32"])
 
     def _tensors(self, path: Path) -> dict[str, np.ndarray]:
         found = modern_names(read_tensors(path))
