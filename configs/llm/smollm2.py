@@ -11,7 +11,7 @@ from m3djax.models.transformer import Transformer
 
 NAME = "SmolLM2-135M-Instruct"
 IMAGE_TOKEN = 49152  # the first new one
-BLOCK = DecoderBlock(CausalAttention(9, 3, 64), GatedMlp(1536), norm_eps=1e-5)
+BLOCK = DecoderBlock(CausalAttention(9, 3, 64, norm_eps=1e-5), GatedMlp(1536), 1e-5)
 SMOLLM2 = Decoder(
     vocab_size=IMAGE_TOKEN + 4,
     hidden_size=576,

@@ -50,8 +50,8 @@ def load(source: Path, task: Any) -> tuple[dict[str, Any], list[str]]:
     path = fetch.sample_llm() if str(source) == fetch.SMOLLM2_NAME else source
     loaded = pretrained.load(path)
     notes = []
-    if wanted.vocab_size > loaded.model.vocab_size:
-        loaded, added = _grown(loaded)
+    if wanted.vocab_size != loaded.model.vocab_size and loaded.tokenizer is not None:
+        loaded, added = _grown(loaded, wanted.vocab_size)
         notes.append(f"new tokens, as means of all others: {', '.join(added)}")
     theirs, ours = experiment_lib.to_json(loaded.model), experiment_lib.to_json(wanted)
     if problems := list(_differences("llm", theirs, ours)):
@@ -63,13 +63,14 @@ def load(source: Path, task: Any) -> tuple[dict[str, Any], list[str]]:
     return dict(flatten(loaded.params)), notes
 
 
-def _grown(loaded: Pretrained) -> tuple[Pretrained, list[str]]:
+def _grown(loaded: Pretrained, rows: int) -> tuple[Pretrained, list[str]]:
+    """With rows for new tokens; the table gets `rows` rows, if it has not more tokens than that."""
     known = loaded.tokenizer.get_vocab()
     special, plain = (
         [token for token in some if token not in known]
         for some in (llm_tokenizer.SPECIAL, llm_tokenizer.PLAIN)
     )
-    return new_tokens.grow(loaded, special, plain), [*special, *plain]
+    return new_tokens.grow(loaded, special, plain, multiple=rows), [*special, *plain]
 
 
 def _differences(place: str, theirs: Any, ours: Any) -> list[str]:

@@ -24,11 +24,13 @@ class Language(Task):
       llm: the language model.
       chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
+      counted: see `next_token_loss`.
     """
 
     llm: Decoder = Decoder()
     chunk: int = 128
     z_loss: float = 0.0
+    counted: int = 0
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """See `Task.init`."""
@@ -40,4 +42,12 @@ class Language(Task):
         embeds = apply(self.llm, llm, ids, method="embed")
         hidden, _ = apply(self.llm, llm, embeds, batch["valid"], method="encode")
         labels = spans_to_labels(ids, batch["spans"])
-        return next_token_loss(self.llm, llm, hidden, labels, chunk=self.chunk, z_loss=self.z_loss)
+        return next_token_loss(
+            self.llm,
+            llm,
+            hidden,
+            labels,
+            chunk=self.chunk,
+            z_loss=self.z_loss,
+            counted=self.counted,
+        )

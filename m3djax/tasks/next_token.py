@@ -25,6 +25,7 @@ def next_token_loss(
     *,
     chunk: int = 128,
     z_loss: float = 0.0,
+    counted: int = 0,
 ) -> Loss:
     """Sum of the negative log-likelihoods of the tokens after each token, and their number.
 
@@ -39,8 +40,13 @@ def next_token_loss(
       chunk: tokens per row whose logits exist at once.
       z_loss: weight of the squared log of the softmax's denominator, which keeps logits small
         (arXiv 2204.02311, section 5).
+      counted: most tokens of a row that count, where most of a text is prompt: the head is applied
+        to so many only. 0: all of them may count. A row with more makes the loss NaN, so that the
+        step is refused.
     """
     shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    if 0 < counted < hidden.shape[1]:
+        hidden, shifted = _only_counted(hidden, shifted, counted)
     b, n, c = hidden.shape
     chunk = min(chunk, n)
     rest = -n % chunk
@@ -74,6 +80,18 @@ def next_token_loss(
         metrics["z_loss"] = z_loss * squares
         total = total + z_loss * squares
     return Loss(total, weight, metrics)
+
+
+def _only_counted(
+    hidden: Float[Array, "b n c"], shifted: Int[Array, "b n"], counted: int
+) -> tuple[Float[Array, "b k c"], Int[Array, "b k"]]:
+    """The tokens that count, and as many others as there is room for."""
+    ignored = shifted == IGNORE
+    order = jnp.argsort(ignored, axis=1, stable=True)[:, :counted]
+    too_many = jnp.sum(~ignored, axis=1) > counted
+    hidden = jnp.take_along_axis(hidden, order[..., None], axis=1)
+    hidden = jnp.where(too_many[:, None, None], jnp.nan, hidden)
+    return hidden, jnp.take_along_axis(shifted, order, axis=1)
 
 
 def _whole(path: str, leaf: Array, like: Array) -> Array:

@@ -40,6 +40,7 @@ class VisionLanguage(Task):
       intensity: window and augmentation; all volumes of a sample are augmented alike.
       chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
+      counted: see `next_token_loss`: most tokens of an answer, the one that ends it included.
     """
 
     vision: ViT3D = ViT3D()
@@ -50,6 +51,7 @@ class VisionLanguage(Task):
     intensity: Intensity = Intensity()
     chunk: int = 128
     z_loss: float = 0.0
+    counted: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError if parts do not fit each other."""
@@ -131,7 +133,13 @@ class VisionLanguage(Task):
         hidden, _ = apply(self.llm, params["llm"], embeds, valid, method="encode")
         labels = spans_to_labels(ids, batch["spans"])
         return next_token_loss(
-            self.llm, params["llm"], hidden, labels, chunk=self.chunk, z_loss=self.z_loss
+            self.llm,
+            params["llm"],
+            hidden,
+            labels,
+            chunk=self.chunk,
+            z_loss=self.z_loss,
+            counted=self.counted,
         )
 
     def windowed(

@@ -87,3 +87,17 @@ def test_logits_of_the_whole_batch_never_exist() -> None:
     logits = b * n * 8192 * 4
     assert peak(32) < 0.3 * logits
     assert peak(n) > logits
+
+
+def test_only_tokens_that_count_need_the_head(tiny: Pretrained, labels: jax.Array) -> None:
+    model, params = tiny.model, tiny.params["llm"]
+
+    def total(hidden: jax.Array, counted: int) -> jax.Array:
+        loss = next_token_loss(model, params, hidden, labels, chunk=5, z_loss=1e-2, counted=counted)
+        return loss.total / loss.weight
+
+    hidden = hidden_of((4, 21, 32))
+    whole, few = (jax.value_and_grad(total)(hidden, counted) for counted in (0, 15))
+    np.testing.assert_allclose(few[0], whole[0], rtol=1e-6)
+    np.testing.assert_allclose(few[1], whole[1], atol=1e-7)
+    assert np.isnan(total(hidden, 14)), "the first rows have 15"
