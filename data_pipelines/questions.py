@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,7 +11,8 @@ import numpy as np
 from data_pipelines import boxes, templates
 from data_pipelines.anatomy import phrases
 from data_pipelines.balance import Odds, odds
-from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen
+from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen, fixed
+from data_pipelines.datasets.qa import with_choices
 from data_pipelines.errors import ConfigError
 
 Kind = Literal["yes_no", "choice", "rec", "reg"]
@@ -71,7 +71,7 @@ class MaskQuestions(CaptionSource):
         if scene is None:
             return None
         wording = rng is not None
-        rng = _fixed(view) if rng is None else rng
+        rng = fixed(view) if rng is None else rng
         weights = np.array([getattr(self, kind) for kind in KINDS])
         first = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
         # Those that are balanced must not be asked more often where others have nothing to ask.
@@ -89,7 +89,7 @@ class MaskQuestions(CaptionSource):
         scene = self._scene(view)
         if scene is None:
             return []
-        return [q for kind in KINDS if getattr(self, kind) for q in _all(kind, scene, _fixed(view))]
+        return [q for kind in KINDS if getattr(self, kind) for q in _all(kind, scene, fixed(view))]
 
     def _scene(self, view: View) -> _Scene | None:
         if view.mask is None or not view.record["mask_valid"]:
@@ -231,12 +231,6 @@ class _Scene:
         return _Asked(kind, label, questions, answers, f"{kind} {label} {meaning}", name, box)
 
 
-def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices, as M3D writes them."""
-    told = " ".join(f"{chr(ord('A') + number)}. {text}" for number, text in enumerate(choices))
-    return f"{question} Choices: {told}"
-
-
 def bare(label: str) -> str:
     """The name of a label in words, without an article."""
     return phrases([label])[0].removeprefix("the ")
@@ -265,10 +259,3 @@ def _drawn(chances: dict[int, float], rng: np.random.Generator) -> int | None:
 
 def _any(values: Sequence[int], rng: np.random.Generator) -> int | None:
     return values[rng.integers(len(values))] if values else None
-
-
-def _fixed(view: View) -> np.random.Generator:
-    """A generator that depends on the record and the crop alone."""
-    assert view.mask is not None
-    study = zlib.crc32(f"{view.record['source']} {view.record['study_id']}".encode())
-    return np.random.default_rng((study, zlib.crc32(np.ascontiguousarray(view.mask))))
