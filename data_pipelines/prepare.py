@@ -67,8 +67,8 @@ class Prepare:
       structures: With folder: names of the labels 1, 2, ... of the masks; they choose among the
         files of mask folders, the segments of a DICOM SEG and the contours of an RTSTRUCT.
       out: The dataset folder; default data/NAME.
-      same: With m3d_cap and m3d_vqa: the leaks.csv of an earlier call with check_leaks; cases that it found to
-        hold the same scan are put into one split.
+      same: With m3d_cap and m3d_vqa: the leaks.csv of an earlier call with check_leaks; cases that
+        it found to hold the same scan are put into one split.
       recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "mr" (robust 0..1), "as_is" (done
         before), "e3d", "m3d", "m3d_slices" (M3D's size for slices without an affine), ... By
         default "m3d_slices" with m3d_cap and m3d_vqa, "as_is" with m3d_seg, else "ct".
@@ -162,8 +162,9 @@ class Prepare:
             if self.table is None:
                 cure = "name the folder of M3D-VQA's tables: prepare m3d_vqa --table M3D_VQA"
                 raise DataError("--table", "it is not given", cure)
-            options = {"same": self.same, "units": self.units, "questions": self.table}
-            return m3d_cap(self.source, recipe, **options)
+            return m3d_cap(
+                self.source, recipe, same=self.same, units=self.units, questions=self.table
+            )
         if self.dataset == "m3d_seg":
             return m3d_seg(self.source, recipe, info=self.table, units=self.units)
         return folder(

@@ -75,7 +75,8 @@ class MaskQuestions(CaptionSource):
         weights = np.array([getattr(self, kind) for kind in KINDS])
         first = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
         # Those that are balanced must not be asked more often where others have nothing to ask.
-        instead = [kind for kind in ("rec", "reg") if getattr(self, kind) and kind != first]
+        others: tuple[Kind, ...] = ("rec", "reg")
+        instead = [kind for kind in others if getattr(self, kind) and kind != first]
         for kind in (first, *instead):
             if question := self._one(kind, scene, rng, wording=wording):
                 return question
@@ -155,7 +156,7 @@ class _Asked:
     def worded(self, rng: np.random.Generator | None) -> Question:
         """In the first words; with `rng` in any."""
         question, answer = (
-            texts[0 if rng is None else rng.integers(len(texts))]
+            texts[0 if rng is None else int(rng.integers(len(texts)))]
             for texts in (self.questions, self.answers)
         )
         question, answer = (text.format(self.name, box=self.box) for text in (question, answer))
@@ -258,4 +259,4 @@ def _drawn(chances: dict[int, float], rng: np.random.Generator) -> int | None:
 
 
 def _any(values: Sequence[int], rng: np.random.Generator) -> int | None:
-    return values[rng.integers(len(values))] if values else None
+    return values[int(rng.integers(len(values)))] if values else None

@@ -58,7 +58,8 @@ def m3d_cap(
       questions: The folder with M3D-VQA's tables; see `m3d_questions`.
 
     Raises:
-      DataError: The folder, its index or a table is unusable, or `same` names studies that are not here.
+      DataError: The folder, its index or a table is unusable, or `same` names studies that are
+        not here.
     """
     root = epath.Path(root)
     if not root.is_dir():

@@ -56,7 +56,7 @@ def read_index(root: epath.Path, volumes: Iterable[epath.Path]) -> list[Listed]:
         or contradicts another one; it names the split and the number of the entry.
     """
     path = root / NAME
-    found = bykey(root, volumes)
+    found = by_key(root, volumes)
     listed: dict[epath.Path, Listed] = {}
     for split, where, entry in _entries(path):
         image = below(root, path, where, entry, "image")

@@ -61,9 +61,9 @@ def read_tables(
             where = f"row {number}"
             try:
                 image = m3d_index.below(root, path, where, cells, "Image Path")
-                row = _row(cells, yes_no=bool(name[1]))
+                row = _row(where, cells, yes_no=bool(name[1]))
             except DataError as error:
-                aside.append(Broken(path.name, "", printable(f"{where}: {error.problem}"), _CURE))
+                aside.append(Broken(path.name, "", printable(error.problem), _CURE))
                 continue
             image = found.get(m3d_index.key(image.relative_to(root)), image)
             held = rows.setdefault(image, {})
@@ -90,23 +90,23 @@ def _cells(path: epath.Path, columns: Iterable[str]) -> Iterator[tuple[int, Mapp
         raise DataError(path, f"row {number + 1}: {error}", "download it again") from error
 
 
-def _row(cells: Mapping[str, str], *, yes_no: bool) -> Row:
+def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> Row:
     """The row; raises DataError with what is wrong with it."""
     question, answer = (cells[name].strip() for name in ("Question", "Answer"))
     for name, text in (("question", question), ("answer", answer)):
         if is_missing(text):
-            raise DataError("", f"the {name} is missing", _CURE)
+            raise DataError("", f"{where}: the {name} is missing", _CURE)
     topic = _topic(cells["Question Type"])
     if yes_no:
         if not _YES_NO.match(answer):
-            raise DataError("", "the answer is neither yes nor no", _CURE)
+            raise DataError("", f"{where}: the answer is neither yes nor no", _CURE)
         return Row(question, answer, topic=topic, yes_no=True)
     choices = {name[-1]: cells[name].strip() for name in _CHOICES if not is_missing(cells[name])}
     letter = cells["Answer Choice"].strip().rstrip(".").upper()
     if is_missing(letter):
         letter = next((a for a, text in choices.items() if _same(text, answer)), "")
     elif not _same(choices.get(letter, ""), answer):
-        raise DataError("", f"choice {letter!r} and the answer are not the same", _CURE)
+        raise DataError("", f"{where}: choice {letter!r} and the answer differ", _CURE)
     distinct = len({" ".join(text.casefold().split()) for text in choices.values()})
     if not letter or distinct < max(len(choices), 2):
         return Row(question, answer, topic=topic)  # nothing to choose: asked without choices

@@ -66,7 +66,7 @@ def m3d_seg(
     value = {name: number for number, name in enumerate(names, 1)}
     studies = [study for code in codes for study in _studies(root, code, classes[code], value)]
     notes = (
-        "Each set annotates classes of its own (field `annotated`); sets repeat each other's scans.",
+        "Each set annotates its own classes (field `annotated`); sets repeat each other's scans.",
         "The axes are z, y, x of the files, which do not tell how patients lay: no affine.",
     )
     return Collection(

@@ -71,6 +71,6 @@ def to_text(rows: Sequence[Row]) -> str:
 def from_text(text: str) -> list[Row]:
     """What `to_text` wrote."""
     return [
-        Row(**{n: tuple(v) if isinstance(v, list) else v for n, v in row.items()})
+        Row(**row | {name: tuple(row[name]) for name in ("choices", "splits")})
         for row in json.loads(text or "[]")
     ]

@@ -20,7 +20,8 @@ def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], typ
     millimetres, `to_source` to the index on the grid of the file as it was read.
     `annotated[value]` tells whether the mask was drawn for that label: where it is False, the
     label's absence from the mask says nothing. A field that a study does not have is zeros with
-    `<field>_valid` False. `qa` holds questions and answers, see `datasets.qa`. `storage.stored_spec` tells what becomes of the two volumes on disk.
+    `<field>_valid` False. `qa` holds questions and answers, see `datasets.qa`.
+    `storage.stored_spec` tells what becomes of the two volumes on disk.
 
     Args:
       num_labels: Length of `labels`: 1 present, 0 absent, NaN not known.
