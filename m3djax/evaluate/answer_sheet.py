@@ -49,7 +49,7 @@ def draw(
         left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
     )  # fmt: skip
     for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
-        boxes = {}
+        boxes: dict[str, Box] = {}
         for kind, number in some:
             if kind.name == "rec" and not boxes:
                 boxes = _boxes(kind, number)

@@ -40,7 +40,7 @@ def present(
 
     Args:
       kinds: kind -> `Kind.numbers`.
-      units: what intervals are over, such as "12 patients".
+      units: what intervals are over, such as "patients".
       pictures: answers beside their slices.
       caveats: what the numbers do not say.
     """
@@ -91,7 +91,7 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
 def _tables(kind: str, numbers: Mapping[str, Any], units: str) -> list[Table]:
     title = _TITLES.get(kind, f"{kind} questions")
     title = f"{title[0].upper()}{title[1:]}: {numbers['questions']:,}"
-    note = f"In brackets: 95 % bootstrap over {units}."
+    note = f"In brackets: 95 % bootstrap over {numbers['units']:,} {units}."
     by_type = len(numbers["questions_by_type"]) > 1
     tables = [_by_metric(title, numbers, note)]
     if by_type:
