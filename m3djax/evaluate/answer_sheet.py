@@ -24,6 +24,7 @@ from m3djax.evaluate.pictures import BACKGROUND, TEXT
 FILE = "answers.png"
 _TRUE, _WRONG, _DIM = "#3fb950", "#f85149", "#8b949e"
 _COLOURS = ("#d29922", "#58a6ff", "#bc8cff", "#ff7b72")  # of the models
+_RIGHT_OR_WRONG = ("accuracy", "exact")
 _WIDTH, _ROW, _IMAGE = 11.0, 0.155, 2.6  # inches: page, line of text, slice
 _LETTERS = 118  # in a line of text
 
@@ -85,8 +86,8 @@ def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
     lines = [*_wrapped(row.question, TEXT), *_wrapped(f"right: {row.truth}", _DIM)]
     for place, (model, rows) in enumerate(kind.answers.items()):
         colour = _COLOURS[place % len(_COLOURS)] if kind.name == "rec" else TEXT
-        right = kind.scores[model].get("accuracy")
-        if right is not None:
+        if kind.main in _RIGHT_OR_WRONG:
+            right = kind.scores[model][kind.main]
             colour = _TRUE if right[number] else _WRONG
         said = rows[number].said or "(nothing)"
         lines += _wrapped(f"{model}: {said}{_verdict(kind, model, number)}", colour)
@@ -96,7 +97,7 @@ def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
 def _verdict(kind: Kind, model: str, number: int) -> str:
     """What follows an answer: its IoU, or its ROUGE-1."""
     value = kind.scores[model].get(kind.main, np.full(len(kind.rows), np.nan))[number]
-    if kind.main == "accuracy" or np.isnan(value):
+    if kind.main in _RIGHT_OR_WRONG or np.isnan(value):
         return ""
     return f"  ({'IoU' if kind.main == 'iou' else 'ROUGE-1'} {value:.2f})"
 

@@ -122,7 +122,7 @@ def test_who_knows_is_right_in_everything(
     kinds = results["kinds"]
     assert set(kinds) == {"yes_no", "choice", "rec", "reg"}
     for kind, metric in (("yes_no", "accuracy"), ("choice", "accuracy"), ("rec", "iou"),
-                         ("reg", "rouge1")):  # fmt: skip
+                         ("reg", "exact"), ("reg", "rouge1")):  # fmt: skip
         number = kinds[kind]["models"][OWN]["all"][metric]
         assert number == {"value": 1.0, "interval": [1.0, 1.0]}, kind
         assert results[f"{kind}_{metric}"] == 1.0
