@@ -37,6 +37,7 @@ METRICS = {
     "balanced": Metric("mean of yes and no"),
     "unparsed": Metric("unreadable"),
     "accuracy_m3d": Metric("accuracy, M3D's rule"),
+    "exact": Metric("same words"),
     "bleu1": Metric("BLEU-1"),
     "bleu2": Metric("BLEU-2"),
     "bleu3": Metric("BLEU-3"),
@@ -119,6 +120,7 @@ def _texts(said: str, meant: str) -> dict[str, float]:
         "meteor": meteor.meteor(said, meant),
         **{f"coco_bleu{n}": value for n, value in enumerate(coco.bleu(said, meant), 1)},
         "coco_rougeL": coco.rouge_l(said, meant),
+        "exact": coco.tokens(said) == coco.tokens(meant),
     }
 
 
