@@ -5,7 +5,7 @@
     python run.py evaluate runs/quickstart_ask
 """
 
-from configs.llm.smollm2 import IMAGE_TOKEN, NAME, SMOLLM2
+from configs.llm.smollm2 import IMAGE_TOKEN, NAME, SMOLLM2, WEIGHTS
 from configs.quickstart_clip import LABELS, LEARNED
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.questions import MaskQuestions
@@ -32,26 +32,28 @@ def get_config() -> Experiment:
                     hidden_size=192,
                     transformer=Transformer(4, Block(Attention(6), Mlp(768))),
                 ),
-                projector=Projector(576, "concat", (1, 2, 2)),
+                projector=Projector(576, "concat", (2, 2, 2)),
                 llm=SMOLLM2,
                 image_token=IMAGE_TOKEN,
+                counted=8,
                 intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
             ),
             dropout=0.0,
+            targets=r"llm/.*block/attention/\w+",
         ),
         data=Data(
             (Source("data/sample_ct", "train_organs", part=LEARNED),),
             size=(8, 48, 48),
             batch_size=8,
             text=Text(
-                DialogueTokens(NAME, image_tokens=18, length=64, vocab_size=IMAGE_TOKEN + 4),
+                DialogueTokens(NAME, image_tokens=9, length=40, vocab_size=IMAGE_TOKEN + 4),
                 MaskQuestions(LABELS, yes_no=1, choice=0, rec=0, reg=0),
             ),
         ),
         trainable="vision/.*|projector/.*|.*lora_[ab]",
         optimizer=AdamW(learning_rate=1e-3, warmup=0.05),
         groups=(Group("vision/", lr_scale=0.3),),
-        init_from={"vision": "runs/quickstart_clip", "llm": "runs/smollm2"},
+        init_from={"vision": "runs/quickstart_clip", "llm": WEIGHTS},
         steps=100,
         log_every=10,
         save_every=100,

@@ -8,7 +8,7 @@ Everything is as in configs/quickstart_ask.py, which sets it beside its own run,
 import dataclasses
 
 from configs import quickstart_ask
-from configs.llm.smollm2 import SMOLLM2
+from configs.llm.smollm2 import SMOLLM2, WEIGHTS
 from m3djax.experiment import Experiment
 from m3djax.tasks.language import Language
 
@@ -26,6 +26,6 @@ def get_config() -> Experiment:
         data=dataclasses.replace(seeing.data, text=dataclasses.replace(text, tokens=tokens)),
         trainable=".*lora_[ab]",
         groups=(),
-        init_from={"llm": "runs/smollm2"},
+        init_from={"llm": WEIGHTS},
         evaluators={},
     )

@@ -10,6 +10,7 @@ from m3djax.models.llm.rotary import Rotary
 from m3djax.models.transformer import Transformer
 
 NAME = "SmolLM2-135M-Instruct"
+WEIGHTS = "runs/smollm2"
 IMAGE_TOKEN = 49152  # the first new one
 BLOCK = DecoderBlock(CausalAttention(9, 3, 64, norm_eps=1e-5), GatedMlp(1536), 1e-5)
 SMOLLM2 = Decoder(
