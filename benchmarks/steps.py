@@ -3,6 +3,8 @@
 A side is "ours", "torch float32" or "torch bfloat16" (autocast). Ours is the compiled step that
 `run.py train` runs, with AdamW, clipping and the checks for NaN; theirs is forward, backward and
 torch's fused AdamW. In the first round our compile cache is empty, afterwards it is warm.
+Processors without AVX512 or AMX multiply bfloat16 so slowly in torch that no step ends: a side
+whose process takes --patience times as long as torch's float32 one is stopped and shown as such.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import dataclasses
 import json
 import os
 import resource
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -142,6 +145,7 @@ def main(script: str, description: str, contests: Mapping[str, Contest], *packag
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
+    parser.add_argument("--patience", type=float, default=2.0, help="with torch's bfloat16")
     parser.add_argument("--only", choices=sorted(contests), help="one contest instead of all")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -155,7 +159,7 @@ def main(script: str, description: str, contests: Mapping[str, Contest], *packag
             print(json.dumps(run_theirs(contest.theirs, options.steps, bfloat16=bfloat16)))
         return
     names = [options.only] if options.only else list(contests)
-    found = {name: _in_turns(script, name, options.rounds, options.steps) for name in names}
+    found = {name: _in_turns(script, name, options) for name in names}
     results = {
         "command": f"python benchmarks/{os.path.basename(script)}",
         "machine": common.machine("jax", "flax", "torch", *packages),
@@ -164,15 +168,24 @@ def main(script: str, description: str, contests: Mapping[str, Contest], *packag
     common.show(results, options.json, _rows(results["contests"]))
 
 
-def _in_turns(script: str, name: str, rounds: int, steps: int) -> dict[str, Any]:
+def _in_turns(script: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Every side, once a round; medians over all steps of all rounds."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    too_slow: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["M3DJAX_CACHE"] = cache
-        for _ in range(rounds):
-            for side, done in runs.items():
-                arguments = ("--steps", str(steps), "--contestant", name, side)
-                done.append(common.in_process(script, *arguments))
+        for _ in range(options.rounds):
+            took = float("inf")
+            for side in (side for side in SIDES if side not in too_slow):
+                arguments = ("--steps", str(options.steps), "--contestant", name, side)
+                limit = options.patience * took if side == "torch bfloat16" else None
+                begin = time.perf_counter()
+                try:
+                    runs[side].append(common.in_process(script, *arguments, limit=limit))
+                except subprocess.TimeoutExpired:
+                    too_slow[side] = f"stopped after {limit:.0f} s"
+                took = time.perf_counter() - begin
+    runs = {side: done for side, done in runs.items() if side not in too_slow}
     seconds = {
         side: common.middle([s for run in done for s in run["seconds"]])
         for side, done in runs.items()
@@ -180,8 +193,13 @@ def _in_turns(script: str, name: str, rounds: int, steps: int) -> dict[str, Any]
     ours = runs["ours"]
     peak = max(run["matmul_peak"] for run in ours)
     return {
+        "too_slow": too_slow,
         "seconds": seconds,
-        "ratio": {side: seconds["ours"]["median"] / seconds[side]["median"] for side in SIDES[1:]},
+        "ratio": {
+            side: seconds["ours"]["median"] / seconds[side]["median"]
+            for side in runs
+            if side != "ours"
+        },
         "peak_mib": {side: max(run["peak_mib"] for run in done) for side, done in runs.items()},
         "matmul_peak": peak,
         "share_of_matmul_peak": ours[0]["flops"] / seconds["ours"]["median"] / peak,
@@ -192,7 +210,11 @@ def _in_turns(script: str, name: str, rounds: int, steps: int) -> dict[str, Any]
         "start_to_first_step": {
             "ours, empty cache": ours[0]["start_to_first_step"],
             "ours, warm cache": min(run["start_to_first_step"] for run in ours[1:] or ours),
-            **{side: min(run["start_to_first_step"] for run in runs[side]) for side in SIDES[1:]},
+            **{
+                side: min(run["start_to_first_step"] for run in done)
+                for side, done in runs.items()
+                if side != "ours"
+            },
         },
     }
 
@@ -201,7 +223,9 @@ def _rows(contests: Mapping[str, Any]) -> list[list[str]]:
     head = ["", "s a step", "ours / it", "peak MiB", "start to first step, s"]
     rows = [head]
     for name, found in contests.items():
-        for side in SIDES:
+        for side, why in found["too_slow"].items():
+            rows.append([f"{name}, {side}", why, "", "", ""])
+        for side in found["seconds"]:
             ratio = found["ratio"].get(side)
             first = found["start_to_first_step"]
             start = first.get(side) or first["ours, warm cache"]

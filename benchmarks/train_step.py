@@ -98,6 +98,7 @@ def mae_theirs() -> Any:
         decoder_num_layers=8,
         decoder_num_heads=16,
         proj_type="perceptron",
+        decoder_pos_embed_type="learnable",  # its sin-cos table refuses a width of 512
         qkv_bias=True,
     )
     images = torch.rand(1, 1, 112, 224, 224)
