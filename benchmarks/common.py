@@ -34,14 +34,17 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def in_process(script: str, *arguments: str) -> dict[str, Any]:
+def in_process(script: str, *arguments: str, limit: float | None = None) -> dict[str, Any]:
     """Runs `python SCRIPT ARGUMENTS` in a process of its own; returns the JSON of its last line.
 
     Peak memory and imports of one contestant then never touch the other.
+
+    Raises:
+      subprocess.TimeoutExpired: it took longer than `limit` seconds, and was stopped.
     """
     command = [sys.executable, script, *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
     if done.returncode:
         raise RuntimeError(f"{command} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])
