@@ -29,7 +29,7 @@ def smollm2(sample_llm: epath.Path) -> Pretrained:
 
 
 def test_likelihood_of_english(smollm2: Pretrained) -> None:
-    """As transformers has it in torch, 1.7939; with rows of q and k paired wrongly it has 3.1975."""
+    """What transformers has in torch; with rows of q and k paired wrongly it has 3.1975."""
     ids = jnp.asarray([smollm2.tokenizer(TEXT)["input_ids"]])
     logits = jax.jit(smollm2.model.apply)({"params": smollm2.params["llm"]}, ids)
     likelihood = jax.nn.log_softmax(logits[0, :-1])[np.arange(ids.shape[1] - 1), ids[0, 1:]]
