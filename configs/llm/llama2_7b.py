@@ -6,7 +6,8 @@ The shapes are those of M3D-LaMed's language model (arXiv 2404.00578), the recip
 of M3D-Cap as plain text, 768 tokens each. Weights and moments are split over 16 chips and gathered
 layer by layer; every block is computed again in the backward pass.
 
-The batch is 128, 8 texts on each chip. It has not been trained here: no figure is claimed. Put Llama's tokenizer.json into weights/llama2_7b. The pipeline cuts crops of
+It is planned (docs/plans) with a batch of 128, 8 texts on each chip, and has not been trained here:
+no figure is claimed. Put Llama's tokenizer.json into weights/llama2_7b. The pipeline cuts crops of
 volumes, which this task does not look at: they are as small as they may be.
 """
 
