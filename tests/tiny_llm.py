@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from m3djax.convert import llm_config
 from m3djax.convert.pretrained import Pretrained
+from m3djax.models.llm.decoder import Decoder
 
 VALUES: dict[str, Any] = {
     "vocab_size": 264,
@@ -40,9 +43,15 @@ def tokenizer() -> Any:
 
 def pretrained(family: str = "llama", **changes: Any) -> Pretrained:
     """A random model with its tokenizer of 258 tokens; its table has 264 rows."""
-    config = llm_config.make_config(family, VALUES | changes, "tiny")
+    model, params, config = _made(family, json.dumps(changes, sort_keys=True))
+    return Pretrained(model, {"llm": params}, config, tokenizer(), (257,))
+
+
+@functools.cache
+def _made(family: str, changes: str) -> tuple[Decoder, dict[str, Any], Any]:
+    """Made once for all tests: nobody writes into arrays."""
+    config = llm_config.make_config(family, VALUES | json.loads(changes), "tiny")
     model = llm_config.decoder(config, num_tokens=258)
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     # As they are drawn, all texts would be alike.
-    params = jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)
-    return Pretrained(model, {"llm": params}, config, tokenizer(), (257,))
+    return model, jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params), config
