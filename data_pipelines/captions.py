@@ -42,12 +42,12 @@ class Question(Caption):
 
     Attributes:
       kind: What sort of question it is, such as "yes_no".
-      about: Name of the label that it is about, or a topic such as M3D's "plane"; "" for none.
+      label: Name of the label that it is about, or a topic such as M3D's "plane"; "" for none.
       choices: What can be chosen, in the order of the letters A, B, ...; () if nothing.
     """
 
     kind: str = ""
-    about: str = ""
+    label: str = ""
     choices: tuple[str, ...] = ()
 
     @property

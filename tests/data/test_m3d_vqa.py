@@ -100,7 +100,7 @@ def test_questions_lie_beside_reports_in_splits_by_case(dataset: Path) -> None:
 
 def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
     second = view(dataset, "train", SECOND)
-    asked = [(q.kind, q.about, q.question, q.text) for q in Stored().every(second)]
+    asked = [(q.kind, q.label, q.question, q.text) for q in Stored().every(second)]
     choices = "Which organ is normal? Choices: A. Lung B. Liver C. Bone"
     assert asked == [
         ("closed", "organ", choices, "B. Liver"),
@@ -111,7 +111,7 @@ def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
     first = view(dataset, "test", FIRST)
     assert [q.text for q in Stored(open=0.0).every(first)] == ["A. axial", "B. None"]
     assert [q.text for q in Stored(closed=0.0, split="vqa_test5k").every(first)] == ["axial"]
-    assert {q.about for q in Stored(topics=("plane",)).every(first)} == {"plane"}
+    assert {q.label for q in Stored(topics=("plane",)).every(first)} == {"plane"}
     for question in (*Stored().every(first), *Stored().every(second)):
         assert "NA" not in (question.question + question.text).split()
     drawn = [Stored(yes_no=0.0)(second, np.random.default_rng(seed)) for seed in range(30)]
@@ -186,7 +186,7 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
     ask = MaskQuestions(absent=1.0, yes_no=0, choice=0, reg=0)
     seen = View(train, train["mask"], records.mask_names, Places(train, train["mask"].shape))
     lost = ask(seen, np.random.default_rng(0))
-    assert lost is not None and lost.about == "spleen"
+    assert lost is not None and lost.label == "spleen"
     (found,) = ask.every(seen)
     assert found.text.lower() == "<bx_start>[0.0, 0.0, 0.083, 1.0, 1.0, 0.375]<bx_end>."
 

@@ -47,7 +47,7 @@ def view(seed: int, shown: dict[str, Any]) -> View:
 def true(question: Question, seen: View) -> bool:
     assert seen.mask is not None
     values = {name: value for value, name in NAMES.items()}
-    value = values[question.about]
+    value = values[question.label]
     if question.kind == "yes_no":
         return question.text == ("Yes." if (seen.mask == value).any() else "No.")
     if question.kind == "choice":
@@ -88,7 +88,7 @@ def test_words_alone_do_not_tell_the_answer() -> None:
         if question is None:
             continue
         if question.kind == "yes_no":
-            told[question.about][question.text] += 1
+            told[question.label][question.text] += 1
         for choice in question.choices:
             right[choice][choice in question.text] += 1
     assert "heart" not in told  # always there: the answer would be known
@@ -119,8 +119,8 @@ def test_a_few_voxels_are_neither_there_nor_absent() -> None:
     mask[0, 0, :5] = 1
     mask[1:4, 5:9] = 2
     asked = ASK.every(View(shown, mask, NAMES))
-    assert "liver" not in {question.about for question in asked}
-    assert {q.text for q in asked if q.about == "spleen" and q.kind == "yes_no"} == {"Yes."}
+    assert "liver" not in {question.label for question in asked}
+    assert {q.text for q in asked if q.label == "spleen" and q.kind == "yes_no"} == {"Yes."}
 
 
 @pytest.mark.parametrize(
