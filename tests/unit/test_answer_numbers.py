@@ -9,6 +9,7 @@ from m3djax.evaluate import answer_scores
 from m3djax.evaluate.answer_numbers import TYPES_MEAN, Kind
 from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.answers_text import present
+from m3djax.evaluate.findings import EvaluationError
 
 CHOICES = {"A": "Axial", "B": "Coronal", "C": "Venous", "D": "Arterial"}
 
@@ -90,3 +91,10 @@ def test_many_types_are_shortened() -> None:
     by_type = findings.tables[1]
     assert len(by_type.rows) == 13 and "12 most frequent of 20" in by_type.note
     assert by_type.columns == ("type", "model", "chance")
+
+
+def test_right_answers_that_are_none() -> None:
+    with pytest.raises(EvaluationError, match="letter of no choice"):
+        answer_scores.score("choice", [row(0, "x", "Axial", "A.")])
+    with pytest.raises(EvaluationError, match="neither yes nor no"):
+        answer_scores.score("yes_no", [row(0, "x", "perhaps", "perhaps", "yes_no")])
