@@ -1,7 +1,8 @@
 """M3D-LaMed's first stage, corrected: volumes become words of Llama-2-7B (arXiv 2404.00578).
 
     python run.py prepare m3d_cap --source M3D_Cap                       # with M3D-VQA's tables
-    python run.py convert LLAMA-2-7B-CHAT weights/llama2_7b --layout llm --config configs/m3d/align.py
+    python run.py convert LLAMA-2-7B-CHAT weights/llama2_7b --layout llm \\
+        --config configs/m3d/align.py
     python run.py train configs/m3d/clip.py                              # or another encoder
     python run.py train configs/m3d/align.py
     python run.py train configs/m3d/instruct.py                          # the second stage
@@ -62,10 +63,11 @@ def data(
     size: Size,
     crops: tuple[Crop, ...] = (Crop(),),
     units: Units = "unit",
+    llm: str = "weights/llama2_7b",
 ) -> Data:
     """Reports and questions; see `VisionLanguage` for the batch."""
     tokens = DialogueTokens(
-        "weights/llama2_7b",
+        llm,
         image_tokens=task.tokens_per_volume(size),
         length=512,
         vocab_size=task.llm.vocab_size,
