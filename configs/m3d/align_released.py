@@ -1,8 +1,8 @@
 """M3D-LaMed's first stage as published (BAAI-DCAI/M3D, script/pretrain_llama2.sh): Llama-2-7B.
 
     python run.py convert M3D-CLIP weights/m3d_clip                      # GoodBaiBai88/M3D-CLIP
-    python run.py convert LLAMA-2-7B-CHAT weights/llama2_7b_released --layout llm \\
-        --config configs/m3d/align_released.py
+    C=configs/m3d/align_released.py                                      # Llama-2-7b-chat:
+    python run.py convert LLAMA2 weights/llama2_7b_released --layout llm --config $C
     python run.py train configs/m3d/align_released.py
 
 "As published" means: the tower with its class token, which the projector does not get; a table of

@@ -14,19 +14,41 @@ instead of on each of 8 GPUs; the learning rate is the published one.
 It is planned (docs/plans), and has not been trained here: no figure is claimed.
 """
 
+import dataclasses
+
 from configs.m3d import align
-from data_pipelines.pipeline import Data
+from data_pipelines.instructions import Describe, Mixture, Stored
+from data_pipelines.pipeline import Data, Source
+from data_pipelines.questions import MaskQuestions
 from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
 from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage
 
+
+SOURCES = (Source("data/m3d_cap", weight=0.9), Source("data/m3d_seg", weight=0.1))
 TRAINABLE = r"vision/|projector/|llm/(token_embed|head)/|.*/lora_[ab]$"
+
+
+def asked(*, released: bool = False) -> Mixture:
+    """Everything that M3D asks; `released` makes boxes as M3D does.
+
+    Records with masks have no other questions, and those without pass over "boxes".
+    """
+    return Mixture(
+        {
+            "reports": Describe(),
+            "questions": Stored(),
+            "boxes": MaskQuestions(yes_no=0, choice=0, absent=0.1, released=released),
+        },
+        {"reports": 0.12, "questions": 1.02, "boxes": 100.0},
+    )
 
 
 def get_config() -> Experiment:
     """See the module's docstring."""
-    data = align.data(align.TASK, 128, size=(32, 256, 256))
+    data = align.data(align.TASK, 128, size=(32, 256, 256), asked=asked())
+    data = dataclasses.replace(data, sources=SOURCES)
     return experiment("m3d_instruct", align.TASK, data, "runs/m3d_align")
 
 

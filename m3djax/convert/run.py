@@ -43,7 +43,7 @@ _SHOWN = 8
 class Convert:
     """Published weights to a folder that `evaluate` and `init_from` take, or a run to published.
 
-    Which of the two follows from SOURCE: a file, or a folder of Hugging Face with one or several, is
+    Which of the two follows from SOURCE: a file, or a folder of Hugging Face with such files, is
     imported; a run or an imported folder is exported.
 
     Attributes:

@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.m3d import instruct_released, instruct_released_phi3
-from m3djax import params, sharding, weights
+from m3djax import sharding
 from m3djax.checkpoint import CheckpointError
-from m3djax.convert import layouts, name_map, stream
+from m3djax.convert import layouts, name_map
 from m3djax.convert.run import Convert, expected_shapes
 from m3djax.convert.safetensors_files import INDEX, open_checkpoint, write_checkpoint
 from m3djax.lora import LoRA
