@@ -25,7 +25,6 @@ from m3djax.lora import LoRA
 from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage
 
-
 SOURCES = (Source("data/m3d_cap", weight=0.9), Source("data/m3d_seg", weight=0.1))
 TRAINABLE = r"vision/|projector/|llm/(token_embed|head)/|.*/lora_[ab]$"
 
