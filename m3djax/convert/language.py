@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import fetch
+from data_pipelines.errors import ConfigError
 from data_pipelines.text import llm_tokenizer
 from m3djax import experiment as experiment_lib
+from m3djax import sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import llm_config, new_tokens, pretrained
 from m3djax.convert.pretrained import Pretrained
+from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
-from m3djax.models.llm.decoder import Decoder
 from m3djax.params import flatten
+from m3djax.tasks.vision_language import VisionLanguage
 
 # What changes nothing about the numbers, and is up to whoever trains.
 _FREE = ("dtype", "remat", "unroll", "implementation", "num_tokens")
@@ -32,35 +35,38 @@ def is_language_model(source: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") in llm_config.FAMILIES
 
 
-def load(source: Path, task: Any) -> tuple[dict[str, Any], list[str]]:
-    """Parameters of the component `llm`, with rows for M3D's new tokens where the task has them.
+def load(source: Path, out: str, experiment: Experiment) -> str:
+    """Reads a language model, gives it rows for M3D's new tokens and writes it with its tokenizer.
 
     Args:
       source: a folder as Hugging Face keeps it, a GGUF file, or "SmolLM2-135M-Instruct".
-      task: has `llm`, or is LoRA around a task that has.
+      out: the folder.
+      experiment: of a task with the component "llm", which says how many rows there are to be.
 
     Returns:
-      {path: float32 array}, and what there is to say.
+      What was done.
 
     Raises:
       DataError: it cannot be read.
       CheckpointError: it is another model than `task.llm`: says in which fields.
+      ConfigError: the task has no language model.
     """
-    wanted: Decoder = (task.task if isinstance(task, LoRA) else task).llm
+    task: Any = experiment.task.task if isinstance(experiment.task, LoRA) else experiment.task
+    if not hasattr(task, "llm"):
+        raise ConfigError(f"{type(task).__name__} has no language model. Cure: another --config.")
     path = fetch.sample_llm() if str(source) == fetch.SMOLLM2_NAME else source
-    loaded = pretrained.load(path)
-    notes = []
-    if wanted.vocab_size != loaded.model.vocab_size and loaded.tokenizer is not None:
-        loaded, added = _grown(loaded, wanted.vocab_size)
-        notes.append(f"new tokens, as means of all others: {', '.join(added)}")
-    theirs, ours = experiment_lib.to_json(loaded.model), experiment_lib.to_json(wanted)
-    if problems := list(_differences("llm", theirs, ours)):
-        raise CheckpointError(
-            f"{source}: is another language model than the config's:\n  "
-            + "\n  ".join(problems)
-            + "\nNothing was written. Cure: a --config with these values, or its fields as flags."
-        )
-    return dict(flatten(loaded.params)), notes
+    loaded = pretrained.load(path, sharding.make_mesh((1, -1, 1)))
+    added: list[str] = []
+    if task.llm.vocab_size != loaded.model.vocab_size and loaded.tokenizer is not None:
+        loaded, added = _grown(loaded, task.llm.vocab_size)
+    _check(source, task, loaded)
+    flat = flatten(loaded.params)
+    weights.save(out, experiment, flat, {"source": str(source), "new_tokens": added})
+    if loaded.tokenizer is not None:
+        loaded.tokenizer.save_pretrained(out)
+    count = sum(leaf.size for leaf in flat.values())
+    lines = [f"new tokens, as means of all others: {', '.join(added)}"] if added else []
+    return "\n".join([*lines, f"{out}: language model, {count:,} numbers, float32"])
 
 
 def _grown(loaded: Pretrained, rows: int) -> tuple[Pretrained, list[str]]:
@@ -71,6 +77,21 @@ def _grown(loaded: Pretrained, rows: int) -> tuple[Pretrained, list[str]]:
         for some in (llm_tokenizer.SPECIAL, llm_tokenizer.PLAIN)
     )
     return new_tokens.grow(loaded, special, plain, multiple=rows), [*special, *plain]
+
+
+def _check(source: Path, task: Any, loaded: Pretrained) -> None:
+    theirs, ours = experiment_lib.to_json(loaded.model), experiment_lib.to_json(task.llm)
+    problems = list(_differences("llm", theirs, ours))
+    if isinstance(task, VisionLanguage) and loaded.tokenizer is not None:
+        image = loaded.tokenizer.convert_tokens_to_ids(llm_tokenizer.IMAGE)
+        if image != task.image_token:
+            problems.append(f"<im_patch> is token {image}, and task.image_token={task.image_token}")
+    if problems:
+        raise CheckpointError(
+            f"{source}: is another language model than the config's:\n  "
+            + "\n  ".join(problems)
+            + "\nNothing was written. Cure: a --config with these values, or its fields as flags."
+        )
 
 
 def _differences(place: str, theirs: Any, ours: Any) -> list[str]:
