@@ -11,4 +11,7 @@ PLANS: dict[str, Shipped] = {
     "e3d_gpt_mae_huge_v5e_8x8": Shipped("configs/e3d_gpt/mae_huge.py", "v5e:8x8"),
     "m3d_clip_released_v5e_4x4": Shipped("configs/m3d/clip_released.py", "v5e:4x4"),
     "m3d_clip_v5e_16x16": Shipped("configs/m3d/clip.py", "v5e:16x16"),
+    "llama2_7b_v5e_4x4": Shipped("configs/llm/llama2_7b.py", "v5e:4x4"),
+    "llama2_7b_lora_v5e_4x4": Shipped("configs/llm/llama2_7b_lora.py", "v5e:4x4"),
+    "llama2_7b_decode_v5e_4x4": Shipped("configs/llm/llama2_7b_decode.py", "v5e:4x4"),
 }

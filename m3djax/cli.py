@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def load_config(path: str) -> Any:
-    """The experiment that a config file's `get_config()` returns.
+    """What a config file's `get_config()` returns: an experiment or, for plans, a `Target`.
 
     Raises:
       ConfigError: there is no such file, or it has no `get_config`.
@@ -146,7 +146,6 @@ def _plan(arguments: list[str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import tyro
 
-    from m3djax.experiment import Experiment
     from m3djax.plan import command
 
     if not arguments or arguments[0].startswith("-"):
@@ -155,7 +154,7 @@ def _plan(arguments: list[str]) -> int:
     default = load_config(arguments[0])
     options, fields = command.options(arguments[1:])
     prog = f"run.py plan {arguments[0]}"
-    command.run(tyro.cli(Experiment, default=default, args=fields, prog=prog), options)
+    command.run(tyro.cli(type(default), default=default, args=fields, prog=prog), options)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from m3djax.params import FlatParams, flatten, split, unflatten
 
 if TYPE_CHECKING:
     from m3djax.tasks.base import Task
@@ -38,15 +40,29 @@ def count(function: Callable[..., Any], *args: Any) -> int:
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def model_flops(task: Task, spec: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """FLOPs that one step of a model is worth: forward, and twice that for the backward pass.
+def model_flops(task: Task, spec: Mapping[str, jax.ShapeDtypeStruct], trainable: str = ".*") -> int:
+    """FLOPs that one step of a model is worth: forward, and the gradients that are needed.
 
-    What is computed again to save memory is not work of the model.
+    A product's backward pass is one more product for each factor that depends on something
+    trained: two in the middle of a model, one beside a frozen weight or at the very input. What is
+    computed again to save memory is not work of the model.
+
+    Args:
+      task: the task.
+      spec: shapes of a batch.
+      trainable: regex of the paths of the parameters that are trained, as in `Experiment`.
     """
     rows = next(iter(spec.values())).shape[0]
     shapes = jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0), spec)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-    return 3 * count(lambda *args: task.loss(*args, train=True).total, shapes, spec, keys)
+
+    def loss(trained: FlatParams, frozen: FlatParams, *rest: Any) -> jax.Array:
+        return task.loss(unflatten(trained | frozen), *rest, train=True).total
+
+    trained, frozen = split(flatten(shapes), trainable)
+    jaxpr = jax.make_jaxpr(loss)(trained, frozen, spec, keys).jaxpr
+    varied = [number < len(trained) for number in range(len(jaxpr.invars))]
+    return count_jaxpr(jaxpr) + _backward(jaxpr, varied)[0]
 
 
 def peak(mesh: jax.sharding.Mesh) -> float:
@@ -91,25 +107,75 @@ def count_jaxpr(jaxpr: core.Jaxpr, tile: int = 1) -> int:
         Products with a single row or column do not use it. Dimensions are those before sharding,
         so what a mesh cuts narrower than a tile is not seen.
     """
+    return sum(_count(equation, tile) for equation in _used(jaxpr))
+
+
+def _count(equation: core.JaxprEqn, tile: int = 1) -> int:
+    """FLOPs of one equation and of the jaxprs that it holds."""
+    name, options = equation.primitive.name, equation.params
+    if name in _PRODUCTS:
+        return _PRODUCTS[name](equation, tile)
+    if name.startswith("dot_product_attention_"):  # cuDNN's: query, key, value, ...
+        (b, n, h, d), m = _shape(equation.invars[0]), _shape(equation.invars[1])[1]
+        # Forward: scores and their mix. Backward: the scores again, then two products each.
+        return 2 * b * h * n * m * d * (5 if "bwd" in name else 2)
+    inner = [count_jaxpr(each, tile) for each in _inner(options)]
+    return _times(name, options) * (max(inner) if name == "cond" else sum(inner))
+
+
+def _backward(jaxpr: core.Jaxpr, varied: Sequence[bool]) -> tuple[int, list[bool]]:
+    """FLOPs of the products that a backward pass adds.
+
+    Args:
+      jaxpr: the forward pass.
+      varied: which of its arguments depend on something trained.
+
+    Returns:
+      The FLOPs, and which of its results depend on something trained.
+    """
+    known: dict[int, bool] = {id(v): on for v, on in zip(jaxpr.invars, varied, strict=True)}
     total = 0
-    for equation in _used(jaxpr):
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            total += _dot(equation, tile)
-        elif name == "conv_general_dilated":
-            kernel, numbers = _shape(equation.invars[1]), params["dimension_numbers"]
-            out = _shape(equation.outvars[0])
-            features, depth = kernel[numbers.rhs_spec[0]], math.prod(kernel)
-            rows = math.prod(out) // features
-            total += _product(rows, features, depth // features, tile)
-        elif name.startswith("dot_product_attention_"):  # cuDNN's: query, key, value, ...
-            (b, n, h, d), m = _shape(equation.invars[0]), _shape(equation.invars[1])[1]
-            # Forward: scores and their mix. Backward: the scores again, then two products each.
-            total += 2 * b * h * n * m * d * (5 if "bwd" in name else 2)
-            continue
-        inner = [count_jaxpr(each, tile) for each in _inner(params)]
-        total += _times(name, params) * (max(inner) if name == "cond" else sum(inner))
-    return total
+    for equation in reversed(_used(jaxpr)):
+        ins = [known.get(id(variable), False) for variable in equation.invars]
+        work, outs = _backward_of(equation, ins)
+        total += work
+        for variable, on in zip(equation.outvars, outs, strict=True):
+            known[id(variable)] = on and jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+    return total, [known.get(id(variable), False) for variable in jaxpr.outvars]
+
+
+def _backward_of(equation: core.JaxprEqn, ins: list[bool]) -> tuple[int, list[bool]]:
+    name, options = equation.primitive.name, equation.params
+    every = [any(ins) and name != "stop_gradient"] * len(equation.outvars)
+    if not any(ins) or name in ("stop_gradient", "while"):  # a `while` has no backward pass
+        return 0, every
+    if name in _PRODUCTS:
+        return sum(ins[:2]) * _PRODUCTS[name](equation, 1), every
+    inner = _inner(options)
+    if name.startswith("dot_product_attention_") or name == "pallas_call":
+        return 2 * _count(equation), every
+    if name == "scan":
+        return _backward_of_scan(equation, ins)
+    if name == "cond":
+        found = [_backward(branch, ins[1:]) for branch in inner]
+        outs = [any(each) for each in zip(*(outs for _, outs in found), strict=True)]
+        return max(work for work, _ in found), outs
+    if len(inner) != 1:
+        return 0, every
+    work, outs = _backward(inner[0], ins)
+    return _times(name, options) * work, outs
+
+
+def _backward_of_scan(equation: core.JaxprEqn, ins: list[bool]) -> tuple[int, list[bool]]:
+    """What is carried depends on something trained as soon as one turn makes it do so."""
+    (body,), options = _inner(equation.params), equation.params
+    first, carried = options["num_consts"], options["num_carry"]
+    while True:
+        work, outs = _backward(body, ins)
+        grown = [a or b for a, b in zip(ins[first : first + carried], outs, strict=False)]
+        if grown == ins[first : first + carried]:
+            return options["length"] * work, outs
+        ins = [*ins[:first], *grown, *ins[first + carried :]]
 
 
 def _used(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
@@ -142,6 +208,17 @@ def _dot(equation: core.JaxprEqn, tile: int) -> int:
     rows = math.prod(left) // (many * depth) if many * depth else 0
     columns = math.prod(right) // (many * depth) if many * depth else 0
     return many * _product(rows, columns, depth, tile)
+
+
+def _convolution(equation: core.JaxprEqn, tile: int) -> int:
+    kernel, numbers = _shape(equation.invars[1]), equation.params["dimension_numbers"]
+    out = _shape(equation.outvars[0])
+    features, depth = kernel[numbers.rhs_spec[0]], math.prod(kernel)
+    rows = math.prod(out) // features
+    return _product(rows, features, depth // features, tile)
+
+
+_PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
 
 
 def _product(rows: int, columns: int, depth: int, tile: int) -> int:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
 from m3djax.params import Params, flatten, unflatten
+from m3djax.sharding import gather
 from m3djax.tasks.base import Batch, Loss, Task
 
 A, B = "lora_a", "lora_b"
@@ -147,9 +148,13 @@ def adapters(
         x = args[0].astype(out.dtype)
         if dropout:
             x = _drop(x, dropout, keys, layer.get_variable("params", _SALT))
-        a: Array = layer.get_variable("params", A)
-        b: Array = layer.get_variable("params", B)
-        return out + scale * (x @ a.astype(out.dtype)) @ b.astype(out.dtype)
+        a, b = (
+            gather(
+                "/".join((*layer.path, name)), layer.get_variable("params", name).astype(x.dtype)
+            )
+            for name in (A, B)
+        )
+        return out + scale * (x @ a) @ b
 
     with nn.intercept_methods(intercept):
         yield

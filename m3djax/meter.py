@@ -19,13 +19,18 @@ class Meter:
       task: whose work is counted.
       spec: shapes of a batch.
       mesh: the devices, for their peak.
+      trainable: regex of the paths of what is trained.
     """
 
     def __init__(
-        self, task: Task, spec: Mapping[str, jax.ShapeDtypeStruct], mesh: jax.sharding.Mesh
+        self,
+        task: Task,
+        spec: Mapping[str, jax.ShapeDtypeStruct],
+        mesh: jax.sharding.Mesh,
+        trainable: str = ".*",
     ) -> None:
         self._batch_size = spec["image"].shape[0]
-        self._flops = flops.model_flops(task, spec)
+        self._flops = flops.model_flops(task, spec, trainable)
         self._peak = flops.peak(mesh)
         self._last: int | None = None
         self._since, self._waited = time.perf_counter(), 0.0

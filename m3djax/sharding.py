@@ -146,8 +146,8 @@ def gather(path: str, kernel: jax.Array) -> jax.Array:
     if mesh.empty or mesh.shape["fsdp"] == 1:
         return kernel
     axes = _axes(path)[-kernel.ndim :]
-    whole = tuple(None if axis and "fsdp" in MESH_AXES[axis] else axis for axis in axes)
-    return jax.lax.with_sharding_constraint(kernel, _spec(kernel.shape, whole, mesh.shape, path))
+    whole = _spec(kernel.shape, axes, {**mesh.shape, "fsdp": 1}, path)
+    return jax.lax.with_sharding_constraint(kernel, whole)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

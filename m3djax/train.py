@@ -120,7 +120,7 @@ class Loop:
         # A collective may give up before a slower host has compiled: Gloo does after 30 s.
         distributed.barrier()
         start = int(self.state.step)
-        meter = Meter(e.task, specification(e), self.mesh)
+        meter = Meter(e.task, specification(e), self.mesh, e.trainable)
         rows = sharding.process_rows(self.mesh, e.data.batch_size)
         batches = e.data.batches(e.seed, start, rows)
         pending: Metrics | None = None

@@ -11,7 +11,8 @@ from tokenizers import pre_tokenizers as pre
 
 from data_pipelines.errors import DataError
 
-_CONTROL, _USER_DEFINED = 3, 4
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # gguf.TokenType
+_BLANK = "\u2581"
 
 # How text falls into words before pairs are merged: patterns of the models' own tokenizers.
 _LLAMA3 = (
@@ -34,23 +35,18 @@ def build(fields: Mapping[str, Any], source: epath.PathLike) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     kind = fields.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        problem = f"its tokenizer is of kind {kind!r}, only byte-level BPE (gpt2) is supported"
+    if kind not in _KINDS:
+        problem = f"its tokenizer is of kind {kind!r}, known are {', '.join(_KINDS)}"
         raise DataError(source, problem, "name a folder with Hugging Face's tokenizer")
     try:
         tokens: list[str] = fields["tokenizer.ggml.tokens"]
-        merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
         kinds: list[int] = fields["tokenizer.ggml.token_type"]
         vocabulary = {token: number for number, token in enumerate(tokens)}
-        words = fields.get("tokenizer.ggml.pre", "default")
-        bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words == "llama-bpe")
-        tokenizer = Tokenizer(bpe)
+        tokenizer = _KINDS[kind](fields, vocabulary, source)
+    except DataError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(source, f"no readable tokenizer ({error!r})", "fetch it again") from error
-    tokenizer.pre_tokenizer = _words(words, source)
-    tokenizer.decoder = decoders.ByteLevel()
-    if words == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens(
         [
             AddedToken(token, special=kind == _CONTROL, normalized=False)
@@ -63,7 +59,8 @@ def build(fields: Mapping[str, Any], source: epath.PathLike) -> Any:
         for name, key in _NAMED.items()
         if (number := fields.get(f"tokenizer.ggml.{key}_token_id")) is not None
     }
-    if fields.get("tokenizer.ggml.add_bos_token") and "bos_token" in named:
+    # Files of SentencePiece's models leave it out where it is so, as llama.cpp does.
+    if fields.get("tokenizer.ggml.add_bos_token", kind == "llama") and "bos_token" in named:
         bos = named["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
@@ -82,6 +79,62 @@ _NAMED = {
     "unk_token": "unknown",
     "pad_token": "padding",
 }
+
+
+def _byte_level(
+    fields: Mapping[str, Any], vocabulary: dict[str, int], source: epath.PathLike
+) -> Tokenizer:
+    """Byte-level BPE, as of GPT-2."""
+    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
+    words = fields.get("tokenizer.ggml.pre", "default")
+    bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words == "llama-bpe")
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = _words(words, source)
+    tokenizer.decoder = decoders.ByteLevel()
+    if words == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def _sentencepiece(
+    fields: Mapping[str, Any], vocabulary: dict[str, int], source: epath.PathLike
+) -> Tokenizer:
+    """SentencePiece's BPE: blanks are letters, and what is no piece falls into bytes.
+
+    Instead of merges it has scores: of all neighbours that make up a piece, those with the best one
+    are merged first.
+    """
+    scores, kinds = fields["tokenizer.ggml.scores"], fields["tokenizer.ggml.token_type"]
+    pairs = [
+        (-scores[number], number, (piece[:cut], piece[cut:]))
+        for piece, number in vocabulary.items()
+        if kinds[number] not in (_CONTROL, _UNKNOWN, _BYTE)
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+    ]
+    unknown = next(
+        (piece for piece, number in vocabulary.items() if kinds[number] == _UNKNOWN), None
+    )
+    bpe = models.BPE(
+        vocab=vocabulary,
+        merges=[pair for *_, pair in sorted(pairs)],
+        unk_token=unknown,
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(bpe)
+    blank = normalizers.Replace(" ", _BLANK)
+    end = [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if fields.get("tokenizer.ggml.add_space_prefix", True):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_BLANK), blank])
+        tokenizer.decoder = decoders.Sequence([*end, decoders.Strip(" ", 1, 0)])
+    else:
+        tokenizer.normalizer = blank
+        tokenizer.decoder = decoders.Sequence(end)
+    return tokenizer
+
+
+_KINDS = {"gpt2": _byte_level, "llama": _sentencepiece}
 
 
 def _words(name: str, source: epath.PathLike) -> pre.PreTokenizer:

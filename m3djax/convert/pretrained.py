@@ -126,7 +126,7 @@ def save(path: epath.PathLike, pretrained: Pretrained, *, dtype: Any = None) -> 
 
 def shapes(model: Decoder, ours: str = "llm") -> dict[str, tuple[int, ...]]:
     """Paths and shapes of a model's parameters."""
-    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    tree = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), int)))["params"]
     return {path: leaf.shape for path, leaf in flatten({ours: tree}).items()}
 
 

@@ -95,7 +95,7 @@ def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
     layers: list[dict[str, Any]] = []
     for number, stage in enumerate(model.stages):
         stacked = params[f"stages_{number}"]["block"]
-        shardings = jax.tree.map(_without_first_axis, stacked)
+        shardings = jax.tree.map(without_first_axis, stacked)
         cut = jax.jit(
             lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree), out_shardings=shardings
         )
@@ -316,7 +316,8 @@ def _choose(state: State, logits: Array, chooser: Chooser, eos_ids: Array) -> St
     )
 
 
-def _without_first_axis(leaf: Array) -> Any:
+def without_first_axis(leaf: Any) -> Any:
+    """Where a layer of a stacked parameter lies: where the parameter does."""
     sharding = leaf.sharding
     if isinstance(sharding, jax.sharding.NamedSharding):
         spec = jax.sharding.PartitionSpec(*sharding.spec[1:])

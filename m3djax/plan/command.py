@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.files import write_whole
@@ -14,6 +15,7 @@ from m3djax.plan.compile import OutOfMemory, compile_for
 from m3djax.plan.fit import Search
 from m3djax.plan.record import Record, record
 from m3djax.plan.report import show
+from m3djax.plan.targets import TrainStep, target_of
 from m3djax.plan.topology import Topology
 
 USAGE = "CONFIG --topology v5e:4x4 [--slices N] [--fit] [--json FILE] [--field value ...] [--help]"
@@ -45,20 +47,21 @@ def options(arguments: list[str]) -> tuple[Options, list[str]]:
     return Options(Topology(found.topology, found.slices), found.fit, found.json), fields
 
 
-def run(experiment: Experiment, wanted: Options) -> None:
+def run(config: Any, wanted: Options) -> None:
     """Plans, prints and, if asked to, writes."""
-    made = plan(experiment, wanted.topology, fit=wanted.fit)
+    made = plan(config, wanted.topology, fit=wanted.fit)
     show(made)
     if wanted.json:
         write_whole(wanted.json, json.dumps(made, indent=1) + "\n")
         print(f"plan: {wanted.json}")
 
 
-def plan(experiment: Experiment, topology: Topology, *, fit: bool = False) -> Record:
-    """Compiles the train step for devices that are not there and says what it would need.
+def plan(config: Any, topology: Topology, *, fit: bool = False) -> Record:
+    """Compiles a program for devices that are not there and says what it would need.
 
     Args:
-      experiment: the config; its data need not exist.
+      config: an experiment, whose train step is planned and whose data need not exist, or another
+        `Target`.
       topology: the devices.
       fit: look for the largest batch that leaves a tenth of the memory free.
 
@@ -66,16 +69,20 @@ def plan(experiment: Experiment, topology: Topology, *, fit: bool = False) -> Re
       ConfigError: the config does not fit the topology, or its compiler is not installed.
     """
     if fit:
-        mesh = sharding.make_mesh(experiment.mesh, topology.devices())
-        unit = mesh.shape["data"] * mesh.shape["fsdp"] * experiment.accumulate
-        search = Search(experiment, lambda e: compile_for(e, topology), topology.chip.memory, unit)
-        experiment, step = search.run()
+        if not isinstance(config, Experiment):
+            raise ConfigError("--fit looks for the batch of a train step. Cure: leave it out.")
+        mesh = sharding.make_mesh(config.mesh, topology.devices())
+        unit = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
+        search = Search(
+            config, lambda e: compile_for(TrainStep(e), topology), topology.chip.memory, unit
+        )
+        config, step = search.run()
     else:
         try:
-            step = compile_for(experiment, topology)
+            step = compile_for(target_of(config), topology)
         except OutOfMemory as refused:
             raise ConfigError(
                 f"{refused}; {topology.name} has {topology.chip.memory / 2**30:.2f} GiB. Cure: "
                 "--fit finds the largest batch; more remat, accumulate, or weights over fsdp."
             ) from refused
-    return record(experiment, topology, step)
+    return record(target_of(config), topology, step)

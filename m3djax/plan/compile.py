@@ -1,9 +1,8 @@
-"""Compiling the real train step for devices that are not there."""
+"""Compiling real programs for devices that are not there."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import time
 from typing import Any
@@ -13,11 +12,8 @@ from jax.stages import Compiled, Traced
 
 from data_pipelines.errors import ConfigError
 from m3djax import sharding
-from m3djax.experiment import Experiment
-from m3djax.params import FlatParams
+from m3djax.plan.targets import Target
 from m3djax.plan.topology import Topology
-from m3djax.step import TrainState, compile_step
-from m3djax.train import abstract_state, specification, trainer_of
 
 
 class OutOfMemory(Exception):
@@ -60,10 +56,10 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A compiled train step.
+    """A compiled program.
 
     Attributes:
-      traced: the step as JAX sees it, before the compiler.
+      traced: the program as JAX sees it, before the compiler.
       mesh: the devices.
       parameters: numbers of `trained` and `frozen` parameters.
       memory: of one device.
@@ -79,19 +75,18 @@ class Step:
     seconds: float
 
 
-def compile_for(experiment: Experiment, topology: Topology) -> Step:
-    """Compiles the train step of a config; needs neither its data nor its devices.
+def compile_for(target: Target, topology: Topology) -> Step:
+    """Compiles a program; needs neither its data nor its devices.
 
     Raises:
       ConfigError: the mesh or the batch does not fit the topology, or it has no compiler here, or
         the compiler fails.
-      OutOfMemory: the step does not fit into a device's memory.
+      OutOfMemory: the program does not fit into a device's memory.
     """
-    mesh = sharding.make_mesh(experiment.mesh, topology.devices())
-    arguments = abstract_arguments(experiment, mesh)
+    mesh = sharding.make_mesh(target.mesh, topology.devices())
     # Attention looks at the mesh to know what it is compiled for.
     with jax.set_mesh(mesh):
-        traced = compile_step(trainer_of(experiment), mesh).trace(*arguments)
+        traced, parameters = target.trace(mesh)
         lowered = traced.lower()
         start = time.perf_counter()
         try:
@@ -99,37 +94,7 @@ def compile_for(experiment: Experiment, topology: Topology) -> Step:
         except jax.errors.JaxRuntimeError as error:
             raise _out_of_memory(error) or _gave_up(error, topology) from error
     seconds = time.perf_counter() - start
-    state = arguments[0]
-    parameters = {"trained": _count(state.trainable), "frozen": _count(state.frozen)}
     return Step(traced, mesh, parameters, _memory(compiled), _text(compiled), seconds)
-
-
-def abstract_arguments(
-    experiment: Experiment, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, Any, Any]:
-    """State, batch and seed of a step: shapes, dtypes and places.
-
-    Raises:
-      ConfigError: the batch cannot be split over the mesh.
-    """
-    where = sharding.batch_sharding(mesh)
-    rows = experiment.data.batch_size
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % (shards * experiment.accumulate):
-        raise ConfigError(
-            f"batch_size={rows} cannot be split over data x fsdp = {shards} devices and "
-            f"accumulate={experiment.accumulate}. Cure: a multiple of "
-            f"{shards * experiment.accumulate}."
-        )
-    batch = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where)
-        for name, spec in specification(experiment).items()
-    }
-    return abstract_state(experiment, mesh), batch, jax.eval_shape(jax.random.key, 0)
-
-
-def _count(leaves: FlatParams) -> int:
-    return sum(math.prod(leaf.shape) for leaf in leaves.values())
 
 
 def _memory(compiled: Compiled) -> Memory:

@@ -8,6 +8,7 @@ print.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
@@ -111,6 +112,24 @@ class Program:
         if not self.entry:
             raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
 
+    def turn(self) -> Program:
+        """One turn of the loop of unknown length that the program consists of.
+
+        Raises:
+          ValueError: there is not exactly one.
+        """
+        computation = self.computations[self.entry]
+        bodies = [
+            instruction.attribute("body") or ""
+            for instruction in computation.instructions.values()
+            if instruction.opcode == "while" and self._trip_count(instruction, computation) is None
+        ]
+        if len(bodies) != 1:
+            raise ValueError(f"the program has {len(bodies)} loops of unknown length, not one.")
+        one = copy.copy(self)
+        one.entry, one.unknown_loops = bodies[0], []
+        return one
+
     def calls(self) -> Iterator[Call]:
         """Every instruction that runs, from the entry down; both branches of a conditional."""
         yield from self._calls(self.entry, 1, fused=False)
@@ -126,12 +145,15 @@ class Program:
                 yield from self._calls(callee, inner, fused=fused or instruction.opcode == "fusion")
 
     def _trips(self, loop: Instruction, around: Computation) -> int:
-        if known := re.search(r"known_trip_count\D*(\d+)", loop.attributes):
-            return int(known[1])
-        trips = self._counted(loop, around)
+        trips = self._trip_count(loop, around)
         if trips is None:
             self.unknown_loops.append(loop.name)
         return 1 if trips is None else trips
+
+    def _trip_count(self, loop: Instruction, around: Computation) -> int | None:
+        if known := re.search(r"known_trip_count\D*(\d+)", loop.attributes):
+            return int(known[1])
+        return self._counted(loop, around)
 
     def _counted(self, loop: Instruction, around: Computation) -> int | None:
         """Trips of `for (i = start; i < stop; i += stride)` with constants; None if it is not."""

@@ -8,40 +8,35 @@ from typing import Any
 
 from m3djax import experiment as experiment_lib
 from m3djax import flops
-from m3djax.experiment import Experiment
 from m3djax.plan import collectives, roofline, traffic
 from m3djax.plan.compile import Step
 from m3djax.plan.hlo import Program
+from m3djax.plan.targets import Target
 from m3djax.plan.topology import Topology
-from m3djax.train import specification
 
 Record = dict[str, Any]
 
 
-# What the compiled step depends on; evaluators, workers and the like change nothing.
-_STEP_FIELDS = ("task", "optimizer", "trainable", "groups", "steps", "accumulate", "mesh")
-
-
-def config_hash(experiment: Experiment, topology: Topology) -> str:
-    """Fingerprint of what is planned: it changes with the config's step and with the topology."""
-    fields = {name: getattr(experiment, name) for name in _STEP_FIELDS}
-    batch = {name: [list(s.shape), str(s.dtype)] for name, s in experiment.data.spec().items()}
-    planned = {**fields, "batch": batch, "topology": [topology.name, topology.slices]}
+def config_hash(target: Target, topology: Topology) -> str:
+    """Fingerprint of what is planned: it changes with the program and with the topology."""
+    planned = {**target.fields(), "topology": [topology.name, topology.slices]}
     return hashlib.sha256(experiment_lib.dumps(planned).encode()).hexdigest()
 
 
-def record(experiment: Experiment, topology: Topology, step: Step) -> Record:
+def record(target: Target, topology: Topology, step: Step) -> Record:
     """Everything a compiled step tells, as JSON; bytes, FLOPs and seconds are of one device."""
     chip, devices = topology.chip, topology.size
-    batch = experiment.data.batch_size
-    program = Program(step.text) if step.text else None
+    whole = Program(step.text) if step.text else None
+    program = whole.turn() if whole and target.looped else whole
     found = collectives.find(program, devices, topology.slices) if program else None
     jaxpr = step.traced.jaxpr.jaxpr
-    model = flops.model_flops(experiment.task, specification(experiment)) // devices
+    model = target.work(step.traced) // devices
     executed = flops.count_jaxpr(jaxpr) // devices
     padded = flops.count_jaxpr(jaxpr, chip.tile) // devices if chip.tile else None
-    floor = step.memory.arguments + step.memory.outputs
+    # A turn of a loop reads its state and writes little of it; a train step writes all of it.
+    floor = step.memory.arguments + (0 if target.looped else step.memory.outputs)
     moved = traffic.estimate(program) if program else None
+    once = traffic.estimate(whole) - moved if whole and moved and target.looped else 0
     places = [tuple(getattr(device, "coords", ())) for device in step.mesh.devices.flat]
     bounds = roofline.Roofline(
         model=model / chip.peak,
@@ -52,17 +47,18 @@ def record(experiment: Experiment, topology: Topology, step: Step) -> Record:
         network=None if found is None else roofline.network_seconds(found, chip),
     )
     return {
+        "step": target.kind,
         "topology": topology.name,
         "slices": topology.slices,
         "devices": devices,
         "device_kind": chip.device_kind,
-        "hash": config_hash(experiment, topology),
+        "hash": config_hash(target, topology),
         "versions": _versions(topology),
         "mesh": dict(step.mesh.shape),
         "batch": {
-            "global": batch,
-            "per_device": batch / (step.mesh.shape["data"] * step.mesh.shape["fsdp"]),
-            "accumulate": experiment.accumulate,
+            "global": target.rows,
+            "per_device": target.rows / (step.mesh.shape["data"] * step.mesh.shape["fsdp"]),
+            "accumulate": target.accumulate,
         },
         "parameters": step.parameters,
         "memory": {
@@ -78,7 +74,7 @@ def record(experiment: Experiment, topology: Topology, step: Step) -> Record:
         "collectives": None if found is None else collectives.totals(found),
         "loops_of_unknown_length": program.unknown_loops if program else [],
         "flops": {"model": model, "executed": executed, "executed_padded": padded},
-        "hbm": {"floor_bytes": floor, "estimated_bytes": moved},
+        "hbm": {"floor_bytes": floor, "estimated_bytes": moved, "once_bytes": once},
         "bounds": _bounds(bounds, padded=False),
         "bounds_with_tile_padding": _bounds(bounds, padded=True) if chip.tile else None,
     }

@@ -25,8 +25,10 @@ def show(plan: Record) -> None:
         f"{plan['parameters']['frozen'] / 1e6:.1f} M frozen"
     )
     console.print(_memory_table(plan["memory"]))
-    console.print(_collectives_table(plan["collectives"]))
+    console.print(_collectives_table(plan["collectives"], plan["step"]))
     console.print(_bounds_table(plan))
+    if once := plan["hbm"]["once_bytes"]:
+        console.print(f"before and after the loop: {once / 1e9:.1f} GB to and from HBM, once")
     for loop in plan["loops_of_unknown_length"]:
         console.print(f"{loop}: a loop of unknown length, counted once", markup=False)
 
@@ -47,8 +49,10 @@ def _memory_table(memory: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _collectives_table(rows: Mapping[str, Mapping[str, float]] | None) -> Table:
-    grid = _table("collectives of one step", "count", "MB of arrays", "MB on the wire per device")
+def _collectives_table(rows: Mapping[str, Mapping[str, float]] | None, step: str) -> Table:
+    grid = _table(
+        f"collectives of one {step}", "count", "MB of arrays", "MB on the wire per device"
+    )
     if rows is None:
         grid.add_row("this version of libtpu cannot print the program", "", "", "")
     for kind, row in (rows or {}).items():
@@ -58,9 +62,10 @@ def _collectives_table(rows: Mapping[str, Mapping[str, float]] | None) -> Table:
 
 
 def _bounds_table(plan: Record) -> Table:
+    step = plan["step"]
     columns = {"as it is": plan["bounds"], "products padded": plan["bounds_with_tile_padding"]}
     shown = {name: column for name, column in columns.items() if column}
-    grid = _table("least time of one step (bounds, not predictions)", *shown)
+    grid = _table(f"least time of one {step} (bounds, not predictions)", *shown)
     work = plan["flops"]
     executed = [work["executed"], work["executed_padded"]][: len(shown)]
     grid.add_row("model TFLOP per device", *[f"{work['model'] / 1e12:.2f}"] * len(shown))
@@ -72,7 +77,7 @@ def _bounds_table(plan: Record) -> Table:
         (hbm, "hbm_ms"),
         ("links", "links_ms"),
         ("network between slices", "network_ms"),
-        ("step, at least", "step_ms"),
+        (f"{step}, at least", "step_ms"),
     ):
         values = [column[key] for column in shown.values()]
         if key != "network_ms" or plan["slices"] > 1:

@@ -8,12 +8,11 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.files import write_whole
 
 if TYPE_CHECKING:
-    from m3djax.experiment import Experiment
     from m3djax.plan.record import Record
 
 FOLDER = Path("docs/plans")
@@ -21,24 +20,29 @@ _INTRODUCTION = """\
 # Plans of full-size configs
 
 What each config needs and what bounds its speed, on slices that were not there. Each row is one
-compilation of the real train step by the TPU's own compiler; no accelerator was used, nothing was
-run. `make plans` makes the rows anew whose config has changed, and a test fails until it is done.
-One plan by hand: `python run.py plan CONFIG --topology v5e:4x4`.
+compilation of the real train step, or of the real loop that generates text, by the TPU's own
+compiler; no accelerator was used, nothing was run. `make plans` makes the rows anew whose config
+has changed, and a test fails until it is done. One plan by hand:
+`python run.py plan CONFIG --topology v5e:4x4`.
 
 """
 _EXPLANATION = """
 - **Memory** is the compiler's: the largest sum of state, batch and temporaries at any time, plus
   the program, of one device. *Free* is what is left of what libtpu lets a program use (v5e: 15.75
   of 16 GiB). The batch is that of one data x fsdp shard.
+- **A step** of a config named `decode` is one token of each answer, one turn of the loop; what is
+  done once, before and after the loop, is in the JSON (`once_bytes`).
 - **Wire** is what a device receives in one step, by kind, read from the optimised program, loops
   times their trip count: (n - 1)/n of the array for a gather or a scatter, twice that for an
   all-reduce.
 - **Bounds** are the times that matrix products, HBM and links alone would need at their published
   speed; the largest is the least time of a step. *Padded* counts products as the 128 x 128 (v6e:
   256 x 256) matrix unit does them. HBM time is an estimate from the program's text, no bound.
-- **MFU, at most** is the model's own FLOPs (forward times three, hidden patches of the encoder not
-  counted, nothing for recomputation) over that least time and the peak. It is a ceiling. Norms,
-  softmax, GELU and everything that does not overlap come on top: expect well below it.
+- **MFU, at most** is the model's own FLOPs over that least time and the peak: those of the forward
+  pass and of the gradients that what is trained needs (so about 6 per weight and token, and 4
+  beside adapters of frozen weights), hidden patches of the encoder not counted, nothing for
+  recomputation. It is a ceiling. Norms, softmax, GELU and everything that does not overlap come on
+  top: expect well below it.
 - **Not claimed**: any measured speed, any behaviour of hosts, disks or networks, any accuracy.
 """
 
@@ -59,28 +63,29 @@ class Shipped:
     overrides: tuple[str, ...] = ()
     slices: int = 1
 
-    def experiment(self) -> Experiment:
+    def load(self) -> Any:
         """The config with its overrides."""
         import tyro
 
         from m3djax.cli import load_config
-        from m3djax.experiment import Experiment
 
-        return tyro.cli(Experiment, default=load_config(self.config), args=list(self.overrides))
+        default = load_config(self.config)
+        return tyro.cli(type(default), default=default, args=list(self.overrides))
 
     def hash(self) -> str:
         """What a fresh plan of it carries."""
         from m3djax.plan.record import config_hash
+        from m3djax.plan.targets import target_of
         from m3djax.plan.topology import Topology
 
-        return config_hash(self.experiment(), Topology(self.topology, self.slices))
+        return config_hash(target_of(self.load()), Topology(self.topology, self.slices))
 
     def make(self) -> Record:
         """Plans it anew; takes minutes."""
         from m3djax.plan.command import plan
         from m3djax.plan.topology import Topology
 
-        made = plan(self.experiment(), Topology(self.topology, self.slices))
+        made = plan(self.load(), Topology(self.topology, self.slices))
         return {"config": self.config, "overrides": list(self.overrides), **made}
 
 

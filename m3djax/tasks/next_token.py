@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from m3djax.models.llm.decoder import Decoder
+from m3djax.params import flatten, unflatten
+from m3djax.sharding import gather
 from m3djax.tasks.base import Loss, apply
 
 IGNORE = -100
@@ -61,7 +63,9 @@ def next_token_loss(
         return jax.tree.map(jnp.add, sums, one(head, *part)), None
 
     # Only what the head needs, so that the scan carries no other gradients.
-    head = {name: leaf for name, leaf in params.items() if name in ("token_embed", "head")}
+    part = "token_embed" if model.tie_embeddings else "head"
+    flat = flatten({part: params[part]})
+    head = unflatten({path: _whole(path, leaf, hidden) for path, leaf in flat.items()})
     zero = jnp.float32(0)
     (total, squares), _ = jax.lax.scan(step, (zero, zero), parts)
     weight = jnp.sum(shifted != IGNORE).astype(jnp.float32)
@@ -70,6 +74,11 @@ def next_token_loss(
         metrics["z_loss"] = z_loss * squares
         total = total + z_loss * squares
     return Loss(total, weight, metrics)
+
+
+def _whole(path: str, leaf: Array, like: Array) -> Array:
+    """Gathered once for all chunks, as few bytes; gradients still add up in the leaf's dtype."""
+    return gather(path, leaf.astype(like.dtype)).astype(leaf.dtype)
 
 
 def spans_to_labels(token_ids: Int[Array, "b n"], spans: Int[Array, "b s 2"]) -> Int[Array, "b n"]:

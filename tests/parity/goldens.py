@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "roberta": "test_bert.py",
     "minilm": "test_minilm.py",
     "bert_score": "test_bert_score.py",
+    "sentencepiece": "test_sentencepiece.py",
 }
 """Kind -> the test file in this folder that compares it; "" while there is none."""
 

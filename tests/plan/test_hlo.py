@@ -37,6 +37,18 @@ def test_a_loop_of_unknown_length_counts_once_and_is_named() -> None:
     assert len(read.unknown_loops) == 1
 
 
+def test_one_turn_of_a_loop_is_a_program_of_its_own() -> None:
+    def answer(x):
+        return jnp.sort(jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: jnp.sort(x) / 2, x))
+
+    read = program(answer, jnp.ones(64))
+    sorts = lambda program: sum(c.instruction.opcode == "sort" for c in program.calls())  # noqa: E731
+    assert (sorts(read), sorts(read.turn())) == (2, 1)
+    assert read.turn().unknown_loops == []
+    with pytest.raises(ValueError, match="0 loops of unknown length"):
+        program(jnp.sort, jnp.ones(64)).turn()
+
+
 def test_a_loop_as_libtpu_prints_it() -> None:
     """Counter and limit behind copies, no trip count, tuples with comments."""
     read = Program(TPU_LOOP)

@@ -12,6 +12,7 @@ from m3djax.plan import shipped
 
 ROOT = Path(__file__).parents[2]
 KEPT = shipped.read(ROOT / shipped.FOLDER)
+LLAMA2_7B_WEIGHTS = 6_738_415_616
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,43 @@ def test_sixteen_times_the_chips_send_hardly_more_each() -> None:
     small, large = KEPT["e3d_gpt_mae_v5e_4x4"], KEPT["e3d_gpt_mae_v5e_16x16"]
     assert (small["batch"]["global"], large["batch"]["global"]) == (256, 4096)
     assert wire("e3d_gpt_mae_v5e_16x16") <= 1.07 * wire("e3d_gpt_mae_v5e_4x4")
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if name.startswith("llama")])
+def test_language_models_gather_weights_and_pass_nothing_around(name: str) -> None:
+    kept = KEPT[name]
+    assert "collective-permute" not in kept["collectives"]
+    assert kept["loops_of_unknown_length"] == []
+
+
+@pytest.mark.parametrize("name", ["llama2_7b_v5e_4x4", "llama2_7b_lora_v5e_4x4"])
+def test_weights_are_gathered_forward_and_backward_in_bfloat16(name: str) -> None:
+    kept = KEPT[name]
+    weights = LLAMA2_7B_WEIGHTS * 2 * 15 / 16  # bytes that come from the other chips
+    assert kept["collectives"]["all-gather"]["wire_bytes"] == pytest.approx(2 * weights, rel=0.05)
+    assert sum(kept["parameters"].values()) - LLAMA2_7B_WEIGHTS in (0, 39_976_960)
+
+
+def test_adapters_cost_no_gradients_and_no_moments_of_what_is_frozen() -> None:
+    lora, full = KEPT["llama2_7b_lora_v5e_4x4"], KEPT["llama2_7b_v5e_4x4"]
+    assert lora["parameters"] == {"trained": 39_976_960, "frozen": LLAMA2_7B_WEIGHTS}
+    # Float32 weights, two moments beside them or not; a sixteenth on each chip.
+    share = 4 * LLAMA2_7B_WEIGHTS / 16
+    assert full["memory"]["arguments"] == pytest.approx(3 * share, rel=0.02)
+    assert lora["memory"]["arguments"] == pytest.approx(share, rel=0.15)
+    tokens = 128 * 768
+    for plan, each in ((full, 6), (lora, 4)):
+        model = plan["flops"]["model"] * plan["devices"]
+        assert 1 < model / (each * LLAMA2_7B_WEIGHTS * tokens) < 1.1  # attention comes on top
+
+
+def test_a_token_reads_weights_and_cache_once() -> None:
+    kept = KEPT["llama2_7b_decode_v5e_4x4"]
+    cache = 2 * 32 * 16 * 4096 * (768 + 256) * 2
+    floor = (2 * LLAMA2_7B_WEIGHTS + cache) / 16
+    assert kept["memory"]["arguments"] == pytest.approx(floor, rel=0.02)
+    assert kept["hbm"]["estimated_bytes"] < 1.1 * floor
+    assert kept["bounds"]["limited_by"] == "HBM"
+    # Two sums of 16 x 4096 in every block; the best of the logits is found where they are.
+    assert 64 <= kept["collectives"]["all-reduce"]["count"] <= 66
+    assert sum(row["wire_bytes"] for row in kept["collectives"].values()) < 20e6

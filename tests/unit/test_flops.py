@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
 from m3djax import flops, sharding
+from m3djax.lora import LoRA
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.params import flatten, split, unflatten
+from m3djax.tasks.base import Task
+from m3djax.tasks.language import Language
 from m3djax.train import specification
-from tests import tiny
+from tests import tiny, tiny_llm
 
 
 def test_a_transformer_is_counted_whole_whatever_the_loop() -> None:
@@ -92,16 +100,44 @@ def test_kernels_and_shards_count_as_often_as_they_run() -> None:
         assert flops.count(split, x, y) == whole
 
 
-def test_the_step_of_a_task_counts_its_backward_pass_twice() -> None:
+def executed(task: Task, spec: Mapping[str, Any], trainable: str) -> int:
+    """Products of loss and gradients, as JAX differentiates them."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0), spec)
+
+    def loss(trained, frozen, keys):
+        return task.loss(unflatten(trained | frozen), spec_values, keys, train=True).total
+
+    spec_values = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
+    keys = jax.random.split(jax.random.key(0), 8)
+    return flops.count(jax.value_and_grad(loss), *split(flatten(shapes), trainable), keys)
+
+
+@pytest.mark.parametrize("trainable", [".*", "mae_decoder", "vision", ".*norm", "vision.*mlp"])
+def test_the_backward_pass_is_what_differentiation_makes_of_it(trainable: str) -> None:
     e = tiny.experiment()
     spec = specification(e)
-    forward = flops.count(
-        lambda p, b, k: e.task.loss(p, b, k, train=True).total,
-        jax.eval_shape(e.task.init, jax.random.key(0), spec),
-        spec,
-        jax.random.split(jax.random.key(0), 8),
-    )
-    assert flops.model_flops(e.task, spec) == 3 * forward > 0
+    work = flops.model_flops(e.task, spec, trainable)
+    assert work == executed(e.task, spec, trainable)
+    again = dataclasses.replace(e.task.vision.transformer, remat="full")
+    task = dataclasses.replace(e.task, vision=e.task.vision.clone(transformer=again))
+    assert flops.model_flops(task, spec, trainable) == work
+    assert trainable != "vision" or executed(task, spec, trainable) > work
+
+
+def test_frozen_weights_need_no_gradient() -> None:
+    """6 FLOPs per weight and token when all is trained, 4 beside adapters."""
+    task = Language(tiny_llm.pretrained().model, chunk=16)
+    int32 = lambda *shape: jax.ShapeDtypeStruct((8, *shape), jnp.int32)  # noqa: E731
+    spec = {"token_ids": int32(16), "spans": int32(1, 2)}
+    spec["valid"] = jax.ShapeDtypeStruct((8, 16), jnp.bool_)
+    adapted, tokens = LoRA(task, rank=1), 8 * 16
+    logits = 2 * tokens * 32 * 264  # the loss computes them twice, and is worth them once
+    for each, trainable in ((task, ".*"), (adapted, ".*lora_[ab]"), (adapted, ".*")):
+        work = flops.model_flops(each, spec, trainable)
+        assert work == executed(each, spec, trainable) - logits
+    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)  # the products with weights
+    saved = flops.model_flops(adapted, spec) - flops.model_flops(adapted, spec, ".*lora_[ab]")
+    assert saved == 2 * tokens * kernels + logits
 
 
 def test_data_sheets() -> None:

@@ -1,0 +1,179 @@
+"""SmolLM2-135M: reading a prompt and writing an answer, against transformers in torch.
+
+    python benchmarks/generate.py [--json] [--rounds 2]
+
+The same real weights for all sides, which run in turns, each in a process of its own. Reading is a
+prompt of 320 tokens up to the first new token, writing is 64 tokens after it, greedy. A processor
+without AVX512 or AMX multiplies bfloat16 slowly in torch: a side that takes longer than --limit is
+stopped, not tried again, and shown as such.
+
+Beside ours stand the bytes of weights that a token needs over the time that it takes, and what a
+plain sum over as large an array reads on the same cores: writing cannot be faster than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+
+PROMPT, NEW, BATCHES = 320, 64, (1, 8)
+SIDES = ("ours", "torch float32", "torch bfloat16")
+
+
+def main() -> None:
+    """Runs every side and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--new", type=int, default=NEW, help="tokens that are written")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one process")
+    parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side, folder = options.side
+        generate = _ours(folder) if side == "ours" else _torch(folder, side)
+        print(json.dumps(_measure(generate, options.new) | _bandwidth(side)))
+        return
+    found = _in_turns(options, _as_hugging_face())
+    results = {
+        "command": "python benchmarks/generate.py",
+        "machine": common.machine("jax", "flax", "torch", "transformers"),
+        "prompt": PROMPT,
+        "new": options.new,
+        **found,
+    }
+    common.show(results, options.json, _rows(results))
+
+
+def _in_turns(options: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Every side, once a round; medians over the rounds."""
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    too_slow: set[str] = set()
+    for _ in range(options.rounds):
+        for side in (side for side in SIDES if side not in too_slow):
+            arguments = ("--new", str(options.new), "--side", side, folder)
+            try:
+                done = common.in_process(__file__, *arguments, limit=options.limit)
+                runs[side].append(done)
+            except subprocess.TimeoutExpired:
+                too_slow.add(side)
+    sides = {
+        side: {key: common.middle([run[key] for run in done]) for key in done[0]}
+        for side, done in runs.items()
+        if side not in too_slow
+    }
+    slow = {side: f"over {options.limit:.0f} s" for side in sorted(too_slow)}
+    return {"sides": sides, "too_slow": slow}
+
+
+def _measure(generate: Callable[[int, int], Any], new: int) -> dict[str, float]:
+    """Seconds to the first token and tokens per second after it, by batch; peak memory."""
+    found = {}
+    for batch in BATCHES:
+        generate(batch, 1), generate(batch, new + 1)  # compiled, caches warm
+        first, whole = (
+            min(_seconds(lambda n=n, b=batch: generate(b, n)) for _ in range(2))
+            for n in (1, new + 1)
+        )
+        found[f"read {PROMPT} tokens, batch {batch}, s"] = first
+        found[f"write, batch {batch}, tokens/s"] = new * batch / (whole - first)
+    return found | {"peak, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def _ours(folder: str) -> Callable[[int, int], Any]:
+    from m3djax import cli
+    from m3djax.convert import pretrained
+    from m3djax.generate.generator import Generator
+    from m3djax.generate.sampling import Sampling
+
+    cli.set_up_jax()
+    loaded = pretrained.load(folder)
+    generator = Generator(loaded.model, loaded.params["llm"])
+    del loaded
+    return lambda batch, new: generator(_prompts(batch), Sampling(new))
+
+
+def _torch(folder: str, side: str) -> Callable[[int, int], Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, side.split()[1])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+    def generate(batch: int, new: int) -> Any:
+        ids = torch.tensor(_prompts(batch))
+        with torch.inference_mode():
+            return model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                pad_token_id=2,
+            )
+
+    return generate
+
+
+def _bandwidth(side: str) -> dict[str, float]:
+    """GB/s at which the cores sum up an array as large as the weights; ours only."""
+    if side != "ours":
+        return {}
+    import jax
+    import jax.numpy as jnp
+
+    numbers = jnp.ones((2**27,), jnp.float32)
+    matrix = numbers.reshape(2**15, -1)
+    vector = jnp.ones(matrix.shape[1])
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, vector))
+    best = min(_seconds(lambda: jax.block_until_ready(product(matrix, vector))) for _ in range(5))
+    return {"memory, GB/s": numbers.nbytes / best / 1e9}
+
+
+def _as_hugging_face() -> str:
+    """The sample model as safetensors in float32, beside its download."""
+    from data_pipelines import fetch
+    from m3djax.convert import pretrained
+
+    folder = Path(fetch.cache_dir()) / "smollm2-float32"
+    if not (folder / "config.json").exists():
+        pretrained.save(folder, pretrained.load(fetch.sample_llm()))
+    return str(folder)
+
+
+def _prompts(batch: int) -> list[list[int]]:
+    return np.random.default_rng(0).integers(20, 49000, (batch, PROMPT)).tolist()
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _rows(results: dict[str, Any]) -> list[list[str]]:
+    sides, slow = results["sides"], results["too_slow"]
+    rows = [["", *SIDES]]
+    for key in sides["ours"]:
+        values = [
+            slow.get(side) or (f"{found[key]['median']:.4g}" if key in found else "")
+            for side in SIDES
+            for found in [sides.get(side, {})]
+        ]
+        rows.append([key, *values])
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Llama-2-7B, all of it trained on reports (v5e:4x4).
+
+    python run.py plan configs/llm/llama2_7b.py --topology v5e:4x4
+
+The shapes are those of M3D-LaMed's language model (arXiv 2404.00578), the recipe is ours: reports
+of M3D-Cap as plain text, 768 tokens each. Weights and moments are split over 16 chips and gathered
+layer by layer; every block is computed again in the backward pass.
+
+It is planned (docs/plans) with a batch of 128, 8 texts on each chip, and has not been trained here:
+no figure is claimed. Put Llama's tokenizer.json into weights/llama2_7b. The pipeline cuts crops of
+volumes, which this task does not look at: they are as small as they may be.
+"""
+
+from data_pipelines.pipeline import Data, Source
+from data_pipelines.text.passages import Passage
+from data_pipelines.text_fields import Text
+from m3djax.experiment import Experiment
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
+from m3djax.models.transformer import Transformer
+from m3djax.optim import AdamW
+from m3djax.tasks.language import Language
+
+BLOCK = DecoderBlock(CausalAttention(32, 32, 128), GatedMlp(11008), norm_eps=1e-5)
+LLAMA2_7B = Decoder(
+    vocab_size=32000,
+    hidden_size=4096,
+    stages=(Transformer(32, BLOCK, remat="full"),),
+    norm_eps=1e-5,
+    context=4096,
+    dtype="bfloat16",
+)
+REPORTS = Data(
+    (Source("data/m3d_cap"),),
+    size=(1, 8, 8),
+    batch_size=128,
+    units="unit",
+    text=Text(Passage("weights/llama2_7b", length=768)),
+    workers=8,
+)
+
+
+def get_config() -> Experiment:
+    """See the module's docstring."""
+    return Experiment(
+        name="llama2_7b",
+        task=Language(LLAMA2_7B),
+        data=REPORTS,
+        optimizer=AdamW(learning_rate=2e-5, warmup=0.03, weight_decay=0.0),
+        steps=938,  # once through 120,092 reports
+        mesh=(1, 16, 1),
+    )

@@ -1,0 +1,99 @@
+"""Texts to tokens that a language model learns to write."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.specs import ArraySpec
+from data_pipelines.text.reports import clean_report
+from data_pipelines.text.tokenizer_files import load_tokenizer
+from data_pipelines.text_fields import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage(Tokens):
+    """A text between a begin and an end, all of which is learned but the begin.
+
+    Attributes:
+      tokenizer: tokenizer.json, or a folder that holds it.
+      length: tokens per text; of longer texts the first, and no end; shorter ones are padded.
+      vocab_size: rows of the language model's token table; the tokenizer has no more tokens.
+      begin: the token before a text, as the model was trained with; "" for none.
+      end: the token behind it.
+    """
+
+    tokenizer: str
+    length: int = 512
+    vocab_size: int = 32000
+    begin: str = "<s>"
+    end: str = "</s>"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a length without room."""
+        if self.length < 3:
+            raise ConfigError(f"length={self.length} leaves no room for words. Cure: 3 or more.")
+
+    def spec(self) -> dict[str, ArraySpec]:
+        """Shapes and dtypes of the fields of one text; see `__call__`."""
+        return {
+            "token_ids": ArraySpec((self.length,), np.dtype(np.int32)),
+            "valid": ArraySpec((self.length,), np.dtype(np.bool_)),
+            "spans": ArraySpec((1, 2), np.dtype(np.int32)),
+        }
+
+    def check(self) -> None:
+        """Reads the tokenizer.
+
+        Raises:
+          DataError: it is missing or not readable, lacks `begin` or `end`, or has more tokens than
+            the model's table has rows.
+        """
+        self._load()
+
+    def __call__(
+        self, text: str, rng: np.random.Generator | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Tokenises one text.
+
+        Args:
+          text: the text.
+          rng: not used: nothing is chosen.
+
+        Returns:
+          token_ids: int32 (length,), zeros behind the text.
+          valid: bool (length,), True where there is a token.
+          spans: int32 (1, 2), first and past-the-last token of what is learned.
+
+        Raises:
+          DataError: the tokenizer cannot be used.
+        """
+        tokenizer, begin, end = self._load()
+        words = tokenizer.encode(clean_report(text), add_special_tokens=False).ids
+        ids = [*begin, *words, end][: self.length]
+        fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}
+        fields["token_ids"][: len(ids)] = ids
+        fields["valid"][: len(ids)] = True
+        fields["spans"][0] = len(begin), len(ids)
+        return fields
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `Tokens.decode`."""
+        return self._load()[0].decode(list(token_ids), skip_special_tokens=True)
+
+    def _load(self) -> tuple[Tokenizer, list[int], int]:
+        tokenizer = load_tokenizer(self.tokenizer)
+        names = [*filter(None, [self.begin]), self.end]
+        numbers = [tokenizer.token_to_id(name) for name in names]
+        if None in numbers:
+            problem = f"has no token {names[numbers.index(None)]!r}"
+            raise DataError(self.tokenizer, problem, "set begin and end as its model has them")
+        if tokenizer.get_vocab_size() > self.vocab_size:
+            problem = f"has {tokenizer.get_vocab_size()} tokens, the table {self.vocab_size} rows"
+            cure = "take tokenizer and weights of the same model, and set vocab_size to its rows"
+            raise DataError(self.tokenizer, problem, cure)
+        return tokenizer, numbers[:-1], numbers[-1]

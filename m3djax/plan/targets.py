@@ -1,0 +1,196 @@
+"""What can be planned: programs that run again and again on devices that are not there."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Traced
+
+from data_pipelines.errors import ConfigError
+from m3djax import flops, sharding
+from m3djax.convert.pretrained import shapes
+from m3djax.experiment import Experiment
+from m3djax.generate import decode
+from m3djax.generate.sampling import Chooser, Sampling
+from m3djax.models.llm.decoder import Decoder
+from m3djax.params import FlatParams, unflatten
+from m3djax.step import compile_step
+from m3djax.train import abstract_batch, abstract_state, specification, trainer_of
+
+# What the train step depends on; evaluators, workers and the like change nothing.
+_STEP_FIELDS = ("task", "optimizer", "trainable", "groups", "steps", "accumulate", "mesh")
+
+
+class Target(abc.ABC):
+    """A program, of which one run is called a step.
+
+    Attributes:
+      kind: what a step is.
+      looped: whether the program is a loop of unknown length, and a step one turn of it.
+      mesh: devices along (data, fsdp, tensor); -1 takes what is left.
+      rows: samples or answers of one step.
+      accumulate: parts that a step is computed in.
+    """
+
+    kind: str
+    looped: bool = False
+    mesh: tuple[int, int, int]
+    rows: int
+    accumulate: int = 1
+
+    @abc.abstractmethod
+    def fields(self) -> dict[str, Any]:
+        """Everything that the program depends on, as `experiment.dumps` takes it."""
+
+    @abc.abstractmethod
+    def work(self, traced: Traced) -> int:
+        """FLOPs that a step of the traced program is worth, see `flops.model_flops`."""
+
+    @abc.abstractmethod
+    def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
+        """The program for a mesh, which is the current one; and how many parameters it has.
+
+        Raises:
+          ConfigError: the rows cannot be split over the mesh.
+        """
+
+    def split(self, mesh: Mesh) -> None:
+        """Raises ConfigError if the rows cannot be split over a mesh."""
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        if self.rows % (shards * self.accumulate):
+            raise ConfigError(
+                f"batch_size={self.rows} cannot be split over data x fsdp = {shards} devices and "
+                f"accumulate={self.accumulate}. Cure: a multiple of {shards * self.accumulate}."
+            )
+
+
+class TrainStep(Target):
+    """The step that `run.py train` runs."""
+
+    kind = "train step"
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.mesh, self.accumulate = experiment.mesh, experiment.accumulate
+        self.rows = experiment.data.batch_size
+
+    def fields(self) -> dict[str, Any]:
+        """See `Target.fields`."""
+        spec = self.experiment.data.spec()
+        batch = {name: [list(s.shape), str(s.dtype)] for name, s in spec.items()}
+        return {name: getattr(self.experiment, name) for name in _STEP_FIELDS} | {"batch": batch}
+
+    def work(self, traced: Traced) -> int:
+        """See `Target.work`."""
+        e = self.experiment
+        return flops.model_flops(e.task, specification(e), e.trainable)
+
+    def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
+        """See `Target.trace`."""
+        self.split(mesh)
+        state = abstract_state(self.experiment, mesh)
+        batch = abstract_batch(self.experiment, mesh)
+        seed = jax.eval_shape(jax.random.key, 0)
+        traced = compile_step(trainer_of(self.experiment), mesh).trace(state, batch, seed)
+        counts = {"trained": _count(state.trainable), "frozen": _count(state.frozen)}
+        return traced, counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding(Target):
+    """The loop that generates text; a step is one token of every answer.
+
+    Attributes:
+      llm: the language model; its weights have the dtype that it computes in.
+      rows: answers that grow together.
+      prompt: tokens of prompt, padding included.
+      answer: longest answer in tokens.
+      mesh: see `Target`.
+    """
+
+    llm: Decoder = Decoder()
+    rows: int = 16
+    prompt: int = 768
+    answer: int = 256
+    mesh: tuple[int, int, int] = (1, 1, -1)
+
+    kind = "token"
+    looped = True
+
+    def fields(self) -> dict[str, Any]:
+        """See `Target.fields`."""
+        return {"decoding": self}
+
+    def work(self, traced: Traced) -> int:
+        """See `Target.work`."""
+        return flops.count_jaxpr(traced.jaxpr.jaxpr)  # the loop's body once; nothing is recomputed
+
+    def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
+        """See `Target.trace`."""
+        self.split(mesh)
+        sizes = shapes(self.llm)
+        flat = {
+            path: self._placed(shape, sharding.parameter_spec(path, shape, mesh), mesh)
+            for path, shape in sizes.items()
+        }
+        params = unflatten(flat)["llm"]
+        chooser = jax.eval_shape(lambda: Chooser.of(Sampling(), self.llm.vocab_size))
+        numbers = jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+        traced = decode.decode.trace(
+            self.llm, self._weights(params), self._state(mesh), chooser, *numbers, length=1
+        )
+        return traced, {"trained": 0, "frozen": sum(map(math.prod, sizes.values()))}
+
+    def _placed(self, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> Any:
+        dtype = jnp.dtype(self.llm.dtype)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    def _weights(self, params: dict[str, Any]) -> decode.Weights:
+        """What `decode.unstack` makes of parameters."""
+        layers: list[Any] = []
+        for number, stage in enumerate(self.llm.stages):
+            stacked = params.pop(f"stages_{number}")["block"]
+            one = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape[1:], leaf.dtype, sharding=decode.without_first_axis(leaf)
+                ),
+                stacked,
+            )
+            layers += [one] * stage.num_layers
+        return decode.Weights(params, tuple(layers))
+
+    def _state(self, mesh: Mesh) -> decode.State:
+        """What `decode.begin` returns: one token of each answer is chosen."""
+        rows = self.rows
+
+        def state() -> decode.State:
+            return decode.State(
+                jnp.int32(1),
+                jnp.zeros((rows, self.answer), jnp.int32),
+                jnp.zeros(rows, bool),
+                decode.empty_cache(self.llm, rows, self.prompt + self.answer),
+                None,
+                jax.random.split(jax.random.key(0), rows),
+            )
+
+        def placed(leaf: Any) -> Any:
+            axes = {4: ("batch", "heads", None, None), 2: ("batch", None)}.get(leaf.ndim)
+            spec = sharding.activation_spec(leaf.shape, axes) if axes else PartitionSpec()
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+        return jax.tree.map(placed, jax.eval_shape(state))
+
+
+def _count(leaves: FlatParams) -> int:
+    return sum(math.prod(leaf.shape) for leaf in leaves.values())
+
+
+def target_of(config: Any) -> Target:
+    """What a config file's `get_config()` returned, as something to plan."""
+    return config if isinstance(config, Target) else TrainStep(config)
