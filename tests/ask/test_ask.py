@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Lets every model say this, for what the code does with it."""
 
-    def answer(self: VolumeReader, seen, questions, options, on_text) -> list[Answer]:  # noqa: ANN001
+    def answer(self: VolumeReader, seen, questions, options, on_text) -> list[Answer]:
         on_text(0, text)
         return [Answer((), text, "eos")]
 
@@ -99,7 +99,7 @@ def test_talking(
     asked = []
     ask = Conversation.ask
 
-    def noting(self: Conversation, question: str):  # noqa: ANN202
+    def noting(self: Conversation, question: str):
         asked.append(question)
         return ask(self, question)
 
@@ -167,6 +167,5 @@ def test_what_cannot_be_asked_says_why(
     capsys.readouterr()
     assert "--recipe 'cat' is unknown" in fails(str(run), path, "--recipe", "cat")
     assert "do not fit the context" in fails(str(run), path, "why " * 80, "--units", "HU")
-    deeper = dataclasses.replace(config.task, vision=config.task.vision.clone(cls_token=False))
-    assert "weights" in fails(changed("odd", task=dataclasses.replace(
-        deeper, vision=deeper.vision.clone(hidden_size=32))), path, "Why?", "--units", "HU")  # fmt: skip
+    wider = dataclasses.replace(config.task, vision=config.task.vision.clone(hidden_size=32))
+    assert "weights" in fails(changed("odd", task=wider), path, "Why?", "--units", "HU")
