@@ -10,11 +10,12 @@ import numpy as np
 
 from data_pipelines.captions import Looks
 
-_LOOKS = 192
+_LOOKS = (128, 1024)
+"""Crops that shares are counted in, of large ones fewer."""
 _VOXELS = 1 << 17
 """Of a larger crop only some voxels are looked at, in a grid."""
 _ROUNDS = 30
-_SOMETIMES = 0.05
+_SOMETIMES = 0.1
 """Share of the crops that a label must be visible in, and absent from, to be asked about."""
 
 
@@ -92,7 +93,8 @@ def _shared(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
 
 def _factors(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
     rng = np.random.default_rng(0)
-    counts = np.stack([_count(others(rng)) for _ in range(_LOOKS)])[:, list(values)]
+    count = np.clip((_LOOKS[0] * _VOXELS) // others(rng).size, *_LOOKS)
+    counts = np.stack([_count(others(rng)) for _ in range(count)])[:, list(values)]
     seen, gone = counts >= least, counts == 0
     shares = np.stack([seen.mean(0), gone.mean(0)])
     asked = shares.min(0) >= _SOMETIMES

@@ -1,4 +1,7 @@
-"""Where the text of a sample comes from: the record's report, or what its crop shows."""
+"""Where the text of a sample comes from: the record's report, or what its crop shows.
+
+Questions have modules of their own: `questions` about label maps, `instructions` for the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import dataclasses
 import functools
 import re
 import string
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -38,7 +42,7 @@ class Question(Caption):
 
     Attributes:
       kind: What sort of question it is, such as "yes_no".
-      label: Name of the label that it is about; "" if it is about none.
+      label: Name of the label that it is about, or a topic such as M3D's "plane"; "" for none.
       choices: What can be chosen, in the order of the letters A, B, ...; () if nothing.
     """
 
@@ -82,13 +86,12 @@ class Looks(Protocol):
 
 
 class CaptionSource(abc.ABC):
-    """Frozen dataclasses implement this.
+    """Frozen dataclasses implement this."""
 
-    Attributes:
-      needs_mask: Whether it looks into the crop, so that another crop may have another caption.
-    """
-
-    needs_mask = False
+    @property
+    def needs_mask(self) -> bool:
+        """Whether it looks into the crop, so that another crop may have another caption."""
+        return False
 
     @abc.abstractmethod
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
@@ -168,6 +171,13 @@ class MaskCaption(CaptionSource):
             wording = _WORDINGS[rng.integers(len(_WORDINGS))]
             parts = [parts[index] for index in rng.permutation(len(parts))]
         return Caption(wording.format(spoken(parts)), ", ".join(sorted(seen)))
+
+
+def fixed(view: View) -> np.random.Generator:
+    """A generator that depends on the record, and on the crop if that is looked into."""
+    study = zlib.crc32(f"{view.record['source']} {view.record['study_id']}".encode())
+    crop = 0 if view.mask is None else zlib.crc32(view.mask.tobytes())
+    return np.random.default_rng((study, crop))
 
 
 def check_labels(labels: Sequence[str], least: int) -> None:

@@ -14,6 +14,7 @@ from data_pipelines.datasets.assemble import QUARANTINE, Result, Runner, assembl
 from data_pipelines.datasets.folder import folder
 from data_pipelines.datasets.index import read_entries
 from data_pipelines.datasets.m3d_cap import m3d_cap
+from data_pipelines.datasets.m3d_seg import m3d_seg
 from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.datasets.salt import read_salt, salted, write_key
 from data_pipelines.datasets.sample_ct import sample_ct
@@ -25,8 +26,16 @@ _CONFIGS = {
     "sample_ct": "configs/quickstart.py",
     "folder": "configs/own_scans.py",
     "m3d_cap": "configs/m3d/clip.py",
+    "m3d_vqa": "configs/m3d/instruct.py",
+    "m3d_seg": "configs/m3d/instruct.py",
 }
-_RECIPES = {"sample_ct": "ct", "folder": "ct", "m3d_cap": "m3d_slices"}
+_RECIPES = {
+    "sample_ct": "ct",
+    "folder": "ct",
+    "m3d_cap": "m3d_slices",
+    "m3d_vqa": "m3d_slices",
+    "m3d_seg": "as_is",
+}
 QUARANTINED = 3
 """Exit status when the dataset is complete but for scans that were put aside."""
 LEAKS = 4
@@ -44,11 +53,13 @@ class Prepare:
     Attributes:
       dataset: "sample_ct", five public CT studies that are downloaded, or "folder", scans of your
         own: NIfTI, NRRD, MetaImage, npy and npz files, DICOM folders, folders of PNG slices; or
-        "m3d_cap", the folder M3D_Cap (or M3D_Cap_npy) of M3D with its splits repaired.
+        "m3d_cap", the folder M3D_Cap (or M3D_Cap_npy) of M3D with its splits repaired; "m3d_vqa",
+        the same with the questions of M3D-VQA; "m3d_seg", the folder M3D_Seg_npy with masks.
       source: The folder of scans. With sample_ct: an unpacked copy instead of the download.
       table: With folder: a CSV file about the scans. Column "image" is a path below the folder;
         patient_id, study_id, report, mask, split and series are optional; any other is a 0/1
-        label.
+        label. With m3d_vqa: the folder of M3D-VQA's tables, M3D_VQA_train.csv and so on. With
+        m3d_seg: the file dataset_info.json, if it is not in the folder.
       overrides: With folder: a CSV file like CT-RATE's metadata (VolumeName, RescaleSlope,
         RescaleIntercept, XYSpacing, ZSpacing) that overrules what headers say.
       masks: With folder: name of the mask, a file or a folder with one file per structure, that
@@ -56,11 +67,11 @@ class Prepare:
       structures: With folder: names of the labels 1, 2, ... of the masks; they choose among the
         files of mask folders, the segments of a DICOM SEG and the contours of an RTSTRUCT.
       out: The dataset folder; default data/NAME.
-      same: With m3d_cap: the leaks.csv of an earlier call with check_leaks; cases that it found to
-        hold the same scan are put into one split.
+      same: With m3d_cap and m3d_vqa: the leaks.csv of an earlier call with check_leaks; cases that
+        it found to hold the same scan are put into one split.
       recipe: Preprocessing: "ct" (whole CT in HU at one spacing), "mr" (robust 0..1), "as_is" (done
         before), "e3d", "m3d", "m3d_slices" (M3D's size for slices without an affine), ... By
-        default "m3d_slices" with m3d_cap, else "ct".
+        default "m3d_slices" with m3d_cap and m3d_vqa, "as_is" with m3d_seg, else "ct".
       spacing: With recipe ct and mr: voxel size in mm along depth, height, width.
       units: Of files that cannot tell: "HU" for CT; None takes them as unknown.
       test_fraction: With folder: share of the patients in the split "test", unless the table
@@ -76,7 +87,9 @@ class Prepare:
       overwrite: Replace a dataset made with another recipe or from other files.
     """
 
-    dataset: tyro.conf.Positional[Literal["sample_ct", "folder", "m3d_cap"]] = "sample_ct"
+    dataset: tyro.conf.Positional[
+        Literal["sample_ct", "folder", "m3d_cap", "m3d_vqa", "m3d_seg"]
+    ] = "sample_ct"
     source: str | None = None
     table: str | None = None
     overrides: str | None = None
@@ -145,6 +158,15 @@ class Prepare:
             raise DataError("--source", "it is not given", cure)
         if self.dataset == "m3d_cap":
             return m3d_cap(self.source, recipe, same=self.same, units=self.units)
+        if self.dataset == "m3d_vqa":
+            if self.table is None:
+                cure = "name the folder of M3D-VQA's tables: prepare m3d_vqa --table M3D_VQA"
+                raise DataError("--table", "it is not given", cure)
+            return m3d_cap(
+                self.source, recipe, same=self.same, units=self.units, questions=self.table
+            )
+        if self.dataset == "m3d_seg":
+            return m3d_seg(self.source, recipe, info=self.table, units=self.units)
         return folder(
             self.source,
             recipe,
@@ -171,7 +193,7 @@ def _report(result: Result, config: str) -> None:
     print(f"{done} {sum(result.splits.values())} studies ({counts}) in {shown}")
     print(f"Card:  {shown}/card.md")
     if result.quarantined:
-        print(f"Put aside: {result.quarantined} studies, see {shown}/{QUARANTINE}")
+        print(f"Put aside: {result.quarantined} studies or rows, see {shown}/{QUARANTINE}")
     print(f"Next:  python run.py train {config} --data.sources.0.path {shown}")
 
 

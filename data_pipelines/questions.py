@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,7 +11,8 @@ import numpy as np
 from data_pipelines import boxes, templates
 from data_pipelines.anatomy import phrases
 from data_pipelines.balance import Odds, odds
-from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen
+from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen, fixed
+from data_pipelines.datasets.qa import with_choices
 from data_pipelines.errors import ConfigError
 
 Kind = Literal["yes_no", "choice", "rec", "reg"]
@@ -71,11 +71,12 @@ class MaskQuestions(CaptionSource):
         if scene is None:
             return None
         wording = rng is not None
-        rng = _fixed(view) if rng is None else rng
+        rng = fixed(view) if rng is None else rng
         weights = np.array([getattr(self, kind) for kind in KINDS])
         first = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
         # Those that are balanced must not be asked more often where others have nothing to ask.
-        instead = [kind for kind in ("rec", "reg") if getattr(self, kind) and kind != first]
+        others: tuple[Kind, ...] = ("rec", "reg")
+        instead = [kind for kind in others if getattr(self, kind) and kind != first]
         for kind in (first, *instead):
             if question := self._one(kind, scene, rng, wording=wording):
                 return question
@@ -89,7 +90,7 @@ class MaskQuestions(CaptionSource):
         scene = self._scene(view)
         if scene is None:
             return []
-        return [q for kind in KINDS if getattr(self, kind) for q in _all(kind, scene, _fixed(view))]
+        return [q for kind in KINDS if getattr(self, kind) for q in _all(kind, scene, fixed(view))]
 
     def _scene(self, view: View) -> _Scene | None:
         if view.mask is None or not view.record["mask_valid"]:
@@ -155,7 +156,7 @@ class _Asked:
     def worded(self, rng: np.random.Generator | None) -> Question:
         """In the first words; with `rng` in any."""
         question, answer = (
-            texts[0 if rng is None else rng.integers(len(texts))]
+            texts[0 if rng is None else int(rng.integers(len(texts)))]
             for texts in (self.questions, self.answers)
         )
         question, answer = (text.format(self.name, box=self.box) for text in (question, answer))
@@ -231,12 +232,6 @@ class _Scene:
         return _Asked(kind, label, questions, answers, f"{kind} {label} {meaning}", name, box)
 
 
-def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices, as M3D writes them."""
-    told = " ".join(f"{chr(ord('A') + number)}. {text}" for number, text in enumerate(choices))
-    return f"{question} Choices: {told}"
-
-
 def bare(label: str) -> str:
     """The name of a label in words, without an article."""
     return phrases([label])[0].removeprefix("the ")
@@ -264,11 +259,4 @@ def _drawn(chances: dict[int, float], rng: np.random.Generator) -> int | None:
 
 
 def _any(values: Sequence[int], rng: np.random.Generator) -> int | None:
-    return values[rng.integers(len(values))] if values else None
-
-
-def _fixed(view: View) -> np.random.Generator:
-    """A generator that depends on the record and the crop alone."""
-    assert view.mask is not None
-    study = zlib.crc32(f"{view.record['source']} {view.record['study_id']}".encode())
-    return np.random.default_rng((study, zlib.crc32(np.ascontiguousarray(view.mask))))
+    return values[int(rng.integers(len(values)))] if values else None

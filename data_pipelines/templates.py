@@ -6,6 +6,32 @@ end or a plane, so that they forbid no flip, and none needs to know whether a na
 
 from __future__ import annotations
 
+REPORT = (
+    "Write the findings of this scan.",
+    "Describe what this volume shows.",
+    "What would a radiologist report here?",
+    "Please draft a report of this examination.",
+    "Give the findings in full sentences.",
+    "Report on this CT.",
+    "What is there to see in these slices?",
+    "Summarise the images as in a radiology report.",
+    "Dictate the findings.",
+    "Read this scan and tell me what you see.",
+    "Which findings does this examination have?",
+    "Put the content of this volume into words.",
+    "I need the report of this scan. Can you write it?",
+    "Tell the referring doctor what this scan shows.",
+    "Go through the volume and note everything of interest.",
+    "Could you describe the findings in this CT?",
+    "Provide a description of the images.",
+    "What does a careful reader find here?",
+    "Explain what can be seen in this 3D image.",
+    "Interpret this scan.",
+    "List the findings, normal and abnormal.",
+    "Compose the findings section for this study.",
+    "How would you caption this volume?",
+    "Please look at the scan and report.",
+)
 YES_NO = (
     "Does this volume show {}?",
     "Can {} be seen here?",

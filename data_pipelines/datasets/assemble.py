@@ -24,10 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipelines import files
 from data_pipelines.datasets import card, shards
-from data_pipelines.datasets.job import Broken
 from data_pipelines.datasets.reading import METADATA, SUBSETS, read_metadata
 from data_pipelines.datasets.shards import STUDIES, Shard
-from data_pipelines.datasets.study import Collection, check_studies
+from data_pipelines.datasets.study import Broken, Collection, check_studies
 from data_pipelines.errors import DataError
 
 QUARANTINE = "quarantine.csv"
@@ -42,7 +41,7 @@ class Result:
     Attributes:
       path: The dataset folder.
       splits: {split: number of studies}.
-      quarantined: Number of studies that were put aside.
+      quarantined: Number of studies, and rows of tables, that were put aside.
       fresh: False when the dataset was already there, complete and up to date.
     """
 
@@ -83,6 +82,7 @@ def assemble(
         if not any(shard.part().count for shard in planned):
             problem = f"no study could be prepared; the first: {broken[0].file}: {broken[0].reason}"
             raise DataError(collection.root, problem, broken[0].cure)
+        broken = [*collection.aside, *broken]
         metadata = {"fingerprint": fingerprint, "recipe": collection.recipe.to_json()}
         _publish(collection, planned, broken, metadata, out, stage)
     return _result(out, read_metadata(out), fresh=True)

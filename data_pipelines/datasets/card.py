@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.datasets import qa
 from data_pipelines.datasets.records import Record
 from data_pipelines.datasets.study import Collection
 from data_pipelines.volume import Volume
@@ -37,6 +38,7 @@ def study_facts(
         "shape": [[volume.source_shape[axis] for axis in axes], list(volume.shape)],
         "spacing": _spacing(volume, axes),
         "report": bool(record["report_valid"]),
+        "questions": len(qa.from_text(record["qa"])),
         "labels": dict(labels),
         "masks": [] if volume.mask is None else _values(volume.mask),
         "hu_histogram": _count_hu(volume.array) if volume.units == "HU" else None,
@@ -77,6 +79,7 @@ class Statistics:
       masks: {label value: number of studies with such a voxel}.
       labels: {label name: [absent, present]}.
       reports: Number of studies with a report.
+      questions: Number of stored questions.
       subsets: {name of a split that overlaps others: its studies, as (split, record) numbers}.
     """
 
@@ -89,6 +92,7 @@ class Statistics:
     masks: Counter[int] = field(default_factory=Counter)
     labels: dict[str, list[int]] = field(default_factory=dict)
     reports: int = 0
+    questions: int = 0
     subsets: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def add(self, facts: Mapping[str, Any]) -> None:
@@ -100,6 +104,7 @@ class Statistics:
         self.patients.setdefault(facts["split"], set()).add(facts["patient_id"])
         self.units[facts["units"]] += 1
         self.reports += facts["report"]
+        self.questions += facts.get("questions", 0)  # shards of an earlier version have none
         self.shape.append(facts["shape"])
         if facts["spacing"] is not None:
             self.spacing.append(facts["spacing"])
@@ -135,6 +140,7 @@ def facts(collection: Collection, seen: Statistics, size: int, quarantined: int)
         "hu_histogram": {"first": _AIR, "bin": _BIN, "voxels": seen.voxels.tolist()},
         "bytes": size,
         "reports": seen.reports,
+        "questions": seen.questions,
         "labels": {
             name: dict(zip(("absent", "present"), seen.labels.get(name, (0, 0)), strict=True))
             for name in collection.label_names
@@ -163,13 +169,16 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines += ["No patient is in two splits.", ""]
     lines += _table("overlapping split | studies", card["subsets"])
     if card["quarantined"]:
-        lines += [f"{card['quarantined']} studies were put aside: see quarantine.csv.", ""]
+        lines += [
+            f"{card['quarantined']} studies or rows of tables were put aside: see quarantine.csv.",
+            "",
+        ]
     lines += ["| D x H x W | min | median | max |", "| --- | --- | --- | --- |", *sizes, ""]
     units = ", ".join(f"{units} ({count} studies)" for units, count in card["units"].items())
     lines += [f"Units: {units}. On disk: {card['bytes'] / 1e6:.1f} MB.", ""]
     lines += ["Preprocessing:", "", *(f"1. {_step(step)}" for step in card["recipe"]), ""]
     lines += _histogram(card["hu_histogram"])
-    lines += [f"Reports: {card['reports']}.", ""]
+    lines += [f"Reports: {card['reports']}. Questions: {card['questions']}.", ""]
     known = {name: f"{n['present']} of {sum(n.values())}" for name, n in card["labels"].items()}
     lines += _table("label | present in studies", known)
     lines += _table("mask | in studies", card["masks"])

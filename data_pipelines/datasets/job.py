@@ -11,7 +11,7 @@ from data_pipelines import plausible
 from data_pipelines.datasets import card, leaks
 from data_pipelines.datasets.records import Record, encode
 from data_pipelines.datasets.report_files import read_report
-from data_pipelines.datasets.study import Collection, Study
+from data_pipelines.datasets.study import Broken, Collection, Study
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import leads_out, no_space
 from data_pipelines.readers import content
@@ -21,23 +21,6 @@ from data_pipelines.text.reports import says_nothing
 from data_pipelines.volume import Volume
 
 Labels = tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A study that could not be prepared: a row of `quarantine.csv`.
-
-    Attributes:
-      file: Relative path of the file at fault.
-      study_id: The study.
-      reason: What is wrong with it.
-      cure: What the user can do.
-    """
-
-    file: str
-    study_id: str
-    reason: str
-    cure: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +50,7 @@ def make(collection: Collection, study: Study) -> Made | Broken:
             volume,
             annotated=annotated,
             report=_report(study),
+            qa=study.qa,
             labels=study.labels,
             label_names=collection.label_names,
             eight_bit=scan.array.dtype == np.uint8,

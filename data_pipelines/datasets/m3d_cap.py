@@ -12,6 +12,11 @@ case is in one split, together with all cases that hold a copy of one of its ser
 gets it if any of its series is in a released test set, else validation likewise, else train. The
 released splits stay available as `released_train`, `released_validation`, `released_test`,
 `test1k`, `test500` and `test100`: lists of records, which are stored once.
+
+With the tables of M3D-VQA, which ask about the same series, records get their questions as well,
+and the released splits of these are there as `vqa_train`, `vqa_val`, `vqa_test`, `vqa_test5k` and
+`vqa_yn_train`: records of which a table of that name holds a row. A case whose series are in a test
+table is in the test set.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from etils import epath
 
 from data_pipelines.datasets import twins
-from data_pipelines.datasets.m3d_index import NAME, Listed, read_index
+from data_pipelines.datasets.m3d_index import NAME, read_index
+from data_pipelines.datasets.m3d_questions import read_tables
+from data_pipelines.datasets.qa import Row, to_text
 from data_pipelines.datasets.search import Search, own_name
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError
@@ -38,6 +45,7 @@ def m3d_cap(
     *,
     same: epath.PathLike | None = None,
     units: Units | None = None,
+    questions: epath.PathLike | None = None,
 ) -> Collection:
     """Returns M3D-Cap with repaired splits.
 
@@ -47,9 +55,11 @@ def m3d_cap(
       same: The leaks.csv of an earlier preparation: cases whose series are near-identical
         (compressed or cut anew, which only `--check-leaks` finds) are put into one split, too.
       units: "unit" for prepared arrays of 0..1 that no recipe scales again.
+      questions: The folder with M3D-VQA's tables; see `m3d_questions`.
 
     Raises:
-      DataError: The folder or its index is unusable, or `same` names studies that are not here.
+      DataError: The folder, its index or a table is unusable, or `same` names studies that are
+        not here.
     """
     root = epath.Path(root)
     if not root.is_dir():
@@ -57,14 +67,28 @@ def m3d_cap(
     search = Search(root)
     found = list(search.volumes())
     listed = {entry.image: entry for entry in read_index(root, found)}
-    volumes = sorted({*found, *listed})
+    rows, aside = read_tables(questions, root, found) if questions else ({}, ())
+    volumes = sorted({*found, *listed, *rows})
     if not volumes:
         raise DataError(root, "it holds no series", "give M3D_Cap or M3D_Cap_npy")
     cases = {path: own_name(root, path.parent) for path in volumes}
     groups, notes = _groups(root, found, cases, same)
-    splits = _splits(listed.values(), cases, groups)
+    released = {
+        path: (*(listed[path].splits if path in listed else ()), *_tables(rows.get(path, ())))
+        for path in volumes
+    }
+    splits = _splits(released, cases, groups)
     studies = tuple(
-        _study(root, path, groups.first(cases[path]), splits, listed.get(path)) for path in volumes
+        Study(
+            study_id=own_name(root, path),
+            patient_id=groups.first(cases[path]),
+            split=splits.get(groups.first(cases[path]), "train"),
+            image=path,
+            report=listed[path].text if path in listed else path.parent / _TEXT,
+            qa=to_text(rows.get(path, ())),
+            also_in=released[path],
+        )
+        for path in volumes
     )
     unlisted = len(volumes) - len(listed)
     notes = (
@@ -74,7 +98,13 @@ def m3d_cap(
         "split.",
         *search.notes(),
     )
-    return Collection("m3d_cap", root, studies, recipe, notes=notes, units=units)
+    name = "m3d_vqa" if questions else "m3d_cap"
+    return Collection(name, root, studies, recipe, notes=notes, units=units, aside=aside)
+
+
+def _tables(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Names of the tables that hold one of the rows."""
+    return tuple(dict.fromkeys(name for row in rows for name in row.splits))
 
 
 def _groups(
@@ -104,32 +134,21 @@ def _groups(
 
 
 def _splits(
-    listed: Iterable[Listed], cases: Mapping[epath.Path, str], groups: twins.Union
+    released: Mapping[epath.Path, tuple[str, ...]],
+    cases: Mapping[epath.Path, str],
+    groups: twins.Union,
 ) -> dict[str, str]:
     """{first case of a group: its split}; a group that no released split holds is left out."""
-    released: dict[str, set[str]] = defaultdict(set)
-    for entry in listed:
-        released[groups.first(cases[entry.image])].update(entry.splits)
-    return {case: _split(names) for case, names in released.items()}
+    names: dict[str, set[str]] = defaultdict(set)
+    for path, own in released.items():
+        names[groups.first(cases[path])].update(own)
+    return {case: _split(own) for case, own in names.items()}
 
 
 def _split(released: Iterable[str]) -> str:
     if any("test" in name for name in released):
         return "test"
-    return "validation" if "released_validation" in released else "train"
-
-
-def _study(
-    root: epath.Path, path: epath.Path, case: str, splits: Mapping[str, str], entry: Listed | None
-) -> Study:
-    return Study(
-        study_id=own_name(root, path),
-        patient_id=case,
-        split=splits.get(case, "train"),
-        image=path,
-        report=entry.text if entry else path.parent / _TEXT,
-        also_in=entry.splits if entry else (),
-    )
+    return "validation" if {"released_validation", "vqa_val"} & set(released) else "train"
 
 
 def _leaks(studies: Sequence[Study], cases: Mapping[epath.Path, str]) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from etils import epath
 from data_pipelines.errors import DataError
 
 NAME = "M3D_Cap.json"
-_FOLDERS = ("M3D_Cap", "M3D_Cap_npy")
-"""Paths in the index begin with one of these, whichever of the two is there."""
+_FOLDERS = ("M3D_Cap", "M3D_Cap_npy", "M3D_Seg", "M3D_Seg_npy")
+"""Paths in an index may begin with one of these, whichever of them is there."""
 _OWN = ("train", "validation", "test")
 
 
@@ -56,12 +56,12 @@ def read_index(root: epath.Path, volumes: Iterable[epath.Path]) -> list[Listed]:
         or contradicts another one; it names the split and the number of the entry.
     """
     path = root / NAME
-    found = {_key(volume.relative_to(root)): volume for volume in volumes}
+    found = by_key(root, volumes)
     listed: dict[epath.Path, Listed] = {}
     for split, where, entry in _entries(path):
-        image = _below(root, path, where, entry, "image")
-        text = _below(root, path, where, entry, "text")
-        image = found.get(_key(image.relative_to(root)), image)
+        image = below(root, path, where, entry, "image")
+        text = below(root, path, where, entry, "text")
+        image = found.get(key(image.relative_to(root)), image)
         before = listed.get(image, Listed(image, text, ()))
         if before.text != text:
             problem = f"{where}: its image has another text in {before.splits[0]}"
@@ -92,10 +92,21 @@ def _entries(path: epath.Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
             yield split, f"{split}[{number}]", entry
 
 
-def _below(
+def below(
     root: epath.Path, index: epath.Path, where: str, entry: Mapping[str, Any], field: str
 ) -> epath.Path:
-    """The path in a field, below the root: an index may not read the whole disk."""
+    """The path in a field, below the root: an index may not read the whole disk.
+
+    Args:
+      root: `M3D_Cap` or `M3D_Cap_npy`.
+      index: Named in the error, as is `where`, the place of the entry in it.
+      where: See `index`.
+      entry: Of an index or a table.
+      field: That holds the path.
+
+    Raises:
+      DataError: It is no path below the folder.
+    """
     value = entry.get(field)
     if not isinstance(value, str) or not value.strip():
         problem = f"{where}: {field!r} is missing, or is no path"
@@ -107,7 +118,12 @@ def _below(
     return root.joinpath(*parts[1 if parts[0] in (*_FOLDERS, root.name) else 0 :])
 
 
-def _key(relative: epath.PathLike) -> str:
-    """What the names of a series have in common, as slices and as an array."""
+def by_key(root: epath.Path, volumes: Iterable[epath.Path]) -> dict[str, epath.Path]:
+    """Volumes by what `key` makes of their paths."""
+    return {key(volume.relative_to(root)): volume for volume in volumes}
+
+
+def key(relative: epath.PathLike) -> str:
+    """What the names of a series below the folder have in common, as slices and as an array."""
     text = unicodedata.normalize("NFKD", str(relative)).encode("ascii", "ignore").decode()
     return text.removesuffix(".npy")

@@ -22,6 +22,8 @@ METADATA = "metadata.json"
 SUBSETS = "subsets.json"
 """{name: [[split, number of a record in it], ...]} of splits that overlap others."""
 _INFO = "dataset_info.json"
+_LATER = {"qa": "", "qa_valid": np.bool_(False)}
+"""Fields that datasets of earlier versions do not have."""
 
 
 class RecordSource:
@@ -169,7 +171,8 @@ def _parse(data: bytes, spec: Mapping[str, tuple[Shape, type]]) -> dict[str, Any
     from tensorflow_datasets.proto import tf_example_pb2  # half a second, once
 
     features = tf_example_pb2.Example.FromString(data).features.feature
-    return {key: _value(features[key], *spec[key]) for key in spec}
+    later = {key: value for key, value in _LATER.items() if key not in features}
+    return later | {key: _value(features[key], *spec[key]) for key in spec if key not in later}
 
 
 def _value(feature: Any, shape: Shape, dtype: type) -> Any:

@@ -20,7 +20,8 @@ def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], typ
     millimetres, `to_source` to the index on the grid of the file as it was read.
     `annotated[value]` tells whether the mask was drawn for that label: where it is False, the
     label's absence from the mask says nothing. A field that a study does not have is zeros with
-    `<field>_valid` False. `storage.stored_spec` tells what becomes of the two volumes on disk.
+    `<field>_valid` False. `qa` holds questions and answers, see `datasets.qa`.
+    `storage.stored_spec` tells what becomes of the two volumes on disk.
 
     Args:
       num_labels: Length of `labels`: 1 present, 0 absent, NaN not known.
@@ -43,6 +44,8 @@ def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], typ
         "annotated": ((256,), np.bool_),
         "report": (scalar, str),
         "report_valid": (scalar, np.bool_),
+        "qa": (scalar, str),
+        "qa_valid": (scalar, np.bool_),
         "labels": ((num_labels,), np.float32),
         "labels_valid": (scalar, np.bool_),
         "patient_id": (scalar, str),
@@ -56,6 +59,7 @@ def encode(
     *,
     annotated: Collection[int] | None = None,
     report: str | None = None,
+    qa: str = "",
     labels: Mapping[str, float] | None = None,
     label_names: tuple[str, ...] = (),
     eight_bit: bool = False,
@@ -66,6 +70,7 @@ def encode(
       volume: After the recipe has run; its `source` should not be an absolute path.
       annotated: Label values that the mask was drawn for; None means all of them.
       report: Text of the radiology report, None when there is none.
+      qa: Questions and answers, see `qa.to_text`.
       labels: Known labels by name; the others become NaN.
       label_names: The labels of the whole dataset, in the order of the `labels` array.
       eight_bit: The file had a byte per voxel; see `quantize`.
@@ -95,6 +100,8 @@ def encode(
         ),
         "report": report or "",
         "report_valid": np.bool_(bool(report)),
+        "qa": qa,
+        "qa_valid": np.bool_(bool(qa)),
         "labels": np.asarray([known.get(name, np.nan) for name in label_names], np.float32),
         "labels_valid": np.bool_(bool(known)),
         "patient_id": volume.patient_id,

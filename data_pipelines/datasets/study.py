@@ -19,6 +19,23 @@ _VERSION = 2
 
 
 @dataclass(frozen=True)
+class Broken:
+    """A study, or a row of a table, that could not be used: a row of `quarantine.csv`.
+
+    Attributes:
+      file: Relative path of the file at fault.
+      study_id: The study; "" for a row.
+      reason: What is wrong with it.
+      cure: What the user can do.
+    """
+
+    file: str
+    study_id: str
+    reason: str
+    cure: str
+
+
+@dataclass(frozen=True)
 class Study:
     """One scan with all that is known about it.
 
@@ -33,6 +50,7 @@ class Study:
       mask: A label map on the grid of the image, a DICOM SEG or RTSTRUCT, or
         {label value: binary mask file}.
       report: The radiology report, or the text file that holds it; see `read_report`.
+      qa: Questions and answers, see `qa.to_text`; "" for none.
       labels: {label name: 1 present, 0 absent}; a label that is not known is left out.
       annotated: Label values that the mask was drawn for; None means all of them.
         Where a value is not in this tuple, its absence from the mask says nothing.
@@ -49,6 +67,7 @@ class Study:
     spacing: tuple[float, float, float] | None = None
     mask: epath.Path | Mapping[int, epath.Path] | None = None
     report: str | epath.Path | None = None
+    qa: str = ""
     labels: Mapping[str, float] = field(default_factory=dict)
     annotated: tuple[int, ...] | None = None
     also_in: tuple[str, ...] = ()
@@ -81,6 +100,7 @@ class Collection:
       structures: Which structures of DICOM SEG and RTSTRUCT files become the labels 1, 2, ...
       names: {study_id: name of its source for records and the quarantine}; a study that is not
         in it is named by the path below the root.
+      aside: What was put aside before any scan was read, such as rows of a table.
     """
 
     name: str
@@ -93,6 +113,7 @@ class Collection:
     units: Units | None = None
     structures: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    aside: tuple[Broken, ...] = ()
 
     def fingerprint(self, study: Study) -> str:
         """Returns a hash of everything that the record of this study depends on.
@@ -117,6 +138,8 @@ class Collection:
             (study.series, study.rescale, study.spacing),
             (told, study.also_in),
         ]
+        if study.qa:
+            facts.append(study.qa)
         values = sorted(study.mask) if isinstance(study.mask, Mapping) else None
         text = json.dumps([*facts, files, values])
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -124,6 +124,8 @@ def _merged(folder: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarr
 def _label_map(path: epath.Path, like: Volume) -> np.ndarray:
     image = read_image(path)
     labels = _labels(path, image.array)
+    if labels.size == 1 and not labels.any() and image.affine is None:
+        return np.zeros(like.shape, np.uint8)  # how M3D-Seg stores a mask of nothing
     if like.affine is None or image.affine is None:
         same, grid = labels.shape == like.shape, f"shape {like.shape}"
     else:

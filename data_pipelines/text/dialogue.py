@@ -14,7 +14,7 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer
 from data_pipelines.text.prompts import Prompt
-from data_pipelines.text.reports import clean_report
+from data_pipelines.text.reports import clean_report, is_missing
 from data_pipelines.text.sentences import split_sentences
 from data_pipelines.text.shorten import choose_sentences
 from data_pipelines.text_fields import Tokens
@@ -117,7 +117,8 @@ class DialogueTokens(Tokens):
           DataError: the question or the answer has no words, or they do not fit.
           ConfigError: the tokenizer cannot make such prompts.
         """
-        text, question = clean_report(text, "answer"), clean_report(question, "question")
+        text = clean_report(text, "answer", empty=is_missing)
+        question = clean_report(question, "question", empty=is_missing)
         tokenizer = self.load()
         ids, start = self._fitting(tokenizer, question, text, rng)
         fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}

@@ -35,8 +35,8 @@ def test_a_broken_scan_is_put_aside(scans: Path, capsys: pytest.CaptureFixture[s
     (row,) = csv.DictReader((out / "quarantine.csv").open())
     assert (row["file"], row["study_id"]) == ("s2.nii.gz", "s2")
     assert "truncated" in row["reason"] and row["cure"]
-    assert "Put aside: 1 studies" in capsys.readouterr().out
-    assert "1 studies were put aside" in (out / "card.md").read_text()
+    assert "Put aside: 1 studies or rows" in capsys.readouterr().out
+    assert "1 studies or rows of tables were put aside" in (out / "card.md").read_text()
     assert prepare_crops(scans).run() == 3  # complete, but the scan is still missing
     assert "Nothing to do" in capsys.readouterr().out
 

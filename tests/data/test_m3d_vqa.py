@@ -1,0 +1,209 @@
+"""M3D-VQA's tables beside M3D-Cap, and M3D-Seg's prepared layout, made of the sample scans."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipelines.captions import View
+from data_pipelines.crops import Places
+from data_pipelines.datasets import open_dataset
+from data_pipelines.datasets.qa import with_choices
+from data_pipelines.errors import DataError
+from data_pipelines.instructions import Stored
+from data_pipelines.prepare import QUARANTINED, Prepare
+from data_pipelines.questions import MaskQuestions
+
+HEAD = ["Image Path", "Text", "Question Type", "Question"]
+HEAD += [*(f"Choice {letter}" for letter in "ABCD"), "Answer", "Answer Choice"]
+FIRST, SECOND = "ct_case/000001/Axial_non_contrast", "ct_case/000003/Axial_Poschl"
+FAR = "M3D_Cap_npy/../../secret.npy"
+PLANE = ("axial", "coronal", "sagittal", "NA")
+
+
+def line(
+    series: str, topic: str, question: str, choices: Any, answer: str, letter: str
+) -> list[str]:
+    path = f"M3D_Cap_npy/{series}.npy"
+    return [path, f"M3D_Cap_npy/{series}.txt", topic, question, *choices, answer, letter]
+
+
+TABLES = {
+    "train": [
+        line(SECOND, "3", "Which organ is normal?", ("Lung", "NA", "Liver", "Bone"), "liver", "C"),
+        line(SECOND, "2", "Which phase?", ("NA",) * 4, "Arterial", "NA"),
+        line(SECOND, "1", "Which plane?", PLANE, "NA", "A"),
+        line(SECOND, "1", "", PLANE, "axial", "A"),
+        line(SECOND, "1", "Which plane?", PLANE, "axial", "B"),
+        line(SECOND, "1", "Which plane?", PLANE, "axial", "D"),
+        line("../../secret", "1", "Which plane?", PLANE, "axial", "A"),
+        line("ct_case/000009/Axial", "1", "Which plane?", PLANE, "axial", "A"),
+    ],
+    "test": [
+        line(FIRST, "1", "Which plane?", PLANE, "axial", "A"),
+        line(FIRST, "4", "What is seen?", ("cyst", "None", "stone", "clot"), "None", "B"),
+    ],
+    "test5k": [line(FIRST, "1", "Which plane?", PLANE, "axial", "A")],
+}
+
+
+def write(folder: Path, name: str, head: list[str], lines: list[list[str]]) -> None:
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w", newline="") as file:
+        csv.writer(file).writerows([head, *lines])
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables") / "M3D_VQA"
+    for name, lines in TABLES.items():
+        write(folder, f"M3D_VQA_{name}.csv", HEAD, lines)
+    asked = [f"M3D_Cap_npy/{SECOND}.npy", "4", "Is there a mass?"]
+    head = [HEAD[0], HEAD[2], HEAD[3], "Answer"]
+    write(folder, "M3D_VQA_yn_train.csv", head, [[*asked, "No"], [*asked, "Perhaps"]])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(m3d: Path, tables: Path) -> Path:
+    out = tables.parent / "data"
+    options: dict[str, Any] = {"workers": 0, "recipe": "as_is"}
+    prepare = Prepare("m3d_vqa", str(m3d.parent / "M3D_Cap"), str(tables), out=str(out), **options)
+    assert prepare.run() == QUARANTINED
+    return out
+
+
+def view(dataset: Path, split: str, series: str) -> View:
+    records = {r["study_id"].replace("ö", "o"): r for r in open_dataset(dataset, split)}
+    return View(records[series], None, {})
+
+
+def test_questions_lie_beside_reports_in_splits_by_case(dataset: Path) -> None:
+    ids = {
+        s: {r["study_id"] for r in open_dataset(dataset, s)} for s in ("train", "test", "vqa_test")
+    }
+    # Its own series is in M3D-Cap's training set; the case is in both test sets.
+    assert ids["vqa_test"] == {FIRST} and FIRST in ids["test"]
+    second = view(dataset, "train", SECOND)
+    assert second.record["report_valid"] and second.record["qa_valid"]
+    for split, name in (("vqa_test5k", FIRST), ("vqa_yn_train", SECOND), ("vqa_train", SECOND)):
+        assert view(dataset, split, name)
+    others = [r for r in open_dataset(dataset, "test") if r["study_id"] != FIRST]
+    assert others and not any(r["qa_valid"] or r["qa"] for r in others)
+    assert "Questions: 5." in (dataset / "card.md").read_text()
+
+
+def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
+    second = view(dataset, "train", SECOND)
+    asked = [(q.kind, q.label, q.question, q.text) for q in Stored().every(second)]
+    choices = "Which organ is normal? Choices: A. Lung B. Liver C. Bone"
+    assert asked == [
+        ("closed", "organ", choices, "B. Liver"),
+        ("open", "organ", "Which organ is normal?", "Liver"),
+        ("open", "phase", "Which phase?", "Arterial"),
+        ("yes_no", "abnormality", "Is there a mass?", "No"),
+    ]
+    first = view(dataset, "test", FIRST)
+    assert [q.text for q in Stored(open=0.0).every(first)] == ["A. axial", "B. None"]
+    assert [q.text for q in Stored(closed=0.0, split="vqa_test5k").every(first)] == ["axial"]
+    assert {q.label for q in Stored(topics=("plane",)).every(first)} == {"plane"}
+    for question in (*Stored().every(first), *Stored().every(second)):
+        assert "NA" not in (question.question + question.text).split()
+    drawn = [Stored(yes_no=0.0)(second, np.random.default_rng(seed)) for seed in range(30)]
+    assert {q.kind for q in drawn if q} == {"closed", "open"}
+    assert Stored()(second, None) == Stored()(second, None)
+    with pytest.raises(ValueError, match="a choice is missing"):
+        with_choices("Which?", ("liver", "NA"))
+
+
+def test_rows_and_pictures_that_are_missing_are_named(dataset: Path) -> None:
+    rows = list(csv.DictReader((dataset / "quarantine.csv").open()))
+    assert [(row["file"], row["reason"]) for row in rows] == [
+        ("M3D_VQA_train.csv", "row 4: the answer is missing"),
+        ("M3D_VQA_train.csv", "row 5: the question is missing"),
+        ("M3D_VQA_train.csv", "row 6: choice 'B' and the answer differ"),
+        ("M3D_VQA_train.csv", "row 7: choice 'D' and the answer differ"),
+        (
+            "M3D_VQA_train.csv",
+            f"row 8: Image Path {FAR!r} is outside of the folder, or no plain path",
+        ),
+        ("M3D_VQA_yn_train.csv", "row 3: the answer is neither yes nor no"),
+        ("ct_case/000009/Axial.npy", "no such file"),
+    ]
+    assert all(row["cure"] for row in rows)
+
+
+def test_tables_of_another_form_stop_it(m3d: Path, tmp_path: Path) -> None:
+    scans = str(m3d.parent / "M3D_Cap")
+    with pytest.raises(DataError, match="holds no table of M3D-VQA"):
+        Prepare("m3d_vqa", scans, str(tmp_path)).collection()
+    with pytest.raises(DataError, match="--table: it is not given"):
+        Prepare("m3d_vqa", scans).collection()
+    write(tmp_path, "M3D_VQA_val.csv", HEAD[:-1], [])
+    with pytest.raises(DataError, match="has no column 'Answer Choice'"):
+        Prepare("m3d_vqa", scans, str(tmp_path)).collection()
+
+
+@pytest.fixture
+def seg(tmp_path: Path) -> Path:
+    """Two sets with a case each, as M3D's script leaves them."""
+    root = tmp_path / "M3D_Seg_npy"
+    rng = np.random.default_rng(0)
+    for code, masks in {"0001": [(2, 9), None], "0020": [(4, 12), (5, 7)]}.items():
+        case = root / code / "7"
+        (case / "masks").mkdir(parents=True)
+        np.save(case / "image.npy", rng.random((1, 16, 20, 24), np.float32))
+        entries = []
+        for number, bounds in enumerate(masks):
+            mask = np.zeros((1, 16, 20, 24) if bounds else (1, 1, 1, 1), bool)
+            mask[..., slice(*bounds) if bounds else slice(0)] = True
+            path = case / "masks" / f"mask_{number}.npy"
+            np.save(path, mask)
+            relative = path.relative_to(root).as_posix()
+            entries.append({"image": f"{code}/7/image.npy", "label": relative})
+        split = "train" if code == "0001" else "test"
+        index = {"train": [], "test": [], split: entries}
+        (root / code / f"{code}.json").write_text(json.dumps(index))
+    names = {"0001": ["liver", "spleen"], "0020": ["liver", "liver tumor"], "0025": ["lung"]}
+    (root / "dataset_info.json").write_text(json.dumps(names))
+    return root
+
+
+def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    assert Prepare("m3d_seg", str(seg), out=str(out), workers=0).run() == 0
+    records = open_dataset(out, "train")
+    (train,), (test,) = records, open_dataset(out, "test")
+    assert records.mask_names == {1: "liver", 2: "liver tumor", 3: "spleen"}
+    assert np.flatnonzero(train["annotated"]).tolist() == [1, 3] and train["units"] == "unit"
+    assert np.unique(train["mask"]).tolist() == [0, 1]
+    assert np.unique(test["mask"]).tolist() == [0, 1, 2]  # the tumour is not hidden
+    ask = MaskQuestions(absent=1.0, yes_no=0, choice=0, reg=0)
+    seen = View(train, train["mask"], records.mask_names, Places(train, train["mask"].shape))
+    lost = ask(seen, np.random.default_rng(0))
+    assert lost is not None and lost.label == "spleen"
+    (found,) = ask.every(seen)
+    assert found.text.lower() == "<bx_start>[0.0, 0.0, 0.083, 1.0, 1.0, 0.375]<bx_end>."
+
+
+@pytest.mark.parametrize(
+    "index, problem",
+    [
+        (
+            {"train": [{"image": "0001/7/image.npy", "label": "0001/7/masks/mask_5.npy"}]},
+            "no class",
+        ),
+        ({"train": [{"image": "/etc/x.npy", "label": "a"}]}, "is outside of the folder"),
+        ({"other": []}, "is no split"),
+        ({"train": [7]}, r"train\[0\] is no entry"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_told(seg: Path, index: Any, problem: str) -> None:
+    (seg / "0001/0001.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=problem):
+        Prepare("m3d_seg", str(seg)).collection()
