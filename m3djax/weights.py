@@ -22,6 +22,8 @@ from m3djax.params import FlatParams
 
 FOLDER = "weights"
 ORIGIN = "origin.json"
+ASIDE = "aside"
+"""Below it, published tensors that belong to no component: safetensors, as they were."""
 
 
 def save(
@@ -45,7 +47,7 @@ def save(
     place = folder / FOLDER
     if folder.exists():
         names = {path.name for path in folder.iterdir()}
-        if names - {FOLDER, ORIGIN, run_folder.CONFIG} or (place / manifest.NAME).exists():
+        if names - {FOLDER, ORIGIN, ASIDE, run_folder.CONFIG} or (place / manifest.NAME).exists():
             raise CheckpointError(f"{folder}: exists. Cure: another name, or delete it.")
     if place.exists():
         place.rmtree()

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from data_pipelines.errors import DataError
 from data_pipelines.files import write_whole
 from m3djax.convert import bert, name_map
+from m3djax.convert.name_map import Tensor
 from m3djax.models.bert import Bert, MaskedLanguageHead
 from m3djax.params import Params, flatten, unflatten
 
@@ -137,10 +138,10 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def modern_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The first checkpoints, bert-base-uncased among them, call a norm's leaves as TensorFlow."""
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         end = ".".join(name.split(".")[-2:])
         renamed[name.removesuffix(end) + old.get(end, end)] = tensor

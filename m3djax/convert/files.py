@@ -47,7 +47,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], dtype: Dtype) -> None:
     """Writes a safetensors file, whole or not at all, as transformers and torch read it."""
-    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    kind = as_dtype(dtype)
     # Not ascontiguousarray: it makes an array of one element of a scalar.
     cast = {name: np.asarray(value, kind, order="C") for name, value in tensors.items()}
     write_whole(path, safetensors.numpy.save(cast, {"format": "pt"}))
+
+
+def as_dtype(name: Dtype) -> np.dtype:
+    """The dtype of that name."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from data_pipelines.errors import ConfigError, printable
 from m3djax.checkpoint import CheckpointError
-from m3djax.convert import bert, m3d, vit
+from m3djax.convert import bert, lamed, llm, m3d, peft, vit
 from m3djax.convert.name_map import Rule
+from m3djax.lora import LoRA
 
-Name = Literal["auto", "m3d_clip", "m3d_vit", "bert"]
+Name = Literal["auto", "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora", "llm"]
+_LAMED = ("vision", "projector", "llm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,20 @@ class Layout:
       what: it is.
       components: of ours that it fills.
       rules: the map, for a task.
+      aside: prefixes of published names that are of no component here: kept as they are, and put
+        back by an export of the same folder.
+      adapted: whether adapters are apart, so that the task must have the same LoRA.
     """
 
     what: str
     components: tuple[str, ...]
     rules: Callable[[Any], tuple[Rule, ...]]
+    aside: tuple[str, ...] = ()
+    adapted: bool = False
+
+    def task(self, task: Any) -> Any:
+        """What the layout is of: the task itself, without adapters unless they are apart there."""
+        return task if self.adapted or not isinstance(task, LoRA) else task.task
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -45,6 +56,24 @@ LAYOUTS: Mapping[str, Layout] = {
         ("text",),
         lambda task: bert.encoder(pooler=task.text.pooler),
     ),
+    "m3d_lamed": Layout(
+        "M3D-LaMed, adapters merged (M3D-LaMed-Llama-2-7B, -Phi-3-4B)",
+        _LAMED,
+        lamed.m3d_lamed,
+        lamed.SEGMENTATION,
+    ),
+    "m3d_lamed_lora": Layout(
+        "M3D-LaMed in training, adapters apart (model_with_lora.bin)",
+        _LAMED,
+        lambda lora: peft.with_adapters(lamed.m3d_lamed(lora.task), lora),
+        tuple(peft.PREFIX + prefix for prefix in lamed.SEGMENTATION),
+        adapted=True,
+    ),
+    "llm": Layout(
+        "a language model alone (a folder of Hugging Face's with its tokenizer, or .gguf)",
+        ("llm",),
+        lambda task: llm.rules(task.llm),
+    ),
 }
 
 
@@ -54,13 +83,18 @@ def rules_of(name: str, task: Any) -> tuple[Rule, ...]:
     Raises:
       ConfigError: the task lacks a component of the layout.
     """
-    lacking = [part for part in LAYOUTS[name].components if not hasattr(task, part)]
+    layout = LAYOUTS[name]
+    if layout.adapted and not isinstance(task, LoRA):
+        raise ConfigError(f"layout {name} has adapters. Cure: a --config whose task is LoRA(...).")
+    task = layout.task(task)
+    inner = task.task if layout.adapted else task
+    lacking = [part for part in layout.components if not hasattr(inner, part)]
     if lacking:
         raise ConfigError(
-            f"layout {name} is of {LAYOUTS[name].what}, and {type(task).__name__} has no "
+            f"layout {name} is of {layout.what}, and {type(inner).__name__} has no "
             f"{', '.join(lacking)}. Cure: another --config or --layout."
         )
-    return LAYOUTS[name].rules(task)
+    return layout.rules(task)
 
 
 def recognise(names: Sequence[str], task: Any, source: object) -> str:
@@ -72,7 +106,9 @@ def recognise(names: Sequence[str], task: Any, source: object) -> str:
     """
     known = {name: _known(names, name, task) for name in LAYOUTS}
     found = [name for name, count in known.items() if count == len(names)]
-    if len(found) == 1:
+    # A language model alone has only names that M3D-LaMed has too.
+    found.sort(key=lambda name: len(LAYOUTS[name].components))
+    if len(found) == 1 or found[:1] == ["llm"]:
         return found[0]
     prefix = _shared_prefix(names)
     bare = [name.removeprefix(prefix) for name in names]
@@ -101,4 +137,8 @@ def _known(names: Iterable[str], layout: str, task: Any) -> int:
         patterns = [rule.pattern for rule in rules_of(layout, task)]
     except ConfigError:
         return 0
-    return sum(any(pattern.match(name) for pattern in patterns) for name in names)
+    aside = LAYOUTS[layout].aside
+    return sum(
+        name.startswith(aside or ("\0",)) or any(pattern.match(name) for pattern in patterns)
+        for name in names
+    )

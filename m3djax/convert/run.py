@@ -14,19 +14,28 @@ import numpy as np
 import tyro
 
 from data_pipelines.errors import ConfigError, DataError, printable
-from m3djax import params, run_folder, train, weights
+from m3djax import params, run_folder, sharding, train, weights
 from m3djax.checkpoint import CheckpointError
-from m3djax.convert import layouts, name_map
+from m3djax.convert import base_llm, layouts, loading, name_map, peft, stream
 from m3djax.convert.bert_files import modern_names
-from m3djax.convert.files import Dtype, read_tensors, write_tensors
+from m3djax.convert.files import Dtype, as_dtype, read_tensors, write_tensors
 from m3djax.convert.name_map import Rule
+from m3djax.convert.safetensors_files import (
+    INDEX,
+    LazyTensor,
+    open_checkpoint,
+    write_checkpoint,
+)
 from m3djax.convert.vocabulary import check_vocabulary
 from m3djax.experiment import Experiment
+from m3djax.lora import LoRA
 from m3djax.models.patches import Size
 from m3djax.models.positions import resize_table
+from m3djax.tasks.base import Task
 
 _POSITIONS = "vision/positions/table"
-_NAMES = ("model.safetensors", "pytorch_model.bin")
+_NAMES = ("model.safetensors", INDEX, "pytorch_model.bin", "model_with_lora.bin")
+_CONFIG = "config.json"
 _SHOWN = 8
 
 
@@ -34,18 +43,19 @@ _SHOWN = 8
 class Convert:
     """Published weights to a folder that `evaluate` and `init_from` take, or a run to published.
 
-    Which of the two follows from SOURCE: a file, or a folder of Hugging Face with one, is imported;
-    a run or an imported folder is exported.
+    Which of the two follows from SOURCE: a file, or a folder of Hugging Face with one or several, is
+    imported; a run or an imported folder is exported.
 
     Attributes:
       source: what to read.
-      out: folder to write (import), or .safetensors file (export).
+      out: folder to write (import); .safetensors file, or folder for shards of 5 GB (export).
       config: the experiment whose model the weights are for (import); its fields are flags too.
       layout: names of tensors; "auto" recognises them (import).
       prefix: read only what starts so, without it; such as "module." or "vision_encoder.".
       positions_from: patches along (D, H, W) that the file's position table is made for, if it is
         to be interpolated to another grid of the config; zeros: the grids must be equal.
       dtype: of exported numbers.
+      plan: say what an import would take on host and devices, and load nothing.
     """
 
     source: tyro.conf.Positional[str]
@@ -55,6 +65,7 @@ class Convert:
     prefix: str = ""
     positions_from: Size = (0, 0, 0)
     dtype: Dtype = "float32"
+    plan: bool = False
 
     @property
     def exports(self) -> bool:
@@ -71,23 +82,37 @@ class Convert:
         """
         if self.layout == "auto":
             raise ConfigError(f"export needs --layout: one of {', '.join(layouts.LAYOUTS)}.")
-        task = (experiment := run_folder.read_experiment(self.source)).task
-        rules = layouts.rules_of(self.layout, task)
+        experiment = run_folder.read_experiment(self.source)
+        layout, whole = layouts.LAYOUTS[self.layout], experiment.task
+        rules = layouts.rules_of(self.layout, whole)
+        task = layout.task(whole)
         paths = {path for rule in rules for path in rule.paths}
-        shapes = expected_shapes(experiment, layouts.LAYOUTS[self.layout].components)
+        shapes = expected_shapes(experiment, layout.components, task)
         problems = [f"not in the layout: {path}" for path in shapes if path not in paths]
         problems += [f"not in the model: {path}" for path in sorted(paths) if path not in shapes]
         if problems:
             raise CheckpointError(report(self.source, problems, self.layout))
+        held = expected_shapes(experiment, layout.components)
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = {
             path: jax.ShapeDtypeStruct(shape, "float32", sharding=place)
-            for path, shape in shapes.items()
+            for path, shape in held.items()
         }
-        ours = {k: np.asarray(v) for k, v in weights.load_params(self.source, wanted).items()}
-        theirs = {self.prefix + k: v for k, v in name_map.save(ours, rules).items()}
-        write_tensors(Path(self.out), theirs, self.dtype)
-        return f"{self.out}: {len(theirs)} tensors as {self.layout} names them, {self.dtype}"
+        ours = weights.load_params(self.source, wanted)
+        if isinstance(whole, LoRA) and task is not whole:
+            ours = params.flatten(whole.merged(params.unflatten(ours)))
+        more = _aside(Path(self.source), layout)
+        rules = tuple(dataclasses.replace(rule, theirs=self.prefix + rule.theirs) for rule in rules)
+        if Path(self.out).suffix == ".safetensors":
+            theirs = name_map.save({k: np.asarray(v) for k, v in ours.items()}, rules)
+            theirs |= {name: tensor[...] for name, tensor in more.items()}
+            write_tensors(Path(self.out), theirs, self.dtype)
+        else:
+            stream.save(self.out, ours, rules, dtype=as_dtype(self.dtype), more=more)
+        count = len(more) + sum(
+            len(ours[rule.paths[0]]) if "{i}" in rule.theirs else 1 for rule in rules if rule.paths
+        )
+        return f"{self.out}: {count} tensors as {self.layout} names them, {self.dtype}"
 
     def load(self, experiment: Experiment) -> str:
         """Imports published weights for an experiment's task; returns what was done.
@@ -99,20 +124,33 @@ class Convert:
           ConfigError: the task has not the components of the layout.
         """
         path = _find(Path(self.source))
+        if self.layout == "llm" and (path.suffix == ".gguf" or path.with_name(_CONFIG).is_file()):
+            return base_llm.load(path, self.out, experiment)
         tensors = self._tensors(path)
         layout: str = self.layout
         if layout == "auto":
             layout = layouts.recognise(list(tensors), experiment.task, path)
+        known = layouts.LAYOUTS[layout]
         rules = layouts.rules_of(layout, experiment.task)
+        experiment = with_task(experiment, known.task(experiment.task))
+        aside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(known.aside)}
+        expected = expected_shapes(experiment, known.components)
+        if self.plan:
+            return loading.plan(path, tensors, expected, experiment.mesh)
         ours, notes = self._ours(path, tensors, rules, experiment, layout)
-        if "text" in layouts.LAYOUTS[layout].components:
+        if not {"text", "llm"}.isdisjoint(known.components):
             notes += filter(None, [check_vocabulary(path, experiment)])
+        if aside:
+            bare = {name.removeprefix(peft.PREFIX): tensor for name, tensor in aside.items()}
+            write_checkpoint(Path(self.out) / weights.ASIDE, stream.copies(bare))
+            starts = ", ".join(prefix + "*" for prefix in known.aside)
+            notes.append(f"put aside, as no component has them: {len(aside)} tensors, {starts}")
         origin = {
             "file": path.name,
             "sha256": hashlib.file_digest(path.open("rb"), "sha256").hexdigest(),
             "layout": layout,
             "prefix": self.prefix,
-            "dtypes": dict(Counter(str(tensor.dtype) for tensor in tensors.values())),
+            "dtypes": dict(Counter(tensor.dtype for tensor in tensors.values())),
             "notes": notes,
         }
         weights.save(self.out, experiment, ours, origin)
@@ -122,8 +160,8 @@ class Convert:
         lines += [f"{self.out}: {len(ours)} parameters of {parts}: {count:,} numbers, float32"]
         return "\n".join(lines)
 
-    def _tensors(self, path: Path) -> dict[str, np.ndarray]:
-        found = modern_names(read_tensors(path))
+    def _tensors(self, path: Path) -> dict[str, LazyTensor]:
+        found = modern_names(_open(path))
         chosen = {
             name.removeprefix(self.prefix): value
             for name, value in found.items()
@@ -138,22 +176,24 @@ class Convert:
     def _ours(
         self,
         path: Path,
-        tensors: dict[str, np.ndarray],
+        tensors: dict[str, LazyTensor],
         rules: tuple[Rule, ...],
         experiment: Experiment,
         layout: str,
-    ) -> tuple[dict[str, np.ndarray], list[str]]:
+    ) -> tuple[dict[str, Any], list[str]]:
         """Our parameters in float32, and what there is to say about them."""
         expected = expected_shapes(experiment, layouts.LAYOUTS[layout].components)
         grid = self._new_grid(experiment, expected)
         if grid:
             width = expected[_POSITIONS][1]
             expected = expected | {_POSITIONS: (int(np.prod(self.positions_from)), width)}
+        mesh = sharding.make_mesh((1, -1, 1))
         try:
-            loaded = name_map.load(tensors, rules, expected)
+            ours: dict[str, Any] = dict(
+                stream.load(tensors, rules, expected, mesh, dtype=np.float32)
+            )
         except name_map.MapError as error:
             raise CheckpointError(report(path, error.problems, layout)) from error
-        ours = {name: np.asarray(value, np.float32) for name, value in loaded.items()}
         notes = []
         if unused := [r.theirs for r in rules if not r.paths and r.theirs in tensors]:
             notes.append(f"known and not needed: {', '.join(unused)}")
@@ -175,12 +215,20 @@ class Convert:
 
 
 def expected_shapes(
-    experiment: Experiment, components: tuple[str, ...]
+    experiment: Experiment, components: tuple[str, ...], task: Task | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Paths and shapes of some components of an experiment's task; nothing is allocated."""
     spec = train.specification(experiment)
-    flat = params.flatten(jax.eval_shape(experiment.task.init, jax.random.key(0), spec))
+    task = task or experiment.task
+    flat = params.flatten(jax.eval_shape(task.init, jax.random.key(0), spec))
     return {path: leaf.shape for path, leaf in flat.items() if path.split("/")[0] in components}
+
+
+def with_task(experiment: Experiment, task: Task) -> Experiment:
+    """The experiment that weights of a task without adapters are of."""
+    if task is experiment.task:
+        return experiment
+    return dataclasses.replace(experiment, task=task, trainable=".*", groups=())
 
 
 def report(source: object, problems: tuple[str, ...] | list[str], layout: str) -> str:
@@ -207,3 +255,23 @@ def _find(source: Path) -> Path:
         cure = f"name the file, or a folder with one of {', '.join(_NAMES)}"
         raise DataError(source, "is neither a run nor a folder with weights", cure)
     return found[0]
+
+
+def _open(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a file, or of the shards of an index; read when they are needed."""
+    if path.name == INDEX:
+        return open_checkpoint(path.parent)
+    arrays = read_tensors(path)
+    return {
+        name: LazyTensor(array.shape, array.__getitem__, str(array.dtype))
+        for name, array in arrays.items()
+    }
+
+
+def _aside(source: Path, layout: layouts.Layout) -> dict[str, LazyTensor]:
+    """What an import of the same layout put aside, under its published names."""
+    folder = source / weights.ASIDE
+    if not layout.aside or not folder.is_dir():
+        return {}
+    prefix = peft.PREFIX if layout.adapted else ""
+    return {prefix + name: tensor for name, tensor in open_checkpoint(folder).items()}

@@ -30,10 +30,12 @@ class LazyTensor:
     Attributes:
       shape: sizes of its axes.
       read: gives what an index of slices selects; of the file no more than that is read.
+      dtype: as the file names it.
     """
 
     shape: tuple[int, ...]
     read: Callable[[Any], np.ndarray]
+    dtype: str = ""
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Reads a part; `[...]` reads all."""
@@ -153,7 +155,7 @@ def _lazy(file: Any, name: str, path: epath.Path) -> LazyTensor:
     def read(index: Any) -> np.ndarray:
         return file.get_tensor(name) if index is ... else part[index]
 
-    return LazyTensor(tuple(part.get_shape()), read)
+    return LazyTensor(tuple(part.get_shape()), read, part.get_dtype())
 
 
 _AGAIN = "fetch the checkpoint again, all of its files"

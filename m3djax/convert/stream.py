@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.errors import DataError
 from m3djax import sharding
-from m3djax.convert.name_map import Linear, Rule, Same, assign
+from m3djax.convert.name_map import Linear, MapError, Rule, Same, assign
 from m3djax.convert.safetensors_files import LazyTensor, write_checkpoint
 from m3djax.params import FlatParams
 
@@ -25,7 +25,7 @@ def load(
     expected: Mapping[str, tuple[int, ...]],
     mesh: Mesh,
     *,
-    source: epath.PathLike,
+    source: epath.PathLike | None = None,
     dtype: Any = None,
 ) -> FlatParams:
     """Published tensors to our parameters, each device's part read on its own.
@@ -39,20 +39,27 @@ def load(
       dtype: what they become; None: as they are stored.
 
     Raises:
-      DataError: as `name_map.load`, lists all that is missing, left over or of another shape.
+      MapError: as `name_map.load`, lists all that is missing, left over or of another shape.
+      DataError: the same, if there is a source to name.
     """
     problems: list[str] = []
     sources: dict[str, tuple[Rule, int, list[LazyTensor]]] = {}
     for rule, tensors in assign(theirs, rules, problems).items():
         for part, path in enumerate(rule.paths):
             sources[path] = rule, part, tensors
-    problems += [f"missing: {path} {s}" for path, s in expected.items() if path not in sources]
+    names = {path: rule.theirs for rule in rules for path in rule.paths}
+    problems += [
+        f"missing: {path} {tuple(shape)}, published as {names.get(path, '(no rule)')}"
+        for path, shape in expected.items()
+        if path not in sources
+    ]
     problems += [f"not in this model: {path}" for path in sources if path not in expected]
     for path, (rule, part, tensors) in sources.items():
-        shapes = {_shape(rule, part, tensor) for tensor in tensors}
-        wanted = tuple(expected.get(path, ()))[1 if _stacked(rule) else 0 :]
-        if path in expected and shapes != {wanted}:
-            problems.append(f"wrong shape: {path}: the file has {shapes}, the model {wanted}")
+        wrong, wanted = _differing(rule, part, tensors, expected.get(path))
+        if wrong:
+            problems.append(f"wrong shape: {path}: the file has {wrong}, the model {wanted}")
+    if problems and source is None:
+        raise MapError(problems)
     if problems:
         lines = "\n  ".join(problems)
         cure = "check that config and weights belong together"
@@ -74,6 +81,7 @@ def save(
     *,
     dtype: Any = None,
     shard_bytes: int = 5 * 10**9,
+    more: Mapping[str, LazyTensor] | None = None,
 ) -> None:
     """Our parameters as a published checkpoint of safetensors; the inverse of `load`.
 
@@ -83,11 +91,12 @@ def save(
       rules: the map.
       dtype: what they become; None: as they are.
       shard_bytes: size of a file.
+      more: further published tensors, which are copied.
 
     Raises:
       KeyError: a path of the map is absent.
     """
-    tensors = {}
+    tensors = copies(more or {}, dtype)
     for rule in rules:
         if not rule.paths:
             continue
@@ -100,6 +109,18 @@ def save(
             name = rule.theirs.replace("{i}", str(first + layer))
             tensors[name] = size, _maker(rule, parts, layer, dtype)
     write_checkpoint(path, tensors, shard_bytes=shard_bytes)
+
+
+def copies(
+    tensors: Mapping[str, LazyTensor], dtype: Any = None
+) -> dict[str, tuple[int, Callable[[], np.ndarray]]]:
+    """Tensors of a file as `write_checkpoint` takes them, in another dtype if that is given."""
+
+    def copy(tensor: LazyTensor) -> tuple[int, Callable[[], np.ndarray]]:
+        size = np.dtype(dtype or np.float32).itemsize * int(np.prod(tensor.shape))
+        return size, lambda: tensor[...].astype(dtype, copy=False) if dtype else tensor[...]
+
+    return {name: copy(tensor) for name, tensor in tensors.items()}
 
 
 def _maker(rule: Rule, parts: Sequence[Any], layer: int, dtype: Any) -> Callable[[], np.ndarray]:
@@ -139,6 +160,19 @@ def _part(rule: Rule, part: int, tensor: LazyTensor, index: Index) -> np.ndarray
     if rule.via == Same():
         return tensor[index or ...]
     return rule.via.load(tensor[...])[part][index]
+
+
+def _differing(
+    rule: Rule, part: int, tensors: Sequence[LazyTensor], expected: Sequence[int] | None
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """The whole shape that a file gives a path, if it is not the expected one, and that one."""
+    if expected is None:
+        return None, None
+    shapes = [_shape(rule, part, tensor) for tensor in tensors]
+    wanted = tuple(expected)[1 if _stacked(rule) else 0 :]
+    wrong = next((shape for shape in shapes if shape != wanted), shapes[0])
+    whole = (len(tensors), *wrong) if _stacked(rule) else wrong
+    return (None if whole == tuple(expected) else whole), tuple(expected)
 
 
 def _shape(rule: Rule, part: int, tensor: LazyTensor) -> tuple[int, ...]:

@@ -1,10 +1,12 @@
-"""Weights of a text encoder belong to one vocabulary."""
+"""Weights of a text encoder or a language model belong to one vocabulary."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from data_pipelines.errors import printable
+from data_pipelines.text import llm_tokenizer
+from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.tokenizer_files import load_tokenizer
 from data_pipelines.text.tokens import ReportTokens
 from m3djax.checkpoint import CheckpointError
@@ -25,13 +27,14 @@ def check_vocabulary(path: Path, experiment: Experiment) -> str:
     """
     text = experiment.data.text
     beside = any((path.parent / n).is_file() for n in ("tokenizer.json", "vocab.txt", "vocab.json"))
-    if text is None or not isinstance(text.tokens, ReportTokens) or not beside:
+    if text is None or not isinstance(text.tokens, ReportTokens | DialogueTokens) or not beside:
         return ""
     tokenizer = text.tokens.tokenizer
+    load = load_tokenizer if isinstance(text.tokens, ReportTokens) else llm_tokenizer.load
     if not Path(tokenizer).exists():
         return f"vocabulary not compared: the config's tokenizer {tokenizer} is not there"
-    theirs = load_tokenizer(str(path.parent)).get_vocab()
-    ours = load_tokenizer(tokenizer).get_vocab()
+    theirs = load(str(path.parent)).get_vocab()
+    ours = load(tokenizer).get_vocab()
     differ = sorted(
         word for word in theirs.keys() | ours.keys() if theirs.get(word) != ours.get(word)
     )

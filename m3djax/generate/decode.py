@@ -95,13 +95,23 @@ def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
     layers: list[dict[str, Any]] = []
     for number, stage in enumerate(model.stages):
         stacked = params[f"stages_{number}"]["block"]
-        shardings = jax.tree.map(without_first_axis, stacked)
-        cut = jax.jit(
-            lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree), out_shardings=shardings
-        )
-        layers += [cut(stacked, i) for i in range(stage.num_layers)]
+        leaves, structure = jax.tree.flatten(stacked)
+        cut = _cutter(tuple(without_first_axis(leaf) for leaf in leaves))
+        layers += [structure.unflatten(cut(leaves, i)) for i in range(stage.num_layers)]
     outer = {name: leaf for name, leaf in params.items() if not name.startswith("stages_")}
     return Weights(outer, tuple(layers))
+
+
+@functools.lru_cache
+def _cutter(shardings: tuple[Any, ...]) -> Any:
+    """Cuts layer i out of stacked leaves; the same function for every model of these shardings."""
+    return jax.jit(lambda leaves, i: [leaf[i] for leaf in leaves], out_shardings=list(shardings))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def embed(model: Decoder, outer: dict[str, Any], ids: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+    """Embedded tokens."""
+    return apply(model, outer, ids, method="embed")
 
 
 def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:

@@ -84,14 +84,11 @@ class Generator:
         with self.on_mesh():
             self.weights = decode.unstack(model, params)
         self._eos = jnp.asarray(tuple(eos_ids) or (-1,), jnp.int32)
-        self._embed = jax.jit(
-            lambda outer, ids: model.apply({"params": outer}, ids, method="embed")
-        )
 
     def embed(self, token_ids: Any) -> Float[Array, "b n c"]:
         """Embedded tokens, for prompts that are made of more than tokens."""
         with self.on_mesh():
-            return self._embed(self.weights.outer, jnp.asarray(token_ids))
+            return decode.embed(self.model, self.weights.outer, jnp.asarray(token_ids))
 
     def prefix(
         self,

@@ -28,10 +28,10 @@ TEXTS = (
     "x",
 )
 README = """# sentencepiece
-A BPE model of {size} pieces with byte fallback, trained by sentencepiece {version} on this project's
-docs with Llama's settings, as the metadata of model.gguf (which has no tensors). config.json: texts,
-and what sentencepiece decodes their ids to. io: ids/N, sentencepiece's ids of text N, bos in front.
-Tolerance: exact.
+A BPE model of {size} pieces with byte fallback, trained by sentencepiece {version} on this
+project's docs with Llama's settings, as the metadata of model.gguf (which has no tensors).
+config.json: texts, and what sentencepiece decodes their ids to. io: ids/N, sentencepiece's ids of
+text N, bos in front. Tolerance: exact.
 """
 
 

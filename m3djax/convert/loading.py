@@ -1,0 +1,64 @@
+"""What loading weights takes, from the headers of their files alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from jax.sharding import AbstractMesh
+
+from m3djax import sharding
+from m3djax.convert.safetensors_files import LazyTensor
+
+_GIB = 2**30
+_BYTES = 4  # imported parameters are float32
+
+
+def plan(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    expected: Mapping[str, tuple[int, ...]],
+    mesh: tuple[int, int, int],
+) -> str:
+    """Bytes on host and devices, for a mesh that need not be there.
+
+    A parameter, all its layers together, is read for one device after the other and handed over
+    before the next one is begun: that is all that a host holds.
+
+    Args:
+      path: the file, or the index of its shards.
+      tensors: what it holds.
+      expected: our paths and shapes.
+      mesh: devices along (data, fsdp, tensor); a -1 takes what this machine has left.
+    """
+    if -1 in mesh:
+        places = sharding.make_mesh(mesh).abstract_mesh
+    else:
+        places = AbstractMesh(mesh, sharding.AXES)
+    parts = {path: _share(path, shape, places) for path, shape in expected.items()}
+    numbers = sum(math.prod(shape) for shape in expected.values())
+    largest = max(parts, key=lambda name: parts[name])
+    kinds = Counter(tensor.dtype for tensor in tensors.values())
+    sizes = ", ".join(f"{name} {size}" for name, size in places.shape.items())
+    return "\n".join(
+        [
+            f"{path}: {len(tensors)} tensors ({', '.join(f'{n} {k}' for k, n in kinds.items())})",
+            f"model: {len(expected)} parameters, {numbers:,} numbers, "
+            f"{numbers * _BYTES / _GIB:.2f} GiB in float32",
+            f"mesh: {sizes}",
+            f"device: {sum(parts.values()) * _BYTES:,} bytes "
+            f"({sum(parts.values()) * _BYTES / _GIB:.2f} GiB) on each",
+            f"host: {parts[largest] * _BYTES:,} bytes ({parts[largest] * _BYTES / _GIB:.2f} GiB) "
+            f"for each of its devices at most, while {largest} is read",
+            "nothing was loaded",
+        ]
+    )
+
+
+def _share(path: str, shape: tuple[int, ...], mesh: AbstractMesh) -> int:
+    """Numbers of a parameter on one device."""
+    spec = sharding.parameter_spec(path, shape, mesh)
+    axes = [axis for entry in spec if entry for axis in entry]
+    return math.prod(shape) // math.prod(mesh.shape[axis] for axis in axes)
