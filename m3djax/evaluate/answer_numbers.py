@@ -14,10 +14,14 @@ from m3djax.evaluate.answer_scores import Scores
 from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.statistics import Estimate
 
-MAIN = {"choice": "accuracy", "yes_no": "accuracy", "rec": "iou"}
-"""Kind -> the metric by which models are compared; free text is compared by ROUGE-1."""
-_TEXT = "rouge1"
+MAIN = {"choice": "accuracy", "yes_no": "accuracy", "rec": "iou", "reg": "exact"}
+"""Kind -> the metric by which models are compared."""
 TYPES_MEAN = "mean of types"
+
+
+def main_of(kind: str) -> str:
+    """The metric by which models are compared: ROUGE-1 for free text."""
+    return MAIN.get(kind, "rouge1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class Kind:
     @property
     def main(self) -> str:
         """The metric by which models are compared."""
-        return MAIN.get(self.name, _TEXT)
+        return main_of(self.name)
 
     @property
     def types(self) -> list[str]:
@@ -78,7 +82,7 @@ class Kind:
         }
         found["models"] = {
             model: {
-                part: {metric: value.to_json() for metric, value in values.items()}
+                part: {metric: _json(value) for metric, value in values.items()}
                 for part, values in parts.items()
             }
             for model, parts in estimates.items()
@@ -87,7 +91,7 @@ class Kind:
         first, *others = estimates
         main = {model: parts["all"].get(self.main) for model, parts in estimates.items()}
         found["gain_over"] = {
-            other: (ours - theirs).to_json()
+            other: _json(ours - theirs)
             for other in others
             if (ours := main[first]) and (theirs := main[other])
         }
@@ -147,6 +151,12 @@ class Kind:
         }
 
 
+def _json(estimate: Estimate) -> dict[str, Any]:
+    """As results are stored; an interval needs two units, which show in the resamples."""
+    undefined = np.isnan(estimate.samples).all()
+    return {"value": estimate.value, "interval": None if undefined else estimate.interval}
+
+
 def _means(
     scores: Scores,
     chosen: Bool[np.ndarray, " n"],
@@ -162,5 +172,8 @@ def _means(
         size = draws.shape[1]
         sums = np.bincount(unit[there], values[there], size)
         weights = np.bincount(unit[there], minlength=size).astype(float)
-        means[metric] = statistics.weighted_mean(sums, weights, draws)
+        mean = statistics.weighted_mean(sums, weights, draws)
+        if np.count_nonzero(weights) < 2:
+            mean = Estimate(mean.value, np.full(len(draws), np.nan))  # nothing is known of spread
+        means[metric] = mean
     return means

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.boxes import box_scores
 from m3djax.evaluate.choices import is_right_released, read_choice, read_yes_no
+from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.text import bleu, cider, coco, meteor, rouge
 from m3djax.evaluate.text.bert_score import BertScore
 
@@ -37,6 +38,7 @@ METRICS = {
     "balanced": Metric("mean of yes and no"),
     "unparsed": Metric("unreadable"),
     "accuracy_m3d": Metric("accuracy, M3D's rule"),
+    "exact": Metric("same words"),
     "bleu1": Metric("BLEU-1"),
     "bleu2": Metric("BLEU-2"),
     "bleu3": Metric("BLEU-3"),
@@ -72,23 +74,37 @@ def _choice(row: Row) -> dict[str, float]:
 
 
 def right_letter(row: Row) -> str:
-    """The letter of the right choice, which the right answer starts with: "B. liver"."""
+    """The letter of the right choice, which the right answer starts with: "B. liver".
+
+    Raises:
+      EvaluationError: it does not.
+    """
     letter = row.truth.partition(".")[0]
     if letter not in row.choices:
-        raise ValueError(f"the right answer {row.truth!r} starts with none of {dict(row.choices)}")
+        raise EvaluationError(
+            f"{row.question!r}: the right answer {row.truth!r} starts with the letter of no choice "
+            "of its own. Cure: leave the question out of the dataset."
+        )
     return letter
 
 
 def yes_no(rows: Sequence[Row]) -> Scores:
-    """Questions for yes or no: an answer that says neither, or both, is wrong."""
-    return _columns(
-        {
-            "accuracy": (said := read_yes_no(row.said)) == read_yes_no(row.truth),
-            "unparsed": said is None,
-            "chance": 0.5,
-        }
-        for row in rows
-    )
+    """Questions for yes or no: an answer that says neither, or both, is wrong.
+
+    Raises:
+      EvaluationError: so does a right answer.
+    """
+    return _columns(_yes_no(row) for row in rows)
+
+
+def _yes_no(row: Row) -> dict[str, float]:
+    right, said = read_yes_no(row.truth), read_yes_no(row.said)
+    if right is None:
+        raise EvaluationError(
+            f"{row.question!r}: the right answer {row.truth!r} says neither yes nor no. "
+            "Cure: leave the question out of the dataset."
+        )
+    return {"accuracy": said == right, "unparsed": said is None, "chance": 0.5}
 
 
 def boxes(rows: Sequence[Row]) -> Scores:
@@ -119,11 +135,12 @@ def _texts(said: str, meant: str) -> dict[str, float]:
         "meteor": meteor.meteor(said, meant),
         **{f"coco_bleu{n}": value for n, value in enumerate(coco.bleu(said, meant), 1)},
         "coco_rougeL": coco.rouge_l(said, meant),
+        "exact": coco.tokens(said) == coco.tokens(meant),
     }
 
 
-def _columns(rows: object) -> Scores:
-    dicts: list[dict[str, float]] = list(rows)  # type: ignore[call-overload]
+def _columns(rows: Iterable[dict[str, float]]) -> Scores:
+    dicts = list(rows)
     names = dict.fromkeys(name for row in dicts for name in row)
     return {name: np.array([row.get(name, np.nan) for row in dicts], float) for name in names}
 

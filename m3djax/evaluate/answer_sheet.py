@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from data_pipelines import boxes
 from data_pipelines.errors import printable
 from data_pipelines.pipeline import Batch
 from m3djax.augment import Window
@@ -23,6 +24,7 @@ from m3djax.evaluate.pictures import BACKGROUND, TEXT
 FILE = "answers.png"
 _TRUE, _WRONG, _DIM = "#3fb950", "#f85149", "#8b949e"
 _COLOURS = ("#d29922", "#58a6ff", "#bc8cff", "#ff7b72")  # of the models
+_RIGHT_OR_WRONG = ("accuracy", "exact")
 _WIDTH, _ROW, _IMAGE = 11.0, 0.155, 2.6  # inches: page, line of text, slice
 _LETTERS = 118  # in a line of text
 
@@ -49,11 +51,8 @@ def draw(
         left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
     )  # fmt: skip
     for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
-        boxes = {}
-        for kind, number in some:
-            if kind.name == "rec" and not boxes:
-                boxes = _boxes(kind, number)
-        _slice(figure.add_subplot(grid[row, 0]), crop, boxes, window)
+        found = next((_boxes(kind, number) for kind, number in some if kind.name == "rec"), {})
+        _slice(figure.add_subplot(grid[row, 0]), crop, found, window)
         cell = figure.add_subplot(grid[row, 1])
         cell.set_axis_off()
         for number, (words, colour) in enumerate(text):
@@ -87,8 +86,8 @@ def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
     lines = [*_wrapped(row.question, TEXT), *_wrapped(f"right: {row.truth}", _DIM)]
     for place, (model, rows) in enumerate(kind.answers.items()):
         colour = _COLOURS[place % len(_COLOURS)] if kind.name == "rec" else TEXT
-        right = kind.scores[model].get("accuracy")
-        if right is not None:
+        if kind.main in _RIGHT_OR_WRONG:
+            right = kind.scores[model][kind.main]
             colour = _TRUE if right[number] else _WRONG
         said = rows[number].said or "(nothing)"
         lines += _wrapped(f"{model}: {said}{_verdict(kind, model, number)}", colour)
@@ -98,13 +97,14 @@ def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
 def _verdict(kind: Kind, model: str, number: int) -> str:
     """What follows an answer: its IoU, or its ROUGE-1."""
     value = kind.scores[model].get(kind.main, np.full(len(kind.rows), np.nan))[number]
-    if kind.main == "accuracy" or np.isnan(value):
+    if kind.main in _RIGHT_OR_WRONG or np.isnan(value):
         return ""
     return f"  ({'IoU' if kind.main == 'iou' else 'ROUGE-1'} {value:.2f})"
 
 
 def _wrapped(text: str, colour: str) -> list[tuple[str, str]]:
     # "$" would start a formula.
+    text = text.replace(boxes.START, "").replace(boxes.END, "")
     text = printable(" ".join(text.split())).replace("$", r"\$")
     text = textwrap.shorten(text, 3 * _LETTERS, placeholder=" ...")
     return [(line, colour) for line in textwrap.wrap(text, _LETTERS)]
@@ -115,30 +115,35 @@ def _boxes(kind: Kind, number: int) -> dict[str, Box]:
     texts = {_TRUE: kind.rows[number].truth}
     for place, rows in enumerate(kind.answers.values()):
         texts.setdefault(_COLOURS[place % len(_COLOURS)], rows[number].said)
-    boxes = {colour: read_box(text) for colour, text in texts.items()}
-    return {colour: box for colour, box in boxes.items() if box is not None}
+    found = {colour: read_box(text) for colour, text in texts.items()}
+    return {colour: box for colour, box in found.items() if box is not None}
 
 
-def _slice(cell: Axes, crop: Batch, boxes: Mapping[str, Box], window: Window) -> None:
+def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: Window) -> None:
     """An axial slice, through the middle of the true box if there is one."""
     image: Float[np.ndarray, "d h w"] = crop["image"][..., 0] * crop["scale"] + crop["offset"]
     depth, height, width = image.shape
-    middle = (boxes[_TRUE][0] + boxes[_TRUE][3]) / 2 if _TRUE in boxes else 0.5
+    middle = (drawn[_TRUE][0] + drawn[_TRUE][3]) / 2 if _TRUE in drawn else 0.5
     index = min(int(middle * depth), depth - 1)
     _, tall, wide = crop["spacing"] if all(crop["spacing"]) else (1, 1, 1)
     cell.imshow(
         image[index], cmap="gray", vmin=window.low, vmax=window.high, aspect=tall / wide,
         extent=(0, width, height, 0),
     )  # fmt: skip
-    for colour, box in boxes.items():
+    for colour, box in drawn.items():
         low, high = box[:3] * image.shape, box[3:] * image.shape
         inside = low[0] <= index + 0.5 <= high[0]
         cell.add_patch(
             Rectangle(
-                (low[2], low[1]), high[2] - low[2], high[1] - low[1], fill=False,
-                edgecolor=colour, linewidth=1.6, linestyle="-" if inside else "--",
+                (low[2], low[1]),
+                high[2] - low[2],
+                high[1] - low[1],
+                fill=False,
+                edgecolor=colour,
+                linewidth=4 if colour == _TRUE else 1.6,  # an answered box may lie upon it
+                linestyle="-" if inside else "--",
             )
-        )  # fmt: skip
+        )
     cell.set_xticks([])
     cell.set_yticks([])
     cell.set_anchor("N")

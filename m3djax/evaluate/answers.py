@@ -29,7 +29,7 @@ from m3djax.evaluate.answer_table import AnswerTable, Row
 from m3djax.evaluate.answerers import answerer, placed
 from m3djax.evaluate.answering import answer_all
 from m3djax.evaluate.answers_text import present
-from m3djax.evaluate.asked import Asked, asked
+from m3djax.evaluate.asked import Asked, Enumerates, asked
 from m3djax.evaluate.base import Evaluator
 from m3djax.evaluate.beside import Beside, Model
 from m3djax.evaluate.findings import EvaluationError, Picture
@@ -40,6 +40,11 @@ from m3djax.params import Params
 from m3djax.tasks.vision_language import VisionLanguage
 
 OWN = "this run"
+_REGIONS = "regions of one patient"
+_ONE_PATIENT = (
+    "All questions are about one patient. The intervals are over regions of the scan, whose crops "
+    "overlap those of their neighbours, and say nothing about other patients."
+)
 Answered = dict[str, list[Row]]
 
 
@@ -62,7 +67,7 @@ class Answers(Evaluator):
       data: how crops are cut and what is asked; None is as in training.
       beside: further models that answer the same questions; name -> which.
       sampling: how answers are chosen.
-      batch_size: volumes that are encoded at once.
+      batch_size: volumes that are encoded at once; more where devices ask for it.
       questions: answers that are written at once.
       bert_score: folder of a BERT or RoBERTa for BERTScore, such as that of roberta-large; "" for
         none.
@@ -106,7 +111,7 @@ class Answers(Evaluator):
     def check(self) -> None:
         """See `Evaluator.check`."""
         assert self.data is not None, "for_data fills it in"
-        if self.data.text is None or not hasattr(self.data.text.source, "every"):
+        if self.data.text is None or not isinstance(self.data.text.source, Enumerates):
             raise ConfigError(
                 "Answers needs data with questions. Cure: a data.text.source that asks, such as "
                 "MaskQuestions."
@@ -137,7 +142,9 @@ class Answers(Evaluator):
             answered[name] = self._answer(name, model, mesh, folder, blind=other.blind)
         kinds, units = self._scored(answered)
         _write_scores(kinds, folder)
-        numbers = {kind.name: kind.numbers(self.seed) for kind in kinds}
+        numbers = self._measured(kinds, notes)
+        if units == _REGIONS:
+            notes.append(_ONE_PATIENT)
         shown = self._sheet(task, kinds, folder)
         return present(numbers, units, shown, tuple(notes)).to_json()
 
@@ -166,9 +173,9 @@ class Answers(Evaluator):
         load = functools.partial(
             answerer, model.task, params, reading, mesh, sampling=self.sampling, blind=blind
         )
-        rows = answer_all(
-            self._asked(), table, load, batch_size=self.batch_size, questions=self.questions
-        )
+        over = mesh.shape["data"] * mesh.shape["fsdp"]
+        volumes = -(-self.batch_size // over) * over
+        rows = answer_all(self._asked(), table, load, batch_size=volumes, questions=self.questions)
         if not rows:
             raise EvaluationError(
                 f"{self.dataset}: nothing can be asked about split {self.split!r}. "
@@ -208,16 +215,28 @@ class Answers(Evaluator):
         records = open_dataset(self.dataset, self.split, lazy=True)
         patients = {n: records[n]["patient_id"] for n in {row.record for row in rows}}
         unit = np.unique([patients[row.record] for row in rows], return_inverse=True)[1]
-        if (count := len(set(patients.values()))) > 1:
-            return unit, f"{count:,} patients"
+        if len(set(patients.values())) > 1:
+            return unit, "patients"
         places = [(row.record, *(np.array(row.place) // self.data.size)) for row in rows]
-        unit = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
-        if (count := len(np.unique(unit))) < 2:
+        return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1), _REGIONS
+
+    def _measured(self, kinds: list[Kind], notes: list[str]) -> dict[str, Any]:
+        """The numbers of every kind; one that nothing can be said about leaves a note."""
+        found = {}
+        for kind in kinds:
+            if len(np.unique(kind.unit)) > 1:
+                found[kind.name] = kind.numbers(self.seed)
+            else:
+                notes.append(
+                    f"{kind.name}: the {len(kind.rows)} questions are about one place, and an "
+                    "interval needs 2: left out."
+                )
+        if not found:
             raise EvaluationError(
                 f"{self.dataset}, split {self.split!r}: all questions are about one place of one "
                 "patient, and an interval needs 2. Cure: more `crops`, or more scans."
             )
-        return unit, f"{count:,} regions of one patient"
+        return found
 
     def _sheet(self, task: Any, kinds: list[Kind], folder: epath.Path) -> tuple[Picture, ...]:
         """Some crops with their questions and answers."""

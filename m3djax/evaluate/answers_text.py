@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from m3djax.evaluate.answer_numbers import MAIN, TYPES_MEAN
-from m3djax.evaluate.answer_scores import METRICS
+from m3djax.evaluate.answer_numbers import TYPES_MEAN, main_of
+from m3djax.evaluate.answer_scores import METRICS, SCORERS
 from m3djax.evaluate.findings import Findings, Picture, Table
-from m3djax.evaluate.statistics import verdict
+from m3djax.evaluate.statistics import number_text, verdict
 
 _TITLES = {
     "choice": "questions with choices",
@@ -18,6 +18,7 @@ _TITLES = {
     "rec": "questions for a place",
     "reg": "questions for what is in a box",
 }
+_TYPES = 12  # that are shown
 _METEOR = (
     "METEOR counts equal words and equal stems, no synonyms: a little below what others report."
 )
@@ -40,7 +41,7 @@ def present(
 
     Args:
       kinds: kind -> `Kind.numbers`.
-      units: what intervals are over, such as "12 patients".
+      units: what intervals are over, such as "patients".
       pictures: answers beside their slices.
       caveats: what the numbers do not say.
     """
@@ -50,9 +51,9 @@ def present(
         for metric, value in first["all"].items():
             curves[f"{kind}_{metric}"] = value["value"]
     notes = []
-    if any(kind in MAIN for kind in kinds):
+    if any(kind in SCORERS for kind in kinds):
         notes.append(_UNREADABLE)
-    if any(kind not in MAIN for kind in kinds):
+    if any(kind not in SCORERS for kind in kinds):
         notes += [_METEOR, _CIDER]
     tables = [table for kind, numbers in kinds.items() for table in _tables(kind, numbers, units)]
     return Findings(
@@ -69,81 +70,88 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
     """How the first model did, against chance and against the others."""
     model, parts = next(iter(numbers["models"].items()))
     title = _TITLES.get(kind, f"{kind} questions")
-    metric = MAIN.get(kind, "rouge1")
+    metric = main_of(kind)
     if metric not in parts["all"]:
         return f"{numbers['questions']:,} {title}: none has a box to be found."
     found = parts["all"][metric]
     said = [f"{METRICS[metric].name} {_number(metric, found)}"]
-    if "chance" in numbers:
+    if "chance" in numbers and found["interval"]:
         low, high = found["interval"]
-        chance = numbers["chance"]["all"]
+        chance, frequent = (numbers[name]["all"] for name in ("chance", "most_frequent_answer"))
         against = "above" if low > chance else "below" if high < chance else "no better than"
         said.append(f"{against} chance ({chance:.1%})")
-        said.append(
-            f"one answer for all would be right in {numbers['most_frequent_answer']['all']:.1%}"
-        )
+        said.append(f"one answer for all would be right in {frequent:.1%}")
     for other, gain in numbers["gain_over"].items():
-        difference = _number(metric, gain, signed=True)
-        said.append(f"{verdict(gain['interval'])} {other} (difference {difference})")
+        if gain["interval"]:
+            difference = _number(metric, gain, signed=True)
+            said.append(f"{verdict(gain['interval'])} {other} (difference {difference})")
     return f"{numbers['questions']:,} {title}, {model}: {'; '.join(said)}."
 
 
 def _tables(kind: str, numbers: Mapping[str, Any], units: str) -> list[Table]:
     title = _TITLES.get(kind, f"{kind} questions")
     title = f"{title[0].upper()}{title[1:]}: {numbers['questions']:,}"
-    note = f"In brackets: 95 % bootstrap over {units}."
-    by_type = len(numbers["questions_by_type"]) > 1
+    note = f"In brackets: 95 % bootstrap over {numbers['units']:,} {units}."
     tables = [_by_metric(title, numbers, note)]
-    if by_type:
-        tables.append(_by_type(title, MAIN.get(kind, "rouge1"), numbers, note))
+    if len(numbers["questions_by_type"]) > 1:
+        tables.append(_by_type(title, main_of(kind), numbers, note))
     return tables
 
 
 def _by_metric(title: str, numbers: Mapping[str, Any], note: str) -> Table:
-    """A row per model, a column per metric."""
+    """A row per metric, a column per model."""
     models = numbers["models"]
     there = {metric for parts in models.values() for metric in parts["all"]}
-    metrics = [metric for metric in METRICS if metric in there]
-    rows = [
-        (model, *(_cell(metric, parts["all"].get(metric)) for metric in metrics))
-        for model, parts in models.items()
-    ]
-    for name, value in _guesses(numbers, "all"):
-        rows.append((name, *(f"{value:.1%}" if m == "accuracy" else "" for m in metrics)))
-    heads = (METRICS[metric].name for metric in metrics)
-    return Table(title, ("answered by", *heads), tuple(rows), note)
+    guesses = _guesses(numbers, "all")
+    rows = []
+    for metric in (metric for metric in METRICS if metric in there):
+        cells = (_number(metric, parts["all"].get(metric)) for parts in models.values())
+        guessed = (f"{value:.1%}" if metric == "accuracy" else "" for value in guesses.values())
+        rows.append((METRICS[metric].name, *cells, *guessed))
+    return Table(title, ("", *models, *guesses), tuple(rows), note)
 
 
 def _by_type(title: str, metric: str, numbers: Mapping[str, Any], note: str) -> Table:
     """A row per type of question, a column per model; and the mean over types, as M3D gives it."""
     counts = numbers["questions_by_type"]
-    guesses = {part: dict(_guesses(numbers, part)) for part in counts}
-    names = list(next(iter(guesses.values())))
+    shown = sorted(sorted(counts, key=counts.get, reverse=True)[:_TYPES])
+    guesses = {part: _guesses(numbers, part) for part in counts}
+    # Where the type is the answer, one answer for all of a type says nothing.
+    names = [
+        name
+        for name in next(iter(guesses.values()))
+        if any(values[name] < 1 for values in guesses.values())
+    ]
     means = {name: sum(values[name] for values in guesses.values()) / len(counts) for name in names}
     rows = []
-    for part, values in (*guesses.items(), (TYPES_MEAN, means)):
+    for part in (*shown, TYPES_MEAN):
         head = f"{part} ({counts[part]:,})" if part in counts else part
-        models = (parts.get(part, {}).get(metric) for parts in numbers["models"].values())
-        cells = (_cell(metric, number) for number in models)
-        rows.append((head, *cells, *(f"{values[name]:.1%}" for name in names)))
+        cells = (
+            _number(metric, parts.get(part, {}).get(metric)) for parts in numbers["models"].values()
+        )
+        guessed = (f"{guesses.get(part, means)[name]:.1%}" for name in names)
+        rows.append((head, *cells, *guessed))
+    if len(counts) > _TYPES:
+        note = f"The {_TYPES} most frequent of {len(counts)} types; all are in results.json. {note}"
     heads = ("type", *numbers["models"], *names)
     return Table(f"{title}, {METRICS[metric].name} by type", heads, tuple(rows), note)
 
 
-def _guesses(numbers: Mapping[str, Any], part: str) -> list[tuple[str, float]]:
+def _guesses(numbers: Mapping[str, Any], part: str) -> dict[str, float]:
+    """What can be had without a model."""
     if "chance" not in numbers:
-        return []
-    return [
-        ("chance", numbers["chance"][part]),
-        ("one answer for all", numbers["most_frequent_answer"][part]),
-    ]
+        return {}
+    return {
+        "chance": numbers["chance"][part],
+        "one answer for all": numbers["most_frequent_answer"][part],
+    }
 
 
-def _cell(metric: str, number: Mapping[str, Any] | None) -> str:
-    return "" if number is None else _number(metric, number)
-
-
-def _number(metric: str, number: Mapping[str, Any], *, signed: bool = False) -> str:
+def _number(metric: str, number: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    """With its interval, if it has one; "" for none."""
+    if number is None:
+        return ""
     style = ("+" if signed else "") + (".1%" if METRICS[metric].percent else ".3f")
-    low, high = number["interval"]
-    return f"{number['value']:{style}} [{low:{style}}, {high:{style}}]"
+    if number["interval"] is None:
+        return f"{number['value']:{style}}"
+    return number_text(number, style)

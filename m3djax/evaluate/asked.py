@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from data_pipelines.captions import Question
+from data_pipelines.captions import Question, View
 from data_pipelines.pipeline import Batch, Data, Source
 from m3djax.evaluate.answer_table import Row
+
+
+@runtime_checkable
+class Enumerates(Protocol):
+    """A source of captions that can tell all questions about a crop."""
+
+    def every(self, view: View) -> list[Question]:
+        """All of them, in fixed order and wording."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,14 +49,14 @@ def asked(
     Raises:
       DataError: the dataset cannot be read.
     """
-    assert data.text is not None
+    assert data.text is not None and isinstance(data.text.source, Enumerates)
     for sample, view in data.views(source, crops, seed):
         record, crop = int(sample["record"]), int(sample["crop"])
         questions = data.text.source.every(view)
         rng = np.random.default_rng((seed, record, crop, 1))
         numbers = _drawn([kind_of(q) for q in questions], per_crop, rng)
-        place = tuple(int(voxel) for voxel in sample["place"])
-        rows = [_row(questions[n], n, record, crop, place) for n in numbers]
+        d, h, w = (int(voxel) for voxel in sample["place"])
+        rows = [_row(questions[n], n, record, crop, (d, h, w)) for n in numbers]
         if rows:
             yield Asked(sample, rows)
 
@@ -57,7 +66,9 @@ def kind_of(question: Question) -> str:
     return "choice" if question.choices else question.kind or "report"
 
 
-def _row(question: Question, number: int, record: int, crop: int, place: tuple[int, ...]) -> Row:
+def _row(
+    question: Question, number: int, record: int, crop: int, place: tuple[int, int, int]
+) -> Row:
     return Row(
         record, crop, number, place, kind_of(question), question.label, question.question,
         question.lettered, question.text,

@@ -1,0 +1,77 @@
+"""Models beside a run: its own, another one, and what it was before training."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from data_pipelines.pipeline import Data, Source
+from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines.text_fields import Text
+from m3djax import weights
+from m3djax.evaluate.beside import Beside, Model
+from m3djax.experiment import Experiment
+from m3djax.lora import LoRA
+from m3djax.params import Params, flatten
+from m3djax.run_folder import RunError
+from m3djax.tasks.vision_language import VisionLanguage
+from tests import tiny
+from tests.unit.fakes import SIZE
+
+TASK = tiny.vision_language()
+DATA = Data((Source("data/x"),), SIZE, text=Text(DialogueTokens("nowhere", 4, 64, 64)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
+    """Weights of a task with adapters, trained until every number is 1."""
+    folder = epath.Path(tmp_path_factory.mktemp("runs") / "run")
+    experiment = Experiment("run", LoRA(TASK, rank=2), DATA, seed=3)
+    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), tiny.dialogue_batch())
+    ones = {path: np.ones(leaf.shape, np.float32) for path, leaf in flatten(shapes).items()}
+    weights.save(folder, experiment, ones, {})
+    return folder
+
+
+def leaves(params: Params) -> dict[str, np.ndarray]:
+    return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+
+
+def test_the_run_itself(tmp_path: pathlib.Path) -> None:
+    own = Model(TASK, {}, DATA)
+    assert Beside(blind=True).model(epath.Path(tmp_path), own) is own
+
+
+def test_another_run_is_merged(run: epath.Path, tmp_path: pathlib.Path) -> None:
+    other = Beside(str(run)).model(epath.Path(tmp_path), Model(None, {}, DATA))
+    assert isinstance(other.task, VisionLanguage) and other.data == DATA
+    params = leaves(other.params)
+    assert not any("lora" in path for path in params)
+    assert params["projector/linear_0/kernel"].min() == 1
+    # alpha / rank times the product of ones of rank 2, on top of 1
+    (kernel,) = (p for path, p in params.items() if path.endswith("attention/query/kernel")
+                 and path.startswith("llm"))  # fmt: skip
+    np.testing.assert_array_equal(kernel, 1 + 32 / 2 * 2)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_before_training(run: epath.Path, named: bool) -> None:
+    other = Beside(str(run) if named else "", untrained=True)
+    found = leaves(other.model(run / "evaluation" / "answers", Model(None, {}, DATA)).params)
+    fresh = jax.jit(LoRA(TASK, rank=2).init)(jax.random.key(3), tiny.dialogue_batch(rows=1))
+    _, fresh = LoRA(TASK, rank=2).evaluated(fresh)
+    expected = leaves(fresh)
+    assert set(found) == set(expected)
+    kernel = found["projector/linear_0/kernel"]
+    assert kernel.shape == expected["projector/linear_0/kernel"].shape and kernel.std() > 0
+
+
+def test_no_such_run(tmp_path: pathlib.Path) -> None:
+    own: Any = Model(TASK, {}, DATA)
+    with pytest.raises(RunError, match="is not a run"):
+        Beside(str(tmp_path / "nothing")).model(epath.Path(tmp_path), own)
