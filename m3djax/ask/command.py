@@ -7,7 +7,7 @@ import sys
 
 import tyro
 
-from data_pipelines import readers
+from data_pipelines import readers, templates
 from data_pipelines.errors import printable
 from data_pipelines.plausible import check_values
 from data_pipelines.volume import Units, Volume
@@ -60,7 +60,7 @@ class Ask:
     recipe: str | None = None
     picture: str | None = "ask.png"
     report: str | None = None
-    report_prompt: str = "Please write a report of the findings in this scan."
+    report_prompt: str = templates.REPORT[0]
     sampling: Sampling = Sampling()
     dtype: terminal.AutoDtype = "auto"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from etils import epath
 
+from data_pipelines.captions import CaptionSource
 from data_pipelines.crops import Crop
 from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.errors import ConfigError, DataError
@@ -165,8 +165,7 @@ def _with_dtype(task: Task, dtype: Dtype) -> Task:
     )
 
 
-def _released(source: Any) -> bool:
-    """A mixture is of sources; all of a run's make boxes in one way."""
-    members = [member for member in vars(source).values() if isinstance(member, tuple)]
-    parts = [part for member in members for part in member if dataclasses.is_dataclass(part)]
-    return getattr(source, "released", False) or any(map(_released, parts))
+def _released(source: CaptionSource) -> bool:
+    """A mixture is of sources, and all that make boxes do so in one way."""
+    members = getattr(source, "sources", {})
+    return getattr(source, "released", False) or any(map(_released, members.values()))
