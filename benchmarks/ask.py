@@ -100,8 +100,8 @@ def ours(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
     return clock.found()
 
 
-def torch(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
-    """The same in torch: eager, as these libraries are used."""
+def theirs(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
+    """The same from transformers and MONAI: eager, as these libraries are used."""
     import copy
 
     import torch
@@ -125,7 +125,9 @@ def torch(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
             ids = prompt(tokenizer, question)
             cut = len(ids) - ids[::-1].index(place)
             if cache is None:
-                before = torch.cat([embed(torch.tensor([ids[: cut - 256]])), volume], 1)
+                before = torch.cat(
+                    [embed(torch.tensor([ids[: cut - 256]], dtype=torch.long)), volume], 1
+                )
                 cache = llm(inputs_embeds=before, use_cache=True, logits_to_keep=1).past_key_values
             state, given = copy.deepcopy(cache), torch.tensor([ids[cut:]])
             said: list[int] = []
@@ -179,10 +181,10 @@ def _monai_vision(folder: Path) -> tuple[Any, Any]:
     found: dict[str, Any] = {}
     for file in sorted((folder / "vision").glob("*.safetensors")):
         found |= load_file(file)
-    theirs = {n.removeprefix(VISION): v for n, v in found.items() if n.startswith(VISION)}
-    missing = vision.load_state_dict(theirs, strict=False).missing_keys
-    assert all("classification_head" in name for name in missing), missing
-    vision.classification_head = nn.Identity()
+    tower = {n.removeprefix(VISION): v for n, v in found.items() if n.startswith(VISION)}
+    del vision.classification_head  # with it, only the class token comes out
+    missing = vision.load_state_dict(tower, strict=False).missing_keys
+    assert all("cross_attn" in name for name in missing), missing  # built, and never used
     parts = {n.removeprefix(PROJECTOR): v for n, v in found.items() if n.startswith(PROJECTOR)}
     width = len(parts["0.bias"])
     projector = nn.Sequential(nn.Linear(768, width), nn.GELU(), nn.Linear(width, width))
@@ -241,7 +243,7 @@ def main() -> None:
         if side == "make":
             print(json.dumps({"made": make(Path(folder))}))
         else:
-            run = ours if side == "ours" else torch
+            run = ours if side == "ours" else theirs
             print(json.dumps(run(Path(folder), scan, options.tokens)))
         return
     from data_pipelines import fetch

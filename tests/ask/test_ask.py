@@ -27,7 +27,7 @@ LENGTH = ("--sampling.max-new-tokens", "10")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     # One device: collectives of simulated ones wait for each other on few cores.
-    monkeypatch.setattr("jax.local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr("jax.local_devices", lambda *_, **__: jax.devices()[:1])
     return tmp_path
 
 
