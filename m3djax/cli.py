@@ -224,6 +224,16 @@ def _chat(arguments: list[str]) -> int:
     return tyro.cli(Chat, args=arguments, prog="run.py chat").run()
 
 
+def _ask(arguments: list[str]) -> int:
+    """Ask a model about a scan: RUN SCAN ["QUESTION" ...] [--at ...] [--report FILE] ...."""
+    import tyro
+
+    set_up_jax()
+    from m3djax.ask.command import Ask
+
+    return tyro.cli(Ask, args=arguments, prog="run.py ask").answer()
+
+
 def set_up_jax() -> None:
     """A compile cache, so that a second start is quick."""
     import jax
@@ -261,4 +271,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "convert": _convert,
     "chat": _chat,
+    "ask": _ask,
 }

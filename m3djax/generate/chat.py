@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from typing import Literal
 
-import jax
 import tyro
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text import prompts
 from m3djax import sharding
 from m3djax.convert import pretrained
+from m3djax.generate import terminal
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
 
@@ -35,7 +33,7 @@ class Chat:
     system: str = ""
     plain: bool = False
     sampling: Sampling = Sampling()
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: terminal.AutoDtype = "auto"
 
     def run(self) -> int:
         """Reads questions from standard input until it ends; returns the exit status.
@@ -43,9 +41,7 @@ class Chat:
         Raises:
           DataError: the model cannot be read, or has no tokenizer.
         """
-        dtype = self.dtype
-        if dtype == "auto":
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = terminal.chosen(self.dtype)
         mesh = sharding.make_mesh((1, 1, -1))
         loaded = pretrained.load(self.model, mesh, dtype=dtype)
         if loaded.tokenizer is None:
@@ -60,16 +56,19 @@ class Chat:
         print(f"{self.model}: {loaded.model.num_layers} layers, {dtype}. {_HELP}")
         start = [{"role": "system", "content": self.system}] if self.system else []
         said = list(start)
-        while question := _ask():
+
+        def reply(question: str) -> None:
             if question == "/new":
-                said = list(start)
-                continue
+                said[:] = start
+                return
             said.append({"role": "user", "content": question})
             try:
                 said.append({"role": "assistant", "content": self._answer(generator, said)})
-            except ConfigError as error:  # too long, say: the conversation goes on without it
+            except ConfigError:  # too long, say: the conversation goes on without it
                 said.pop()
-                print(f"chat: {error}", file=sys.stderr)
+                raise
+
+        terminal.converse(reply, "chat")
         return 0
 
     def _answer(self, generator: Generator, said: list[prompts.Message]) -> str:
@@ -78,15 +77,6 @@ class Chat:
             prompt = prompts.plain(tokenizer, said[-1]["content"])
         else:
             prompt = prompts.chat(tokenizer, said)
-        answer = generator(
-            [prompt], self.sampling, on_text=lambda _row, text: print(text, end="", flush=True)
-        )[0]
-        print(" ..." if answer.ended == "length" else "")
+        answer = generator([prompt], self.sampling, on_text=terminal.stream)[0]
+        terminal.end(answer)
         return answer.text
-
-
-def _ask() -> str:
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""

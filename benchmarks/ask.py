@@ -1,0 +1,305 @@
+"""`run.py ask` against the same model put together from transformers and MONAI in torch.
+
+    pip install -r requirements-peers.txt
+    python benchmarks/ask.py [--json] [--rounds 3] [--tokens 32]
+
+M3D's ViT-B on 32 x 256 x 256 (2,048 patches, 256 tokens; random weights) and the real SmolLM2-135M,
+both in float32 and with the same weights on both sides, asked about a real CT in a NIfTI file.
+Counted are seconds from the start of the process to the first token of the first answer, then
+seconds per further question until its first token and until it ends, and peak memory. The peer
+reads the scan with MONAI's transforms, encodes it once and keeps the cache of the volume's tokens
+for all questions, as ours does; its loop takes the best token until the answer ends. Both sides end
+an answer at the same number of tokens at most; how many there were is told. In the first round our
+compile cache is empty, afterwards it is warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import steps
+
+SIDES = ("ours", "torch")
+QUESTIONS = (
+    "What does this scan show?",
+    "Is the liver enlarged?",
+    "Which organs can be seen here?",
+    "Are there any fractures of the ribs?",
+)
+SIZE, PATCH, GRID = (32, 256, 256), (4, 16, 16), (8, 16, 16)
+VISION, PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector.projector."
+
+
+def make(folder: Path) -> None:
+    """Writes one model as a run's folder and as the peer's files."""
+    import jax
+
+    from data_pipelines import fetch
+    from data_pipelines.pipeline import Data, Source
+    from data_pipelines.text.dialogue import DialogueTokens
+    from data_pipelines.text.llm_tokenizer import IMAGE, PLAIN, SPECIAL
+    from data_pipelines.text_fields import Text
+    from m3djax import params as params_lib
+    from m3djax import weights
+    from m3djax.augment import Intensity, Window
+    from m3djax.convert import lamed, pretrained, stream, vit
+    from m3djax.convert.new_tokens import grow
+    from m3djax.experiment import Experiment
+    from m3djax.models.positions import LearnedPositions
+    from m3djax.models.projectors import Projector
+    from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+    from m3djax.models.vit import ViT3D
+    from m3djax.tasks.vision_language import VisionLanguage
+
+    llm = grow(pretrained.load(fetch.sample_llm()), SPECIAL, PLAIN)
+    block = Block(Attention(12, qkv_bias=False), Mlp(3072), norm_eps=1e-5)
+    vision = ViT3D(PATCH, 768, Transformer(12, block), LearnedPositions(GRID), cls_token=True)
+    width, image_token = llm.model.hidden_size, llm.tokenizer.convert_tokens_to_ids(IMAGE)
+    task = VisionLanguage(
+        vision, Projector(width), llm.model, image_token, intensity=Intensity(Window(0, 1))
+    )
+    drawn = jax.jit(task.init)(jax.random.key(0), {"image": np.zeros((1, *SIZE, 1), np.int16)})
+    flat = params_lib.flatten({**drawn, **llm.params})
+    pretrained.save(folder / "llm", llm)
+    tokens = DialogueTokens(str(folder / "llm"), 256, 512, llm.model.vocab_size)
+    data = Data((Source("none"),), SIZE, units="unit", text=Text(tokens))
+    weights.save(folder / "run", Experiment("ask", task, data), flat, {})
+    rules = (*vit.monai_vit(VISION), *lamed.projector(task.projector))
+    stream.save(folder / "vision", flat, rules)
+
+
+def ours(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
+    """What `run.py ask` does, with a clock where it prints."""
+    from m3djax.ask.command import Ask
+    from m3djax.cli import set_up_jax
+    from m3djax.generate.sampling import Sampling
+
+    set_up_jax()
+    ask = Ask(
+        str(folder / "run"),
+        scan,
+        recipe="m3d",
+        sampling=Sampling(max_new_tokens=tokens),
+        dtype="float32",
+    )
+    clock = _Clock()
+    talk = ask.conversation()
+    for question in QUESTIONS:
+        clock.asked()
+        said = talk.ask(question, lambda _row, _text: clock.spoke())
+        clock.ended(len(said.answer.tokens), said.answer.text)
+    return clock.found()
+
+
+def theirs(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
+    """The same from transformers and MONAI: eager, as these libraries are used."""
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from data_pipelines.text.prompts import Prompt
+
+    clock = _Clock()
+    with torch.inference_mode():
+        image = _monai_input(scan)
+        vision, projector = _monai_vision(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
+        llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.float32).eval()
+        features = vision(image[None])[0][:, 1:]
+        blocks = features.reshape(1, 4, 2, 8, 2, 8, 2, 768).mean((2, 4, 6)).reshape(1, 256, 768)
+        volume = projector(blocks)
+        prompt, place = Prompt(256), tokenizer.convert_tokens_to_ids("<im_patch>")
+        embed, cache = llm.get_input_embeddings(), None
+        for question in QUESTIONS:
+            clock.asked()
+            ids = prompt(tokenizer, question)
+            cut = len(ids) - ids[::-1].index(place)
+            if cache is None:
+                before = torch.cat(
+                    [embed(torch.tensor([ids[: cut - 256]], dtype=torch.long)), volume], 1
+                )
+                cache = llm(inputs_embeds=before, use_cache=True, logits_to_keep=1).past_key_values
+            state, given = copy.deepcopy(cache), torch.tensor([ids[cut:]])
+            said: list[int] = []
+            while len(said) < tokens:
+                out = llm(given, past_key_values=state, use_cache=True, logits_to_keep=1)
+                token = int(out.logits[0, -1].argmax())
+                if token == tokenizer.eos_token_id:
+                    break
+                said.append(token)
+                text = tokenizer.decode(said)
+                clock.spoke()
+                state, given = out.past_key_values, torch.tensor([[token]])
+            clock.ended(len(said), text if said else "")
+    return clock.found()
+
+
+def _monai_input(scan: str) -> Any:
+    """The recipe "m3d" in MONAI's transforms: (1, D, H, W)."""
+    from monai import transforms
+
+    read = transforms.Compose(
+        [
+            transforms.LoadImage(image_only=True, ensure_channel_first=True),
+            transforms.Orientation(axcodes="SPL"),
+            transforms.ScaleIntensityRangePercentiles(0.5, 99.5, 0, 1, clip=True),
+            transforms.CropForeground(allow_smaller=True),
+            transforms.Resize(SIZE, mode="trilinear", anti_aliasing=True),
+        ]
+    )
+    return read(scan).as_tensor().float()
+
+
+def _monai_vision(folder: Path) -> tuple[Any, Any]:
+    from monai.networks.nets import ViT
+    from safetensors.torch import load_file
+    from torch import nn
+
+    vision = ViT(
+        1,
+        SIZE,
+        PATCH,
+        768,
+        3072,
+        12,
+        12,
+        proj_type="perceptron",
+        pos_embed_type="learnable",
+        classification=True,
+        post_activation="none",
+    )
+    found: dict[str, Any] = {}
+    for file in sorted((folder / "vision").glob("*.safetensors")):
+        found |= load_file(file)
+    tower = {n.removeprefix(VISION): v for n, v in found.items() if n.startswith(VISION)}
+    del vision.classification_head  # with it, only the class token comes out
+    missing = vision.load_state_dict(tower, strict=False).missing_keys
+    assert all("cross_attn" in name for name in missing), missing  # built, and never used
+    parts = {n.removeprefix(PROJECTOR): v for n, v in found.items() if n.startswith(PROJECTOR)}
+    width = len(parts["0.bias"])
+    projector = nn.Sequential(nn.Linear(768, width), nn.GELU(), nn.Linear(width, width))
+    projector.load_state_dict(parts)
+    return vision.eval(), projector.eval()
+
+
+class _Clock:
+    """When answers begin and end."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._begin, self._heard = 0.0, False
+        self._to_first: list[float] = []
+        self._to_end: list[float] = []
+        self._tokens: list[int] = []
+        self._texts: list[str] = []
+
+    def asked(self) -> None:
+        self._begin, self._heard = time.perf_counter(), False
+
+    def spoke(self) -> None:
+        if self._first is None:
+            self._first = steps.since_start()
+        if not self._heard:
+            self._to_first.append(time.perf_counter() - self._begin)
+            self._heard = True
+
+    def ended(self, tokens: int, text: str) -> None:
+        self._to_end.append(time.perf_counter() - self._begin)
+        self._tokens.append(tokens)
+        self._texts.append(text)
+
+    def found(self) -> dict[str, Any]:
+        """The first question is not among the further ones: it pays for what they share."""
+        return {
+            "start_to_first_token": self._first,
+            "further_to_first_token": self._to_first[1:],
+            "further_to_end": self._to_end[1:],
+            "tokens": self._tokens,
+            "texts": self._texts,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer, at most")
+    parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        side, folder, scan = options.contestant
+        if side == "make":
+            print(json.dumps({"made": make(Path(folder))}))
+        else:
+            run = ours if side == "ours" else theirs
+            print(json.dumps(run(Path(folder), scan, options.tokens)))
+        return
+    from data_pipelines import fetch
+
+    scan = str(fetch.sample_scans() / "aorta_report/example_ct.nii.gz")
+    with tempfile.TemporaryDirectory() as folder:
+        common.in_process(__file__, "--contestant", "make", folder, scan)
+        os.environ["M3DJAX_CACHE"] = f"{folder}/cache"
+        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+        for _ in range(options.rounds):
+            for side, done in runs.items():
+                arguments = ("--tokens", str(options.tokens), "--contestant", side, folder, scan)
+                done.append(common.in_process(__file__, *arguments))
+    results = {
+        "command": "python benchmarks/ask.py",
+        "machine": common.machine("jax", "flax", "torch", "transformers", "monai"),
+        **{side: _summary(done) for side, done in runs.items()},
+        "same_answers": runs["ours"][0]["texts"] == runs["torch"][0]["texts"],
+    }
+    common.show(results, options.json, _rows(results))
+
+
+def _summary(done: list[dict[str, Any]]) -> dict[str, Any]:
+    def all_of(name: str) -> dict[str, float]:
+        return common.middle([value for run in done for value in run[name]])
+
+    starts = [run["start_to_first_token"] for run in done]
+    return {
+        "start_to_first_token": {"first round": starts[0], "later": min(starts[1:] or starts)},
+        "further_to_first_token": all_of("further_to_first_token"),
+        "further_to_end": all_of("further_to_end"),
+        "tokens": done[0]["tokens"],
+        "texts": done[0]["texts"],
+        "peak_mib": max(run["peak_mib"] for run in done),
+    }
+
+
+def _rows(results: dict[str, Any]) -> list[list[str]]:
+    rows = [["", "start to first token, s", "first round", "a further question's first token",
+             "a further answer", "tokens", "peak MiB"]]  # fmt: skip
+    for side in SIDES:
+        found = results[side]
+        starts = found["start_to_first_token"]
+        rows.append(
+            [
+                side,
+                f"{starts['later']:.1f}",
+                f"{starts['first round']:.1f}",
+                f"{found['further_to_first_token']['median']:.2f}",
+                f"{found['further_to_end']['median']:.2f}",
+                " ".join(map(str, found["tokens"])),
+                f"{found['peak_mib']:.0f}",
+            ]
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`python run.py ask`: questions about a scan in the terminal."""

@@ -1,0 +1,181 @@
+"""Which part of a scan a model looks at, cut as the crops that it was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.crops import Crop, Size, Window, resize
+from data_pipelines.datasets.records import quantize
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.pipeline import Data
+from data_pipelines.preprocess import Recipe, boxes_to_source
+from data_pipelines.volume import Volume, transform
+
+CENTRE, WHOLE = "centre", "whole"
+_NUMBER = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
+_POINT = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER}(mm)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class At:
+    """Where to look.
+
+    Attributes:
+      point: the voxel of the file, along its own axes, or millimetres; None: the scan's centre.
+      mm: whether the point is in RAS+ millimetres.
+      whole: look at the whole scan instead, resampled to the size of the network's input.
+    """
+
+    point: tuple[float, float, float] | None = None
+    mm: bool = False
+    whole: bool = False
+
+    @classmethod
+    def read(cls, text: str) -> At:
+        """The place that "centre", "whole", "30,200,180" (a voxel) or "-12,40,1310mm" name.
+
+        Raises:
+          ConfigError: it is none of these.
+        """
+        if text in (CENTRE, WHOLE):
+            return cls(whole=text == WHOLE)
+        if not (found := _POINT.fullmatch(text.strip())):
+            raise ConfigError(
+                f"--at {text!r} is no place. Cure: {CENTRE}, {WHOLE}, a voxel of the file as "
+                "--at=30,200,180, or RAS+ millimetres as --at=-12,40,1310mm."
+            )
+        x, y, z = (float(number) for number in found.groups()[:3])
+        return cls((x, y, z), mm=found[4] is not None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """What a model sees of a scan.
+
+    Attributes:
+      scan: as it was read.
+      seen: the network's input in real values; its `to_source` leads to voxels of the file.
+      image: (D, H, W, 1) int16, as training stores it.
+      scale: `image * scale + offset` is the real value.
+      offset: see there.
+      whole: whether the whole scan was resampled, as training did not do.
+    """
+
+    scan: Volume
+    seen: Volume
+    image: np.ndarray
+    scale: float
+    offset: float
+    whole: bool = False
+
+    def frame(self) -> np.ndarray:
+        """Where it lies in the file: (6,) half-open voxels along its axes, cut at its edges."""
+        box = boxes_to_source(np.array([[0, 0, 0, *self.seen.shape]]), self.seen)[0]
+        return box.clip(0, np.tile(_source_shape(self.scan), 2))
+
+    def share(self) -> float:
+        """How much of the scan it is."""
+        low, high = np.split(self.frame(), 2)
+        return float(np.prod((high - low) / _source_shape(self.scan)))
+
+
+def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
+    """Preprocesses a scan as the training data and cuts the network's input out of it.
+
+    A scan that is smaller than a crop lies in its middle, and lowest values (air) around it.
+
+    Args:
+      scan: as it was read.
+      data: of the run: size and units.
+      recipe: that its dataset was prepared with.
+      at: the place in the middle of the crop, which moves as far as needed to stay in the scan.
+      crop: how much a crop covers.
+
+    Raises:
+      DataError: the scan is in other units than the run's data, or cannot be preprocessed.
+      ConfigError: the place is not in the scan.
+    """
+    volume = recipe(scan)
+    if volume.units != data.units:
+        raise DataError(
+            scan.source,
+            f"its voxels are {volume.units!r} after the run's preprocessing, and the run was "
+            f"trained on {data.units!r} (data.units)",
+            f"say --units {data.units} if the file holds that, or ask a run for other scans",
+        )
+    eight_bit = scan.array.dtype == np.uint8
+    stored, scale, offset = quantize(volume.array, volume.units, scan.source, eight_bit=eight_bit)
+    if at.whole:
+        wanted: tuple[int, ...] = volume.shape
+        start = np.zeros(3, int)
+    else:
+        wanted = tuple(max(round(side * crop.zoom), 1) for side in data.size)
+        start = _start(volume.shape, wanted, _index(at, volume))
+    patch = _window(volume.shape, wanted, start).of(stored, int(stored.min()))
+    if wanted != data.size:
+        patch = np.rint(resize(patch, data.size)).astype(np.int16)
+    seen = volume.regrid(patch * scale + offset, None, _to_volume(wanted, data.size, start))
+    return Part(scan, seen, patch.astype(np.int16)[..., None], scale, offset, at.whole)
+
+
+def _index(at: At, volume: Volume) -> np.ndarray:
+    """The voxel of the preprocessed volume that is asked for."""
+    if at.point is None:
+        return (np.array(volume.shape) - 1) / 2
+    if not at.mm:
+        return _inside(at, transform(np.linalg.inv(volume.to_source), np.array(at.point)), volume)
+    if volume.affine is None:
+        raise DataError(
+            volume.source,
+            "nothing in the file says where its voxels lie in the patient, so millimetres say "
+            "nothing",
+            "--at with a voxel",
+        )
+    return _inside(at, transform(np.linalg.inv(volume.affine), np.array(at.point)), volume)
+
+
+def _inside(at: At, index: np.ndarray, volume: Volume) -> np.ndarray:
+    if np.all((index >= -0.5) & (index <= np.array(volume.shape) - 0.5)):
+        return index
+    matrix = volume.affine if at.mm else volume.to_source
+    assert matrix is not None
+    ends = transform(matrix, np.array([[0, 0, 0], np.array(volume.shape) - 1]))
+    reach = ", ".join(f"{a:.0f} to {b:.0f}" for a, b in np.sort(ends, axis=0).T)
+    unit = "mm" if at.mm else "voxels"
+    raise ConfigError(
+        f"--at {at.point} is not in {volume.source or 'the scan'}, of which the preprocessing "
+        f"keeps {reach} {unit}. Cure: a place in it."
+    )
+
+
+def _start(have: Sequence[int], want: Sequence[int], middle: np.ndarray) -> np.ndarray:
+    """First voxel of a window around `middle`; negative where the volume is smaller than it."""
+    sides, wanted = np.array(have), np.array(want)
+    start = np.round(middle - (wanted - 1) / 2).astype(int)
+    spare = sides - wanted
+    return np.where(spare > 0, start.clip(0, spare.clip(0)), -((-spare) // 2))
+
+
+def _window(have: Sequence[int], want: Sequence[int], start: np.ndarray) -> Window:
+    slices, pads = [], []
+    for side, wanted, first in zip(have, want, start.tolist(), strict=True):
+        slices.append(slice(max(first, 0), min(first + wanted, side)))
+        pads.append((max(-first, 0), max(first + wanted - side, 0)))
+    return Window(tuple(slices), tuple(pads))
+
+
+def _to_volume(wanted: Sequence[int], size: Size, start: np.ndarray) -> np.ndarray:
+    """Index of the network's input -> index of the preprocessed volume; see `resize`."""
+    step = np.array(wanted) / np.array(size)
+    matrix = np.diag([*step, 1.0])
+    matrix[:3, 3] = start + (step - 1) / 2
+    return matrix
+
+
+def _source_shape(scan: Volume) -> np.ndarray:
+    assert scan.source_shape is not None
+    return np.array(scan.source_shape)

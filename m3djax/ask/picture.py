@@ -1,0 +1,179 @@
+"""The picture of an answer: boxes on slices of the scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import textwrap
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from data_pipelines.errors import printable
+from data_pipelines.files import write_whole
+from data_pipelines.planes import ANATOMICAL, AS_STORED, BACKGROUND, TEXT, Plane, draw_plane
+from data_pipelines.plausible import Sample
+from data_pipelines.preprocess import Orientation
+from data_pipelines.volume import Volume, transform
+from m3djax.ask.part import Part
+from m3djax.augment import Window
+
+NOTICE = "Software for research: not for clinical use."
+MOST = 8
+"""Rows of a picture."""
+_WIDTH, _LINE, _FOOT, _TALLEST = 11.0, 0.2, 0.42, 4.5  # inches
+_LETTERS, _LINES = 130, 3  # of a title
+_BOX, _FRAME = "#f2cc60", "#8b949e"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Three planes through one place.
+
+    Attributes:
+      title: what was asked and said.
+      part: of the scan that was looked at.
+      box: (6,) half-open voxels of the file that are marked; None: nothing is.
+    """
+
+    title: str
+    part: Part
+    box: np.ndarray | None = None
+
+
+def draw(path: epath.PathLike, rows: Sequence[Row], window: Window) -> None:
+    """Writes a PNG, whole or not at all: the scan in three planes, a row for each box.
+
+    The planes go through the middle of the box, or of what was looked at; a dashed frame is drawn
+    around the latter. Volumes in HU are shown in the network's window, others in their own.
+
+    Args:
+      path: of the PNG.
+      rows: at least one; the last `MOST` are drawn.
+      window: of the network, in HU.
+    """
+    shown = [_Shown.of(row) for row in rows[-MOST:]]
+    heights = [one.height() + _LINE * (one.title.count("\n") + 1) for one in shown]
+    total = sum(heights) + _FOOT
+    figure = Figure((_WIDTH, total), facecolor=BACKGROUND)
+    top = total
+    for one, height in zip(shown, heights, strict=True):
+        figure.text(0.01, (top - 0.05) / total, one.title, color=TEXT, fontsize=9, va="top")
+        one.draw(figure, (top - height, top - height + one.height()), total, _limits(one, window))
+        top -= height
+    more = f" The last {MOST} of {len(rows)} places are shown." if len(rows) > MOST else ""
+    note = f"{NOTICE} Yellow: the box of the answer; dashed: what the model looked at.{more}"
+    figure.text(0.01, 0.12 / total, note, color=TEXT, fontsize=8)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # models speak any language, the font does not
+        figure.savefig(file, format="png", dpi=110, facecolor=BACKGROUND)
+    write_whole(path, file.getvalue())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shown:
+    """A row with its scan turned as radiologists look at it.
+
+    Attributes:
+      title: in lines.
+      volume: the scan.
+      planes: of it.
+      frame: (6,) what was looked at, in voxels of `volume`.
+      box: (6,) what is marked, likewise.
+    """
+
+    title: str
+    volume: Volume
+    planes: tuple[Plane, ...]
+    frame: np.ndarray
+    box: np.ndarray | None
+
+    @classmethod
+    def of(cls, row: Row) -> _Shown:
+        volume, planes = row.part.scan, AS_STORED
+        if volume.affine is not None:
+            volume, planes = Orientation()(volume), ANATOMICAL
+        box = None if row.box is None else _moved(row.box, volume)
+        text = textwrap.wrap(printable(" ".join(row.title.split())), _LETTERS)
+        text = [*text[:_LINES], *(["..."] if len(text) > _LINES else [])]
+        title = "\n".join(text).replace("$", r"\$")  # else it starts a formula
+        return cls(title, volume, planes, _moved(row.part.frame(), volume), box)
+
+    def _extent(self) -> np.ndarray:
+        return np.multiply(self.volume.shape, self.volume.spacing or (1.0, 1.0, 1.0))
+
+    def _scale(self) -> float:
+        """Inches per mm: the planes fill the width, and are not taller than a part of a page."""
+        sides = [np.delete(self._extent(), plane.axis) for plane in self.planes]
+        widest, tallest = sum(columns for _, columns in sides), max(rows for rows, _ in sides)
+        return min((_WIDTH - 0.4) / widest, _TALLEST / tallest)
+
+    def height(self) -> float:
+        """Inches of the planes."""
+        rows = [np.delete(self._extent(), plane.axis)[0] for plane in self.planes]
+        return max(float(max(rows)) * self._scale(), 0.8) + 0.1
+
+    def draw(
+        self,
+        figure: Figure,
+        between: tuple[float, float],
+        total: float,
+        limits: tuple[float, float],
+    ) -> None:
+        """Draws the planes between two heights (inches) of a figure that is `total` inches high."""
+        spacing = np.array(self.volume.spacing or (1.0, 1.0, 1.0))
+        middle = (self.frame if self.box is None else self.box).reshape(2, 3).mean(0)
+        at = np.clip(np.floor(middle).astype(int), 0, np.array(self.volume.shape) - 1)
+        left = 0.1
+        low, high = between
+        for plane in self.planes:
+            width = float(np.delete(self._extent(), plane.axis)[1]) * self._scale()
+            place = (
+                left / _WIDTH,
+                (low + 0.05) / total,
+                width / _WIDTH,
+                (high - low - 0.1) / total,
+            )
+            axes = figure.add_axes(place)
+            index = int(at[plane.axis])
+            draw_plane(axes, plane, self.volume, index, np.delete(spacing, plane.axis), limits)
+            axes.text(0.02, 0.03, f"{plane.name} {'DHW'[plane.axis]} {index}", color=TEXT,
+                      fontsize=6, transform=axes.transAxes)  # fmt: skip
+            _mark(axes, plane, self.frame, index, _FRAME, style="--")
+            if self.box is not None:
+                _mark(axes, plane, self.box, index, _BOX)
+            left += width + 0.1
+
+
+def _mark(
+    axes: Axes, plane: Plane, box: np.ndarray, index: int, colour: str, style: str = "-"
+) -> None:
+    """Outlines a box, if the slice cuts it."""
+    low, high = box.reshape(2, 3)
+    if not low[plane.axis] <= index + 0.5 <= high[plane.axis]:
+        return
+    (y, x), (bottom, right) = np.delete(low, plane.axis), np.delete(high, plane.axis)
+    # Half-open voxel numbers are faces; pixels are drawn around their centres.
+    corner = (x - 0.5, y - 0.5)
+    axes.add_patch(
+        Rectangle(corner, right - x, bottom - y, fill=False, edgecolor=colour, linestyle=style)
+    )
+
+
+def _moved(box: np.ndarray, volume: Volume) -> np.ndarray:
+    """A half-open box of the file's voxels in those of a volume that was turned."""
+    faces = transform(np.linalg.inv(volume.to_source), box.reshape(2, 3) - 0.5) + 0.5
+    return np.concatenate([faces.min(0), faces.max(0)])
+
+
+def _limits(shown: _Shown, window: Window) -> tuple[float, float]:
+    if shown.volume.units == "HU":
+        return window.low, window.high
+    sample = Sample.of(shown.volume)
+    return sample.percentile(1), sample.percentile(99)

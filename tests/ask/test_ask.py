@@ -1,0 +1,171 @@
+"""The verb as a user calls it, with a tiny random model."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from m3djax import experiment as experiment_lib
+from m3djax.ask.conversation import Conversation
+from m3djax.ask.picture import NOTICE
+from m3djax.cli import main
+from m3djax.generate.generator import Answer
+from m3djax.generate.volumes import VolumeReader
+from tests import tiny
+
+LENGTH = ("--sampling.max-new-tokens", "10")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    # One device: collectives of simulated ones wait for each other on few cores.
+    monkeypatch.setattr("jax.local_devices", lambda *_, **__: jax.devices()[:1])
+    return tmp_path
+
+
+def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Lets every model say this, for what the code does with it."""
+
+    def answer(self: VolumeReader, seen, questions, options, on_text) -> list[Answer]:
+        on_text(0, text)
+        return [Answer((), text, "eos")]
+
+    monkeypatch.setattr(VolumeReader, "answer", answer)
+
+
+def test_questions_are_answered(
+    run: Path, scan: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ask", str(run), str(scan), "Is it there?", "And now?", "--units", "HU", *LENGTH]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "> Is it there?\n" in out and "> And now?\n" in out and out.count(NOTICE) == 2
+    assert "36 x 30 x 24 voxels along LIP of 3 x 3 x 3 mm, HU" in out
+    assert "looked at: voxels [10:26, " in out and "cut as in training" in out
+    assert imread(home / "ask.png").shape[1] > 500
+    answers = out.split("> Is it there?\n")[1]
+    assert main([*arguments, "--at", "whole", "--picture", "None"]) == 0
+    other = capsys.readouterr().out
+    assert "resampled as a whole, unlike in training" in other
+    assert answers.split("picture")[0] != other.split("> Is it there?\n")[1].split("picture")[0]
+
+
+def test_boxes_are_placed_drawn_and_counted(
+    run: Path,
+    scan: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    says(monkeypatch, "At [0.0, 0.0, 0.0, 1.0, 1.0, 1.0] $x$, not [0.1, 0.2].")
+    arguments = ["ask", str(run), str(scan), "--units", "HU"]
+    assert main([*arguments, "Where?"]) == 0
+    out = capsys.readouterr().out
+    frame = out.split("looked at: ")[1].split("]")[0] + "]"
+    assert f"box [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]: {frame} of the file; RAS+ mm x" in out
+    assert "not a readable box, left out: [0.1, 0.2]" in out
+    assert "boxes: 1 placed, 1 unreadable, 0 outside of the scan" in out
+    yellow = imread(home / "ask.png")[..., :3] @ [1, 1, -1.5]
+    says(monkeypatch, "Nothing.")
+    assert main([*arguments, "--picture", "plain.png", "Where?"]) == 0
+    none = imread(home / "plain.png")[..., :3] @ [1, 1, -1.5]
+    assert np.mean(yellow > 0.9) > 2 * np.mean(none > 0.9)
+
+
+def test_several_scans_of_a_prompt(
+    run: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["ask", str(run), str(scan), "Is it there?", "--units", "HU", *LENGTH]
+    assert main([*arguments, "--also", str(scan), "--picture", "two.png"]) == 0
+    assert capsys.readouterr().out.count("looked at") == 2
+    says(monkeypatch, "At [0.0, 0.0, 0.0, 1.0, 1.0, 1.0].")
+    assert main([*arguments, "--also", str(scan)]) == 0
+    assert "is not placed: the answer does not say in which" in capsys.readouterr().out
+
+
+def test_talking(
+    run: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "why " * 80
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"Is it there?\n{long}\nAnd now?\n\nnever\n"))
+    asked = []
+    ask = Conversation.ask
+
+    def noting(self: Conversation, question: str):
+        asked.append(question)
+        return ask(self, question)
+
+    monkeypatch.setattr(Conversation, "ask", noting)
+    assert main(["ask", str(run), str(scan), "--units", "HU", *LENGTH]) == 0
+    printed = capsys.readouterr()
+    assert asked == ["Is it there?", long.strip(), "And now?"]
+    assert "do not fit the context of 256. Cure: a shorter prompt" in printed.err
+    assert printed.out.count(NOTICE) == 2
+
+
+def test_a_draft_is_written_whole_or_not_at_all(
+    run: Path,
+    scan: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["ask", str(run), str(scan), "--units", "HU", "--report", "draft.md", *LENGTH]
+    assert main(arguments) == 0
+    draft = (home / "draft.md").read_text()
+    assert draft.count(NOTICE) == 2 and "patient.nii.gz" in draft
+    assert "cut off here" in draft or "..." not in capsys.readouterr().out
+    (home / "draft.md").unlink()
+    says(monkeypatch, " ")
+    assert main(arguments) == 1
+    assert "the model said nothing" in capsys.readouterr().err
+    assert not (home / "draft.md").exists()
+
+
+def test_what_cannot_be_asked_says_why(
+    run: Path, scan: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: str) -> str:
+        assert main(["ask", *arguments]) == 1
+        message = capsys.readouterr().err
+        assert "Cure: " in message and "Traceback" not in message
+        return message
+
+    def changed(name: str, **changes: object) -> str:
+        config = experiment_lib.from_json(json.loads((run / "config.json").read_text()))
+        (home / name).mkdir()
+        (home / name / "weights").symlink_to(run / "weights")
+        made = dataclasses.replace(config, **changes)
+        (home / name / "config.json").write_text(experiment_lib.dumps(made))
+        return name
+
+    path, config = (
+        str(scan),
+        experiment_lib.from_json(json.loads((run / "config.json").read_text())),
+    )
+    assert "--units HU" in fails(str(run), path, "Why?")
+    assert "is not a run" in fails("nowhere", path, "Why?")
+    assert "nowhere.nii" in fails(str(run), "nowhere.nii", "Why?")
+    assert "has not the components vision" in fails(changed("mae", task=tiny.mae()), path, "Why?")
+    data = dataclasses.replace(config.data, text=None)
+    assert "data.text.tokens is" in fails(changed("mute", data=data), path, "Why?")
+    gone = dataclasses.replace(
+        config.data, sources=(dataclasses.replace(config.data.sources[0], path="gone"),)
+    )
+    elsewhere = changed("elsewhere", data=gone)
+    message = fails(elsewhere, path, "Why?", "--units", "HU")
+    assert "data.sources" in message and "--recipe" in message
+    assert main(["ask", elsewhere, path, "Why?", "--units", "HU", "--recipe", "ct", *LENGTH]) == 0
+    capsys.readouterr()
+    assert "--recipe 'cat' is unknown" in fails(str(run), path, "--recipe", "cat")
+    assert "do not fit the context" in fails(str(run), path, "why " * 80, "--units", "HU")
+    wider = dataclasses.replace(config.task, vision=config.task.vision.clone(hidden_size=32))
+    assert "weights" in fails(changed("odd", task=wider), path, "Why?", "--units", "HU")

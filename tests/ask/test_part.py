@@ -1,0 +1,135 @@
+"""What is cut out of a scan is what training cuts, and boxes find their way back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import readers
+from data_pipelines.boxes import box_to_text, mask_to_box
+from data_pipelines.crops import Crop, RandomCrop
+from data_pipelines.datasets import open_dataset
+from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.pipeline import Data, Source
+from data_pipelines.preprocess import Recipe, as_is, ct
+from data_pipelines.volume import Volume
+from m3djax.ask.part import At, Part, take
+from m3djax.ask.places import place_boxes
+from tests.ask.conftest import AFFINE, ORGAN
+
+
+@pytest.fixture(scope="module")
+def volume(scan: Path) -> Volume:
+    return readers.read(scan, units="HU")
+
+
+def part(volume: Volume, size: tuple[int, int, int], at: str = "centre", zoom: float = 1) -> Part:
+    return take(volume, Data((Source("x"),), size), ct(), At.read(at), Crop(zoom))
+
+
+def test_a_whole_volume_is_what_training_reads(dataset: str, volume: Volume) -> None:
+    [record] = [*open_dataset(dataset, "train")]
+    crop = RandomCrop(record["image"].shape, (Crop(),))
+    sample = crop.random_map(record, np.random.default_rng(0))
+    seen = part(volume, record["image"].shape)
+    np.testing.assert_array_equal(seen.image, sample["image"])
+    assert (seen.scale, seen.offset) == (sample["scale"], sample["offset"])
+    np.testing.assert_allclose(seen.seen.affine, record["affine"])
+    assert seen.share() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize(
+    "size, at, zoom, tolerance",
+    [
+        ((24, 24, 32), "centre", 1, 0.01),  # a part of the scan
+        ((40, 40, 40), "centre", 1, 0.02),  # more than the scan
+        ((14, 14, 20), "14,15,12", 1, 0.01),
+        ((30, 24, 36), "whole", 1, 0.02),
+        ((12, 12, 16), "centre", 2, 1.05),  # two voxels become one
+    ],
+)
+def test_boxes_find_back(
+    volume: Volume,
+    size: tuple[int, int, int],
+    at: str,
+    zoom: float,
+    tolerance: float,
+    released: bool,
+) -> None:
+    looked = part(volume, size, at, zoom)
+    box = mask_to_box(looked.seen.array > 220, released=released)
+    # Three decimals of a part of the volume are up to half a thousandth of it off.
+    boxes = place_boxes(f"It is at {box_to_text(box)}.", looked, released=released)
+    [place] = boxes.places
+    wanted = np.array([[s.start for s in ORGAN], [s.stop for s in ORGAN]], float)
+    slack = tolerance + 0.0005 * max(size) * zoom
+    np.testing.assert_allclose(place.voxels, wanted.ravel(), atol=slack)
+    faces = wanted - 0.5
+    points = np.array([[faces[i, 0], faces[j, 1], faces[k, 2]] for i in (0, 1) for j in (0, 1)
+                       for k in (0, 1)])  # fmt: skip
+    millimetres = points @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    assert place.mm is not None
+    assert np.abs(place.mm[:3] - millimetres.min(0)).max() < 4 * slack
+    assert np.abs(place.mm[3:] - millimetres.max(0)).max() < 4 * slack
+
+
+def test_places_are_named_by_voxel_and_by_millimetres(volume: Volume) -> None:
+    voxel = np.array([9, 13, 10])
+    point = AFFINE[:3, :3] @ voxel + AFFINE[:3, 3]
+    named = ",".join(f"{x:.3f}" for x in point)
+    one, two = part(volume, (7, 7, 7), "9,13,10"), part(volume, (7, 7, 7), f"{named}mm")
+    np.testing.assert_array_equal(one.image, two.image)
+    assert one.frame().tolist() == [6, 10, 7, 13, 17, 14]
+    # At the edge the crop moves into the scan, as no crop of training leaves a larger scan.
+    assert part(volume, (6, 6, 6), "0,0,0").frame().tolist() == [0, 0, 0, 6, 6, 6]
+    for at in ("36,2,2", "1000,0,0mm"):
+        with pytest.raises(ConfigError, match=r"is not in .*patient.*Cure: a place in it"):
+            part(volume, (6, 6, 6), at)
+    with pytest.raises(ConfigError, match="is no place. Cure: centre, whole, a voxel"):
+        At.read("left lobe")
+
+
+def test_units_must_be_those_of_the_run(scan: Path) -> None:
+    raw, data = readers.read(scan), Data((Source("x"),), (8, 8, 8))
+    for recipe in (ct(), as_is()):
+        with pytest.raises(DataError, match="patient.*--units HU"):
+            take(raw, data, recipe, At(), Crop())
+
+
+def test_a_scan_without_a_place_has_no_millimetres(volume: Volume) -> None:
+    bare = Volume(volume.array, units="HU", source="slices")
+    data = Data((Source("x"),), (20, 20, 20))
+    looked = take(bare, data, Recipe(()), At(), Crop())
+    [place] = place_boxes("[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]", looked).places
+    assert place.mm is None and "no millimetres" in str(place)
+    with pytest.raises(DataError, match="slices: .*Cure: --at with a voxel"):
+        take(bare, data, Recipe(()), At.read("1,2,3mm"), Crop())
+
+
+def test_boxes_that_cannot_be_read_are_counted(volume: Volume) -> None:
+    looked = part(volume, (40, 40, 40))
+    bad = (
+        "[0.1, 0.2, 0.3, 0.4, 0.5]",  # five
+        "[0.1, 0.2, 0.3, 0.4, 0.5, 1.6]",  # leaves the volume
+        "[0.5, 0.2, 0.3, 0.4, 0.5, 0.6]",  # ends before it starts
+        "[0.5, 0.5, 0.5, 0.5, 0.5, 0.5]",  # nothing is in it
+        "[0.1, 0.2, 0.3, 0.4",  # cut off
+        "[a, 0.2, 0.3, 0.4, 0.5, 0.6]",
+        "0.1, 0.2, 0.3, 0.4, 0.5, 0.6",
+    )
+    for text in bad:
+        boxes = place_boxes(f"See {text}", looked)
+        assert boxes.unreadable == (text,) and not boxes.places
+    both = place_boxes(f"{bad[0]} and [0.2, 0.2, 0.3, 0.4, 0.5, 0.6][SEG] or {bad[6]}", looked)
+    assert len(both.places) == 1 and both.unreadable == (bad[0], bad[6])
+    assert place_boxes("Yes [SEG], 1.5 cm, 3, 4, 5 and 6 [sic].", looked) == place_boxes("", looked)
+
+
+def test_a_box_in_the_padding_is_not_in_the_scan(volume: Volume) -> None:
+    looked = part(dataclasses.replace(volume), (80, 40, 40))
+    boxes = place_boxes("[0, 0, 0, 0.1, 0.1, 0.1]", looked)
+    assert not boxes.places and len(boxes.outside) == 1
