@@ -30,10 +30,10 @@ def sharding_table(experiment: Experiment) -> str:
     rows, total = [("parameter", "shape", "split over", "MiB per device")], 0.0
     for path, leaf in sorted((state.trainable | state.frozen).items()):
         spec = sharding.parameter_spec(path, leaf.shape, mesh)
-        parts = math.prod(mesh.shape[axis] for entry in spec for axis in _axes(entry))
+        parts = math.prod(mesh.shape[axis] for entry in spec for axis in axes_of(entry))
         mib = leaf.size / parts * 4 / 2**20
         total += mib
-        split = ", ".join("+".join(_axes(entry)) or "-" for entry in spec)
+        split = ", ".join("+".join(axes_of(entry)) or "-" for entry in spec)
         shape = " x ".join(map(str, leaf.shape)) or "scalar"
         frozen = "" if path in state.trainable else "  frozen"
         rows.append((path, shape, split, f"{mib:.3f}{frozen}"))
@@ -45,5 +45,6 @@ def sharding_table(experiment: Experiment) -> str:
     return "\n".join([f"mesh: {sizes}", *lines, f"total: {total:.1f} MiB per device"])
 
 
-def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Mesh axes that one dimension of a partition is split over."""
     return (entry,) if isinstance(entry, str) else entry or ()

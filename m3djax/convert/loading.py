@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh
 
 from m3djax import sharding
 from m3djax.convert.safetensors_files import LazyTensor
+from m3djax.sharding_table import axes_of
 
 _GIB = 2**30
 _BYTES = 4  # imported parameters are float32
@@ -60,5 +61,5 @@ def plan(
 def _share(path: str, shape: tuple[int, ...], mesh: AbstractMesh) -> int:
     """Numbers of a parameter on one device."""
     spec = sharding.parameter_spec(path, shape, mesh)
-    axes = [axis for entry in spec if entry for axis in entry]
+    axes = [axis for entry in spec for axis in axes_of(entry)]
     return math.prod(shape) // math.prod(mesh.shape[axis] for axis in axes)
