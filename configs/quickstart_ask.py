@@ -1,24 +1,61 @@
-"""The quickstart's third stage: its encoder is joined to a language model that answers questions.
+"""The quickstart's third stage: its encoder is joined to a language model, which is asked questions.
 
     python run.py convert SmolLM2-135M-Instruct runs/smollm2 --config configs/quickstart_ask.py
+    python run.py train configs/quickstart_text_only.py
     python run.py train configs/quickstart_ask.py
     python run.py evaluate runs/quickstart_ask
+
+Crops of the lower two thirds of a scan of patient B, as in configs/quickstart_clip.py, and three
+kinds of text that their masks make certain: what is there, is it there, where is it. The encoder
+and the projector are trained, the language model (SmolLM2, 135 M) by adapters in its attention.
+Whole sentences about what is there are what makes the answers depend on the volume: with questions
+for yes or no alone, 120 steps at twice the batch left them at chance. Judged on patient C, beside
+the same model before training and a language model that was trained alike but sees no volume.
 """
 
 from configs.llm.smollm2 import IMAGE_TOKEN, NAME, SMOLLM2, WEIGHTS
-from configs.quickstart_clip import LABELS, LEARNED
+from configs.quickstart_clip import LEARNED
+from data_pipelines.captions import MaskCaption
+from data_pipelines.instructions import Describe, Mixture
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
+from m3djax.evaluate.answers import Answers
+from m3djax.evaluate.beside import Beside
 from m3djax.experiment import Experiment
+from m3djax.generate.sampling import Sampling
 from m3djax.lora import LoRA
 from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW, Group
 from m3djax.tasks.vision_language import VisionLanguage
+
+TOKENS = DialogueTokens(NAME, image_tokens=9, length=72, vocab_size=SMOLLM2.vocab_size)
+COUNTED = 52  # tokens of the longest answer
+ADAPTERS = r"llm/.*block/attention/\w+"
+LABELS = ("spleen|liver|stomach|pancreas|colon|aorta|spinal_cord|costal_cartilages",)
+QUESTIONS = Mixture(
+    {
+        "tell": Describe(MaskCaption(LABELS)),
+        "ask": MaskQuestions(LABELS, yes_no=1, choice=0, rec=0, reg=0),
+        "find": MaskQuestions(LABELS, yes_no=0, choice=0, rec=1, reg=0),
+    },
+    {"tell": 2.0, "ask": 2.0, "find": 0.5},
+)
+DATA = Data(
+    (Source("data/sample_ct", "train_organs", part=LEARNED),),
+    size=(8, 48, 48),
+    batch_size=8,
+    text=Text(TOKENS, QUESTIONS),
+)
+ASKED = MaskQuestions(LABELS, yes_no=1, choice=0, rec=0.5, reg=0)
+CAVEAT = (
+    "Patient C, whom no training saw, is likely, but not provably, another person than B. The "
+    "masks that the answers come from are another network's."
+)
 
 
 def get_config() -> Experiment:
@@ -32,28 +69,34 @@ def get_config() -> Experiment:
                     hidden_size=192,
                     transformer=Transformer(4, Block(Attention(6), Mlp(768))),
                 ),
-                projector=Projector(576, "concat", (2, 2, 2)),
+                projector=Projector(SMOLLM2.hidden_size, "concat", (2, 2, 2)),
                 llm=SMOLLM2,
                 image_token=IMAGE_TOKEN,
-                counted=8,
                 intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
+                counted=COUNTED,
             ),
             dropout=0.0,
-            targets=r"llm/.*block/attention/\w+",
+            targets=ADAPTERS,
         ),
-        data=Data(
-            (Source("data/sample_ct", "train_organs", part=LEARNED),),
-            size=(8, 48, 48),
-            batch_size=8,
-            text=Text(
-                DialogueTokens(NAME, image_tokens=9, length=40, vocab_size=IMAGE_TOKEN + 4),
-                MaskQuestions(LABELS, yes_no=1, choice=0, rec=0, reg=0),
-            ),
-        ),
+        data=DATA,
         trainable="vision/.*|projector/.*|.*lora_[ab]",
-        optimizer=AdamW(learning_rate=1e-3, warmup=0.05),
+        optimizer=AdamW(learning_rate=2e-3, schedule="linear"),
         groups=(Group("vision/", lr_scale=0.3),),
         init_from={"vision": "runs/quickstart_clip", "llm": WEIGHTS},
+        evaluators={
+            "answers": Answers(
+                split="test_organs",
+                crops=40,
+                per_crop=3,
+                data=Data(DATA.sources, DATA.size, text=Text(TOKENS, ASKED)),
+                beside={
+                    "text only": Beside("runs/quickstart_text_only"),
+                    "before training": Beside(untrained=True),
+                },
+                sampling=Sampling(COUNTED),
+                caveats=(CAVEAT,),
+            )
+        },
         steps=100,
         log_every=10,
         save_every=100,

@@ -9,21 +9,22 @@ import dataclasses
 
 from configs import quickstart_ask
 from configs.llm.smollm2 import SMOLLM2, WEIGHTS
+from configs.quickstart_ask import ADAPTERS, COUNTED, DATA, QUESTIONS, TOKENS
+from data_pipelines.text_fields import Text
 from m3djax.experiment import Experiment
+from m3djax.lora import LoRA
 from m3djax.tasks.language import Language
 
 
 def get_config() -> Experiment:
     """See the module's docstring."""
-    seeing = quickstart_ask.get_config()
-    text = seeing.data.text
-    volume = text.tokens.image_tokens
-    tokens = dataclasses.replace(text.tokens, image_tokens=0, length=text.tokens.length - volume)
+    length = TOKENS.length - TOKENS.image_tokens
+    tokens = dataclasses.replace(TOKENS, image_tokens=0, length=length)
     return dataclasses.replace(
-        seeing,
+        quickstart_ask.get_config(),
         name="quickstart_text_only",
-        task=dataclasses.replace(seeing.task, task=Language(SMOLLM2, counted=seeing.task.task.counted)),
-        data=dataclasses.replace(seeing.data, text=dataclasses.replace(text, tokens=tokens)),
+        task=LoRA(Language(SMOLLM2, counted=COUNTED), dropout=0.0, targets=ADAPTERS),
+        data=dataclasses.replace(DATA, text=Text(tokens, QUESTIONS)),
         trainable=".*lora_[ab]",
         groups=(),
         init_from={"llm": WEIGHTS},

@@ -16,7 +16,7 @@ QUICKSTART = {
     "configs/quickstart.py": "a small 3D ViT, pretrained by masked autoencoding",
     "configs/quickstart_clip.py": "the same ViT and a text encoder, by contrast of crops and words",
     "configs/quickstart_text_only.py": "SmolLM2-135M, tuned on questions about crops, unseen",
-    "configs/quickstart_ask.py": "the same language model, joined to the ViT, on the same questions",
+    "configs/quickstart_ask.py": "the same language model joined to the ViT, on the same questions",
 }
 
 

@@ -140,7 +140,7 @@ def _backward(jaxpr: core.Jaxpr, varied: Sequence[bool]) -> tuple[int, list[bool
         work, outs = _backward_of(equation, ins)
         total += work
         for variable, on in zip(equation.outvars, outs, strict=True):
-            known[id(variable)] = on and jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+            known[id(variable)] = on and jnp.issubdtype(variable.aval.dtype, jnp.inexact)  # type: ignore[attr-defined]
     return total, [known.get(id(variable), False) for variable in jaxpr.outvars]
 
 

@@ -88,12 +88,13 @@ class Passage(Tokens):
     def _load(self) -> tuple[Tokenizer, list[int], int]:
         tokenizer = load_tokenizer(self.tokenizer)
         names = [*filter(None, [self.begin]), self.end]
-        numbers = [tokenizer.token_to_id(name) for name in names]
-        if None in numbers:
-            problem = f"has no token {names[numbers.index(None)]!r}"
+        known = tokenizer.get_vocab(with_added_tokens=True)
+        if lacking := [name for name in names if name not in known]:
+            problem = f"has no token {lacking[0]!r}"
             raise DataError(self.tokenizer, problem, "set begin and end as its model has them")
         if tokenizer.get_vocab_size() > self.vocab_size:
             problem = f"has {tokenizer.get_vocab_size()} tokens, the table {self.vocab_size} rows"
             cure = "take tokenizer and weights of the same model, and set vocab_size to its rows"
             raise DataError(self.tokenizer, problem, cure)
+        numbers = [known[name] for name in names]
         return tokenizer, numbers[:-1], numbers[-1]

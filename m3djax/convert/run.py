@@ -35,7 +35,6 @@ from m3djax.tasks.base import Task
 
 _POSITIONS = "vision/positions/table"
 _NAMES = ("model.safetensors", INDEX, "pytorch_model.bin", "model_with_lora.bin")
-_CONFIG = "config.json"
 _SHOWN = 8
 
 

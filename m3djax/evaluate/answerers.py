@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from data_pipelines.text.dialogue import DialogueTokens
 from jax.sharding import Mesh
 
 from data_pipelines.pipeline import Batch, Data
+from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
 from m3djax import sharding
 from m3djax.evaluate.findings import EvaluationError

@@ -97,7 +97,7 @@ def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
         stacked = params[f"stages_{number}"]["block"]
         leaves, structure = jax.tree.flatten(stacked)
         cut = _cutter(tuple(without_first_axis(leaf) for leaf in leaves))
-        layers += [structure.unflatten(cut(leaves, i)) for i in range(stage.num_layers)]
+        layers += [jax.tree.unflatten(structure, cut(leaves, i)) for i in range(stage.num_layers)]
     outer = {name: leaf for name, leaf in params.items() if not name.startswith("stages_")}
     return Weights(outer, tuple(layers))
 
