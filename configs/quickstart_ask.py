@@ -1,4 +1,4 @@
-"""The quickstart's third stage: its encoder is joined to a language model, which is asked questions.
+"""The quickstart's third stage: its encoder is joined to a language model that is asked questions.
 
     python run.py convert SmolLM2-135M-Instruct runs/smollm2 --config configs/quickstart_ask.py
     python run.py train configs/quickstart_text_only.py
