@@ -139,7 +139,8 @@ def _reader(
     def read(index: Index) -> np.ndarray:
         if not _stacked(rule):
             found = _part(rule, part, tensors[0], index)
-            return np.ascontiguousarray(found, dtype or found.dtype)
+            # Not ascontiguousarray: it makes an array of one element of a scalar.
+            return np.asarray(found, dtype or found.dtype, order="C")
         layers = range(len(tensors))[index[0]]
         out: np.ndarray | None = None
         for at, layer in enumerate(layers):

@@ -153,7 +153,7 @@ BROKEN: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     ),
     "another size": (
         _edit_tensors(lambda t: t.update({MAPPED: t[MAPPED][:, :16]})),
-        r"wrong shape: llm/stages_0/block/mlp/up/kernel: the file has .*\(16, 48\)",
+        r"wrong shape: llm/stages_0/block/mlp/up/kernel: the file has \(2, 16, 48\)",
     ),
     "another number of layers": (
         _edit_config(num_hidden_layers=1),
