@@ -13,7 +13,6 @@ for yes or no alone, 120 steps at twice the batch left them at chance. Judged on
 the same model before training and a language model that was trained alike but sees no volume.
 """
 
-from configs.llm.smollm2 import IMAGE_TOKEN, NAME, SMOLLM2, WEIGHTS
 from configs.quickstart_clip import LEARNED
 from data_pipelines.captions import MaskCaption
 from data_pipelines.instructions import Describe, Mixture
@@ -27,12 +26,27 @@ from m3djax.evaluate.beside import Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.lora import LoRA
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
+from m3djax.models.llm.rotary import Rotary
 from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW, Group
 from m3djax.tasks.vision_language import VisionLanguage
 
+NAME = "SmolLM2-135M-Instruct"
+WEIGHTS = "runs/smollm2"
+IMAGE_TOKEN = 49152  # the first new one
+BLOCK = DecoderBlock(CausalAttention(9, 3, 64, norm_eps=1e-5), GatedMlp(1536), 1e-5)
+SMOLLM2 = Decoder(
+    vocab_size=IMAGE_TOKEN + 4,
+    hidden_size=576,
+    stages=(Transformer(30, BLOCK),),
+    rotary=Rotary(100000.0),
+    tie_embeddings=True,
+    norm_eps=1e-5,
+    context=8192,
+)
 TOKENS = DialogueTokens(NAME, image_tokens=9, length=72, vocab_size=SMOLLM2.vocab_size)
 COUNTED = 52  # tokens of the longest answer
 ADAPTERS = r"llm/.*block/attention/\w+"

@@ -8,8 +8,15 @@ Everything is as in configs/quickstart_ask.py, which sets it beside its own run,
 import dataclasses
 
 from configs import quickstart_ask
-from configs.llm.smollm2 import SMOLLM2, WEIGHTS
-from configs.quickstart_ask import ADAPTERS, COUNTED, DATA, QUESTIONS, TOKENS
+from configs.quickstart_ask import (
+    ADAPTERS,
+    COUNTED,
+    DATA,
+    QUESTIONS,
+    SMOLLM2,
+    TOKENS,
+    WEIGHTS,
+)
 from data_pipelines.text_fields import Text
 from m3djax.experiment import Experiment
 from m3djax.lora import LoRA

@@ -100,7 +100,7 @@ def _quickstart(arguments: list[str]) -> int:
 
 def _import_language_model() -> None:
     """SmolLM2 with M3D's new tokens, where the quickstart's configs look for it; once."""
-    from configs.llm.smollm2 import NAME, WEIGHTS
+    from configs.quickstart_ask import NAME, WEIGHTS
     from m3djax import weights
     from m3djax.checkpoint import CheckpointError
     from m3djax.convert.run import Convert

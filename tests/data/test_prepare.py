@@ -195,7 +195,7 @@ def test_help_names_every_option(tmp_path: Path) -> None:
     code = "import tyro; from data_pipelines.prepare import Prepare; tyro.cli(Prepare)"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
     page = re.sub(r"\s+", " ", done.stdout)
-    assert done.returncode == 0 and "{sample_ct,folder,m3d_cap}" in page
+    assert done.returncode == 0 and "{sample_ct,folder,m3d_cap,m3d_vqa,m3d_seg}" in page
     for option in (
         "--source",
         "--table",

@@ -85,7 +85,7 @@ def test_kill_9_with_workers_leaves_no_process(scans: Path, made: list[str]) -> 
         [sys.executable, str(script)], start_new_session=True, env=environment
     )
     stage = scans.parent / ".data.partial"
-    _wait(lambda: list(stage.glob("*/studies.jsonl")))
+    _wait(lambda: list(stage.glob("train-*/studies.jsonl")))
     process.kill()
     process.wait()
     _wait(lambda: not _group(process.pid))

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from m3djax.convert import gguf_tokenizer
+from data_pipelines.text import gguf_tokenizer
 from m3djax.convert.gguf_files import GgufFile
 from tests.parity.goldens import Golden, golden_dirs
 

@@ -86,7 +86,8 @@ def test_adapters_cost_no_gradients_and_no_moments_of_what_is_frozen() -> None:
     # Float32 weights, two moments beside them or not; a sixteenth on each chip.
     share = 4 * LLAMA2_7B_WEIGHTS / 16
     assert full["memory"]["arguments"] == pytest.approx(3 * share, rel=0.02)
-    assert lora["memory"]["arguments"] == pytest.approx(share, rel=0.15)
+    # Beside them adapters with moments, which are too narrow to be split evenly.
+    assert share < lora["memory"]["arguments"] < 1.2 * share
     tokens = 128 * 768
     for plan, each in ((full, 6), (lora, 4)):
         model = plan["flops"]["model"] * plan["devices"]
