@@ -14,5 +14,4 @@ PLANS: dict[str, Shipped] = {
     "llama2_7b_v5e_4x4": Shipped("configs/llm/llama2_7b.py", "v5e:4x4"),
     "llama2_7b_lora_v5e_4x4": Shipped("configs/llm/llama2_7b_lora.py", "v5e:4x4"),
     "llama2_7b_decode_v5e_4x4": Shipped("configs/llm/llama2_7b_decode.py", "v5e:4x4"),
-    "m3d_instruct_v5e_4x4": Shipped("configs/m3d/instruct.py", "v5e:4x4"),
 }
