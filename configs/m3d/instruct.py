@@ -11,7 +11,7 @@ configs/m3d/instruct_released.py: all components start from what the first stage
 reach the far side of what they enclose. A batch of 128 is 8 volumes on each chip of a v5e:4x4
 instead of on each of 8 GPUs; the learning rate is the published one.
 
-It has neither been compiled for that slice nor trained here: no figure is claimed.
+It has neither been planned nor trained here: no figure is claimed.
 """
 
 import dataclasses
