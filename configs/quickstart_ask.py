@@ -51,11 +51,13 @@ TOKENS = DialogueTokens(NAME, image_tokens=9, length=72, vocab_size=SMOLLM2.voca
 COUNTED = 52  # tokens of the longest answer
 ADAPTERS = r"llm/.*block/attention/\w+"
 LABELS = ("spleen|liver|stomach|pancreas|colon|aorta|spinal_cord|costal_cartilages",)
+ASK = MaskQuestions(LABELS, yes_no=1, choice=0, rec=0, reg=0)
+FIND = MaskQuestions(LABELS, yes_no=0, choice=0, rec=1, reg=0)
 QUESTIONS = Mixture(
     {
         "tell": Describe(MaskCaption(LABELS)),
-        "ask": MaskQuestions(LABELS, yes_no=1, choice=0, rec=0, reg=0),
-        "find": MaskQuestions(LABELS, yes_no=0, choice=0, rec=1, reg=0),
+        "ask": ASK,
+        "find": FIND,
     },
     {"tell": 2.0, "ask": 2.0, "find": 0.5},
 )
@@ -65,7 +67,6 @@ DATA = Data(
     batch_size=8,
     text=Text(TOKENS, QUESTIONS),
 )
-ASKED = MaskQuestions(LABELS, yes_no=1, choice=0, rec=0.5, reg=0)
 CAVEAT = (
     "Patient C, whom no training saw, is likely, but not provably, another person than B. The "
     "masks that the answers come from are another network's."
@@ -98,20 +99,26 @@ def get_config() -> Experiment:
         groups=(Group("vision/", lr_scale=0.3),),
         init_from={"vision": "runs/quickstart_clip", "llm": WEIGHTS},
         evaluators={
-            "answers": Answers(
-                split="test_organs",
-                crops=40,
-                per_crop=3,
-                data=Data(DATA.sources, DATA.size, text=Text(TOKENS, ASKED)),
-                beside={
-                    "text only": Beside("runs/quickstart_text_only"),
-                    "before training": Beside(untrained=True),
-                },
-                sampling=Sampling(COUNTED),
-                caveats=(CAVEAT,),
-            )
+            "answers": asked(ASK, crops=40, per_crop=3, sampling=Sampling(8)),
+            "boxes": asked(FIND, crops=24, per_crop=1, sampling=Sampling(COUNTED)),
         },
         steps=100,
         log_every=10,
         save_every=100,
+    )
+
+
+def asked(questions: MaskQuestions, crops: int, per_crop: int, sampling: Sampling) -> Answers:
+    """Questions about crops of patient C, which two other models answer, too."""
+    return Answers(
+        split="test_organs",
+        crops=crops,
+        per_crop=per_crop,
+        data=Data(DATA.sources, DATA.size, text=Text(TOKENS, questions)),
+        beside={
+            "text only": Beside("runs/quickstart_text_only"),
+            "before training": Beside(untrained=True),
+        },
+        sampling=sampling,
+        caveats=(CAVEAT,),
     )
