@@ -171,21 +171,25 @@ def main(script: str, description: str, contests: Mapping[str, Contest], *packag
 def _in_turns(script: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Every side, once a round; medians over all steps of all rounds."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    too_slow: dict[str, str] = {}
+    without: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["M3DJAX_CACHE"] = cache
         for _ in range(options.rounds):
             took = float("inf")
-            for side in (side for side in SIDES if side not in too_slow):
+            for side in (side for side in SIDES if side not in without):
                 arguments = ("--steps", str(options.steps), "--contestant", name, side)
                 limit = options.patience * took if side == "torch bfloat16" else None
                 begin = time.perf_counter()
                 try:
                     runs[side].append(common.in_process(script, *arguments, limit=limit))
                 except subprocess.TimeoutExpired:
-                    too_slow[side] = f"stopped after {limit:.0f} s"
+                    without[side] = f"stopped after {limit:.0f} s"
+                except RuntimeError as error:
+                    if side != "torch bfloat16":
+                        raise
+                    without[side] = str(error).strip().splitlines()[-1]  # not every peer can
                 took = time.perf_counter() - begin
-    runs = {side: done for side, done in runs.items() if side not in too_slow}
+    runs = {side: done for side, done in runs.items() if side not in without}
     seconds = {
         side: common.middle([s for run in done for s in run["seconds"]])
         for side, done in runs.items()
@@ -193,7 +197,7 @@ def _in_turns(script: str, name: str, options: argparse.Namespace) -> dict[str, 
     ours = runs["ours"]
     peak = max(run["matmul_peak"] for run in ours)
     return {
-        "too_slow": too_slow,
+        "without": without,
         "seconds": seconds,
         "ratio": {
             side: seconds["ours"]["median"] / seconds[side]["median"]
@@ -223,7 +227,7 @@ def _rows(contests: Mapping[str, Any]) -> list[list[str]]:
     head = ["", "s a step", "ours / it", "peak MiB", "start to first step, s"]
     rows = [head]
     for name, found in contests.items():
-        for side, why in found["too_slow"].items():
+        for side, why in found["without"].items():
             rows.append([f"{name}, {side}", why, "", "", ""])
         for side in found["seconds"]:
             ratio = found["ratio"].get(side)
