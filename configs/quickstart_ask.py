@@ -9,7 +9,7 @@ Crops of the lower two thirds of a scan of patient B, as in configs/quickstart_c
 kinds of text that their masks make certain: what is there, is it there, where is it. The encoder
 and the projector are trained, the language model (SmolLM2, 135 M) by adapters in its attention.
 Whole sentences about what is there are what makes the answers depend on the volume: with questions
-for yes or no alone, 120 steps at twice the batch left them at chance. Judged on patient C, beside
+for yes or no alone, 60 steps at twice the batch left them at chance. Judged on patient C, beside
 the same model before training and a language model that was trained alike but sees no volume.
 """
 
