@@ -16,7 +16,8 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/multiprocess
+	$(BIN)/python -m pytest tests/multiprocess  # each is several processes already
 
 # Only plans whose config has changed; each takes minutes.
 plans: .venv/dev
