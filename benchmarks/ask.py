@@ -26,6 +26,7 @@ from typing import Any
 
 import common
 import numpy as np
+import peers
 import steps
 
 SIDES = ("ours", "torch")
@@ -161,23 +162,10 @@ def _monai_input(scan: str) -> Any:
 
 
 def _monai_vision(folder: Path) -> tuple[Any, Any]:
-    from monai.networks.nets import ViT
     from safetensors.torch import load_file
     from torch import nn
 
-    vision = ViT(
-        1,
-        SIZE,
-        PATCH,
-        768,
-        3072,
-        12,
-        12,
-        proj_type="perceptron",
-        pos_embed_type="learnable",
-        classification=True,
-        post_activation="none",
-    )
+    vision = peers.m3d_tower()
     found: dict[str, Any] = {}
     for file in sorted((folder / "vision").glob("*.safetensors")):
         found |= load_file(file)

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import peers
 import steps
 
 
@@ -39,24 +40,10 @@ def ours(batch_size: int) -> Any:
 def theirs(batch_size: int) -> Any:
     """MONAI's ViT and transformers' BERT with M3D-CLIP's loss."""
     import torch
-    from monai.networks.nets import ViT
     from torch.nn import functional
     from transformers import BertConfig, BertModel
 
-    vision = ViT(
-        1,
-        (32, 256, 256),
-        (4, 16, 16),
-        768,
-        3072,
-        12,
-        12,
-        proj_type="perceptron",
-        pos_embed_type="learnable",
-        classification=True,
-        post_activation="none",
-        num_classes=768,
-    )
+    vision = peers.m3d_tower()
     text = BertModel(BertConfig(), add_pooling_layer=False)
     heads = torch.nn.ModuleDict(
         {"vision": torch.nn.Linear(768, 768), "text": torch.nn.Linear(768, 768)}

@@ -304,9 +304,25 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
     frozen = folder / "frozen"
     if not frozen.exists():
         raise CheckpointError(f"{folder}: has no parameters {sorted(wanted)[:3]}.")
-    saved = ocp.metadata(frozen).metadata
-    check_shapes(frozen, None, dict(wanted))
-    return ocp.load(frozen, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+    return read_arrays(frozen, wanted, ocp.metadata(frozen).metadata)
+
+
+def read_arrays(
+    place: epath.Path, wanted: Mapping[str, Any], saved: Iterable[str]
+) -> params_lib.FlatParams:
+    """Some of the arrays that lie flat in a folder of Orbax.
+
+    Args:
+      place: the folder.
+      wanted: path -> jax.ShapeDtypeStruct with a sharding.
+      saved: all paths that it holds.
+
+    Raises:
+      CheckpointError: it lacks a path, or a shape differs.
+    """
+    check_shapes(place, None, dict(wanted))
+    loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
+    return {path: loaded[path] for path in wanted}
 
 
 def without_fresh_adapters(wanted: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class LoRA(Task):
         """As the task does."""
         return self.task.accumulates
 
+    @property
+    def inner(self) -> Task:
+        """See `Task.inner`."""
+        return self.task.inner
+
     def check(self, data: Any) -> None:
         """As the task does."""
         self.task.check(data)

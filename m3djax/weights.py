@@ -84,9 +84,7 @@ def load_params(
     saved = ocp.metadata(place).metadata
     if fresh_adapters:
         wanted = checkpoint.without_fresh_adapters(wanted, saved)
-    checkpoint.check_shapes(place, None, dict(wanted))
-    loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
-    return {path: loaded[path] for path in wanted}
+    return checkpoint.read_arrays(place, wanted, saved)
 
 
 def newest_readable(folder: epath.PathLike) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from data_pipelines.pipeline import Data, Source
+from m3djax import sharding
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import InfoNCE
@@ -21,9 +23,11 @@ from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
+from m3djax.step import TrainState, compile_step
 from m3djax.tasks.clip import Clip
 from m3djax.tasks.mae import MAE
 from m3djax.tasks.vision_language import VisionLanguage
+from m3djax.train import abstract_state, to_devices, trainer_of
 
 
 def mae(**changes: Any) -> MAE:
@@ -104,6 +108,31 @@ def dialogue_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
     spans = np.stack([np.full(rows, 10), ends + 1], axis=1).astype(np.int32)[:, None]
     fields = {"token_ids": ids * valid, "valid": valid, "spans": spans}
     return batch(number, rows) | fields
+
+
+def updates(
+    config: Experiment,
+    mesh: jax.sharding.Mesh,
+    batches: Callable[[int], dict[str, np.ndarray]] = batch,
+    *,
+    start: TrainState | None = None,
+    steps: int = 5,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """Trains on a mesh, from fresh parameters or `start`: the state, and every step's metrics."""
+    history = []
+    with jax.set_mesh(mesh):
+        if start is None:
+            state = sharding.sharded(mesh, trainer_of(config).init, jax.random.key(0))
+        else:
+            where = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+            state = jax.device_put(start, where)
+        step = compile_step(trainer_of(config), mesh)
+        for number in range(steps):
+            placed = to_devices(batches(number), mesh)
+            state, metrics = step(state, placed, jax.random.key(1))
+            history.append({name: np.asarray(value) for name, value in metrics.items()})
+        assert step._cache_size() == 1, "the step compiled more than once"
+    return state, history
 
 
 def largest_difference(one: Any, two: Any) -> float:

@@ -13,13 +13,13 @@ from data_pipelines.captions import Caption
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer
+from data_pipelines.text.learned import learned_fields, learned_spec
 from data_pipelines.text.prompts import Prompt
 from data_pipelines.text.reports import clean_report, is_missing
 from data_pipelines.text.sentences import split_sentences
 from data_pipelines.text.shorten import choose_sentences
+from data_pipelines.text.tokenizer_files import rows_fit
 from data_pipelines.text_fields import Tokens
-
-_PADDED = 128  # vocabularies of weights are padded to a multiple of this at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +58,7 @@ class DialogueTokens(Tokens):
 
     def spec(self) -> dict[str, ArraySpec]:
         """Shapes and dtypes of the fields of one text; see `__call__`."""
-        return {
-            "token_ids": ArraySpec((self.length,), np.dtype(np.int32)),
-            "valid": ArraySpec((self.length,), np.dtype(np.bool_)),
-            "spans": ArraySpec((1, 2), np.dtype(np.int32)),
-        }
+        return learned_spec(self.length)
 
     def check(self) -> None:
         """Reads the tokenizer, so that what is wrong with it is found before compilation.
@@ -80,7 +76,7 @@ class DialogueTokens(Tokens):
           DataError: it is missing or not readable, or made for another vocabulary.
         """
         tokenizer = llm_tokenizer.load(self.tokenizer)
-        if not len(tokenizer) <= self.vocab_size < len(tokenizer) + _PADDED:
+        if not rows_fit(len(tokenizer), self.vocab_size):
             raise DataError(
                 self.tokenizer,
                 f"has {len(tokenizer)} tokens with the new ones, and the language model's table "
@@ -121,13 +117,9 @@ class DialogueTokens(Tokens):
         question = clean_report(question, "question", empty=is_missing)
         tokenizer = self.load()
         ids, start = self._fitting(tokenizer, question, text, rng)
-        fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}
         pad = tokenizer.pad_token_id
-        fields["token_ids"][:] = tokenizer.eos_token_id if pad is None else pad
-        fields["token_ids"][: len(ids)] = ids
-        fields["valid"][: len(ids)] = True
-        fields["spans"][0] = start, len(ids)
-        return fields
+        pad = tokenizer.eos_token_id if pad is None else pad
+        return learned_fields(ids, start, self.length, pad)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Tokens.decode`."""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
+from data_pipelines.text.learned import learned_fields, learned_spec
 from data_pipelines.text.reports import clean_report
 from data_pipelines.text.tokenizer_files import load_tokenizer
 from data_pipelines.text_fields import Tokens
@@ -40,11 +41,7 @@ class Passage(Tokens):
 
     def spec(self) -> dict[str, ArraySpec]:
         """Shapes and dtypes of the fields of one text; see `__call__`."""
-        return {
-            "token_ids": ArraySpec((self.length,), np.dtype(np.int32)),
-            "valid": ArraySpec((self.length,), np.dtype(np.bool_)),
-            "spans": ArraySpec((1, 2), np.dtype(np.int32)),
-        }
+        return learned_spec(self.length)
 
     def check(self) -> None:
         """Reads the tokenizer.
@@ -75,11 +72,7 @@ class Passage(Tokens):
         tokenizer, begin, end = self._load()
         words = tokenizer.encode(clean_report(text), add_special_tokens=False).ids
         ids = [*begin, *words, end][: self.length]
-        fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}
-        fields["token_ids"][: len(ids)] = ids
-        fields["valid"][: len(ids)] = True
-        fields["spans"][0] = len(begin), len(ids)
-        return fields
+        return learned_fields(ids, len(begin), self.length)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Tokens.decode`."""

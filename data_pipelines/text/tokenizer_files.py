@@ -16,6 +16,14 @@ _ROBERTA = ("<pad>", "<unk>", "<s>", "</s>")
 _LAYOUTS = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
 
+_PADDED = 128  # vocabularies of weights are padded to a multiple of this at most
+
+
+def rows_fit(tokens: int, rows: int) -> bool:
+    """Whether a table of `rows` rows can be that of a tokenizer of `tokens` tokens."""
+    return tokens <= rows < tokens + _PADDED
+
+
 @functools.lru_cache(maxsize=8)  # per worker process
 def load_tokenizer(path: str) -> Tokenizer:
     """Reads a tokenizer, without the truncation and padding that its file may ask for.

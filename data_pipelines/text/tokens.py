@@ -15,10 +15,8 @@ from data_pipelines.specs import ArraySpec
 from data_pipelines.text.reports import clean_report
 from data_pipelines.text.sentences import sentence_spans
 from data_pipelines.text.shorten import choose_sentences, released_text
-from data_pipelines.text.tokenizer_files import load_tokenizer, pad_id
+from data_pipelines.text.tokenizer_files import load_tokenizer, pad_id, rows_fit
 from data_pipelines.text_fields import Tokens
-
-_PADDED = 128  # vocabularies of weights are padded to a multiple of this at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +121,7 @@ class ReportTokens(Tokens):
     def _load(self) -> tuple[Tokenizer, int]:
         tokenizer = load_tokenizer(self.tokenizer)
         size = tokenizer.get_vocab_size()
-        if not size <= self.vocab_size < size + _PADDED:
+        if not rows_fit(size, self.vocab_size):
             raise DataError(
                 self.tokenizer,
                 f"has {size} tokens, and the text encoder's table {self.vocab_size} rows",

@@ -51,7 +51,7 @@ class Run:
         """
         folder = epath.Path(folder)
         experiment = run_folder.read_experiment(folder)
-        task = inner(experiment.task)
+        task = experiment.task.inner
         where = folder / run_folder.CONFIG
         if not isinstance(task, VisionLanguage):
             raise ConfigError(
@@ -149,11 +149,6 @@ class Run:
             for path, leaf in flat.items()
         }
         return params_lib.unflatten(load_params(self.folder, wanted))
-
-
-def inner(task: Task) -> Task:
-    """A task without the adapters around it."""
-    return task.task if isinstance(task, LoRA) else task
 
 
 def _with_dtype(task: Task, dtype: Dtype) -> Task:

@@ -16,7 +16,6 @@ from m3djax.checkpoint import CheckpointError
 from m3djax.convert import llm_config, new_tokens, pretrained
 from m3djax.convert.pretrained import Pretrained
 from m3djax.experiment import Experiment
-from m3djax.lora import LoRA
 from m3djax.params import flatten
 from m3djax.tasks.vision_language import VisionLanguage
 
@@ -51,7 +50,7 @@ def load(source: Path, out: str, experiment: Experiment) -> str:
       CheckpointError: it is another model than `task.llm`: says in which fields.
       ConfigError: the task has no language model.
     """
-    task: Any = experiment.task.task if isinstance(experiment.task, LoRA) else experiment.task
+    task: Any = experiment.task.inner
     if not hasattr(task, "llm"):
         raise ConfigError(f"{type(task).__name__} has no language model. Cure: another --config.")
     path = fetch.sample_llm() if str(source) == fetch.SMOLLM2_NAME else source

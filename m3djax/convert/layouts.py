@@ -37,7 +37,7 @@ class Layout:
 
     def task(self, task: Any) -> Any:
         """What the layout is of: the task itself, without adapters unless they are apart there."""
-        return task if self.adapted or not isinstance(task, LoRA) else task.task
+        return task if self.adapted else task.inner
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -87,11 +87,10 @@ def rules_of(name: str, task: Any) -> tuple[Rule, ...]:
     if layout.adapted and not isinstance(task, LoRA):
         raise ConfigError(f"layout {name} has adapters. Cure: a --config whose task is LoRA(...).")
     task = layout.task(task)
-    inner = task.task if layout.adapted else task
-    lacking = [part for part in layout.components if not hasattr(inner, part)]
+    lacking = [part for part in layout.components if not hasattr(task.inner, part)]
     if lacking:
         raise ConfigError(
-            f"layout {name} is of {layout.what}, and {type(inner).__name__} has no "
+            f"layout {name} is of {layout.what}, and {type(task.inner).__name__} has no "
             f"{', '.join(lacking)}. Cure: another --config or --layout."
         )
     return layout.rules(task)

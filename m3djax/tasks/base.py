@@ -49,6 +49,11 @@ class Task(abc.ABC):
         """
         return True
 
+    @property
+    def inner(self) -> Task:
+        """The task itself, without what is wrapped around it, such as adapters."""
+        return self
+
     def check(self, data: Any) -> None:
         """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
         del data

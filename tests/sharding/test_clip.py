@@ -11,8 +11,7 @@ from m3djax import sharding
 from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import SigmoidPairs
 from m3djax.models.embedding_head import AttentionPool, EmbeddingHead
-from m3djax.step import TrainState, compile_step
-from m3djax.train import abstract_state, to_devices, trainer_of
+from m3djax.train import trainer_of
 from tests import tiny
 
 
@@ -24,28 +23,14 @@ def experiment(objective: Any) -> Experiment:
     return tiny.experiment(task=tiny.clip(objective=objective, **heads))
 
 
-def run(
-    config: Experiment, start: TrainState, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, list[dict[str, Any]]]:
-    history = []
-    with jax.set_mesh(mesh):
-        where = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-        state = jax.device_put(start, where)
-        step = compile_step(trainer_of(config), mesh)
-        for number in range(5):
-            batch = to_devices(tiny.text_batch(number), mesh)
-            state, metrics = step(state, batch, jax.random.key(1))
-            history.append({name: np.asarray(value) for name, value in metrics.items()})
-        assert step._cache_size() == 1, "the step compiled more than once"
-    return state, history
-
-
 def test_five_updates_equal_those_of_one_device() -> None:
     """The ring inside of the whole step; InfoNCE on meshes is compared in test_contrastive."""
     config, shape = experiment(SigmoidPairs()), (2, 2, 2)
     start = jax.device_get(jax.jit(trainer_of(config).init)(jax.random.key(0)))
-    alone, theirs = run(config, start, sharding.make_mesh((1, 1, 1), jax.devices()[:1]))
-    state, ours = run(config, start, sharding.make_mesh(shape))
+    one = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+    alone, theirs = tiny.updates(config, one, tiny.text_batch, start=start)
+    mesh = sharding.make_mesh(shape)
+    state, ours = tiny.updates(config, mesh, tiny.text_batch, start=start)
     for here, there in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=2e-5)
         np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-4)

@@ -14,11 +14,10 @@ from jax.experimental import topologies
 
 from m3djax import sharding
 from m3djax.cli import load_config
-from m3djax.experiment import Experiment
 from m3djax.optim import AdamW
 from m3djax.sharding_table import sharding_table
 from m3djax.step import TrainState, compile_step
-from m3djax.train import abstract_state, to_devices, trainer_of
+from m3djax.train import abstract_state, trainer_of
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,25 +27,10 @@ MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 1, 8)]
 SMOOTH = AdamW(1e-2, eps=1e-3)
 
 
-def run(
-    experiment: Experiment, mesh: jax.sharding.Mesh, steps: int = 5
-) -> tuple[TrainState, list[dict]]:
-    history = []
-    with jax.set_mesh(mesh):
-        state = sharding.sharded(mesh, trainer_of(experiment).init, jax.random.key(0))
-        step = compile_step(trainer_of(experiment), mesh)
-        for number in range(steps):
-            batch = to_devices(tiny.batch(number), mesh)
-            state, metrics = step(state, batch, jax.random.key(1))
-            history.append({name: np.asarray(value) for name, value in metrics.items()})
-        assert step._cache_size() == 1, "the step compiled more than once"
-    return state, history
-
-
 @pytest.fixture(scope="module")
 def alone() -> tuple[TrainState, list[dict]]:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    return run(tiny.experiment(optimizer=SMOOTH), mesh)
+    return tiny.updates(tiny.experiment(optimizer=SMOOTH), mesh)
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -55,7 +39,7 @@ def test_five_updates_equal_those_of_one_device(
     alone: tuple[TrainState, list[dict]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    state, history = run(tiny.experiment(optimizer=SMOOTH), sharding.make_mesh(shape))
+    state, history = tiny.updates(tiny.experiment(optimizer=SMOOTH), sharding.make_mesh(shape))
     for here, there in zip(history, alone[1], strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=2e-6)
         np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-5)
@@ -69,7 +53,7 @@ def test_accumulation_is_the_same_training(
     parts: int, alone: tuple[TrainState, list[dict]]
 ) -> None:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    _state, history = run(tiny.experiment(accumulate=parts, optimizer=SMOOTH), mesh)
+    _state, history = tiny.updates(tiny.experiment(accumulate=parts, optimizer=SMOOTH), mesh)
     for here, there in zip(history, alone[1], strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
         np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)
