@@ -10,11 +10,14 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+SIDES = ("ours", "torch float32", "torch bfloat16")
+"""Contestants, as they take turns."""
 sys.path.insert(0, str(ROOT))  # benchmarks run as scripts, beside the packages that they measure
 
 
@@ -48,6 +51,40 @@ def in_process(script: str, *arguments: str, limit: float | None = None) -> dict
     if done.returncode:
         raise RuntimeError(f"{command} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turns(
+    script: str, arguments: Callable[[str], Sequence[str]], rounds: int, patience: float
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Runs every side once a round, each in a process of its own.
+
+    Args:
+      script: what is run, with `arguments` of the side.
+      arguments: of a side.
+      rounds: turns of every side.
+      patience: torch's bfloat16 is stopped, and not tried again, after so many times what its
+        float32 took: without AVX512 or AMX it multiplies so slowly that it would not end.
+
+    Returns:
+      What every side said, and why a side is missing.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    without: dict[str, str] = {}
+    for _ in range(rounds):
+        took = float("inf")
+        for side in (side for side in SIDES if side not in without):
+            limit = patience * took if side == "torch bfloat16" else None
+            begin = time.perf_counter()
+            try:
+                runs[side].append(in_process(script, *arguments(side), limit=limit))
+            except subprocess.TimeoutExpired:
+                without[side] = f"stopped after {limit:.0f} s"
+            except RuntimeError as error:
+                if side != "torch bfloat16":
+                    raise
+                without[side] = str(error).strip().splitlines()[-1]  # not every peer can
+            took = time.perf_counter() - begin
+    return {side: done for side, done in runs.items() if side not in without}, without
 
 
 def middle(values: Sequence[float]) -> dict[str, float]:

@@ -3,9 +3,8 @@
     python benchmarks/generate.py [--json] [--rounds 2]
 
 The same real weights for all sides, which run in turns, each in a process of its own. Reading is a
-prompt of 320 tokens up to the first new token, writing is 64 tokens after it, greedy. A processor
-without AVX512 or AMX multiplies bfloat16 slowly in torch: a side that takes longer than --limit is
-stopped, not tried again, and shown as such.
+prompt of 320 tokens up to the first new token, writing is 64 tokens after it, greedy. Where
+torch's bfloat16 takes --patience times as long as its float32, it is stopped and shown as such.
 
 Beside ours stand the bytes of weights that a token needs over the time that it takes, and what a
 plain sum over as large an array reads on the same cores: writing cannot be faster than that.
@@ -16,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +25,6 @@ import common
 import numpy as np
 
 PROMPT, NEW, BATCHES = 320, 64, (1, 8)
-SIDES = ("ours", "torch float32", "torch bfloat16")
 
 
 def main() -> None:
@@ -36,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--new", type=int, default=NEW, help="tokens that are written")
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one process")
+    parser.add_argument("--patience", type=float, default=2.0, help="with torch's bfloat16")
     parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -57,23 +54,17 @@ def main() -> None:
 
 def _in_turns(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Every side, once a round; medians over the rounds."""
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    too_slow: set[str] = set()
-    for _ in range(options.rounds):
-        for side in (side for side in SIDES if side not in too_slow):
-            arguments = ("--new", str(options.new), "--side", side, folder)
-            try:
-                done = common.in_process(__file__, *arguments, limit=options.limit)
-                runs[side].append(done)
-            except subprocess.TimeoutExpired:
-                too_slow.add(side)
+    runs, without = common.in_turns(
+        __file__,
+        lambda side: ("--new", str(options.new), "--side", side, folder),
+        options.rounds,
+        options.patience,
+    )
     sides = {
         side: {key: common.middle([run[key] for run in done]) for key in done[0]}
         for side, done in runs.items()
-        if side not in too_slow
     }
-    slow = {side: f"over {options.limit:.0f} s" for side in sorted(too_slow)}
-    return {"sides": sides, "too_slow": slow}
+    return {"sides": sides, "without": without}
 
 
 def _measure(generate: Callable[[int, int], Any], new: int) -> dict[str, float]:
@@ -163,12 +154,12 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _rows(results: dict[str, Any]) -> list[list[str]]:
-    sides, slow = results["sides"], results["too_slow"]
-    rows = [["", *SIDES]]
+    sides, slow = results["sides"], results["without"]
+    rows = [["", *common.SIDES]]
     for key in sides["ours"]:
         values = [
             slow.get(side) or (f"{found[key]['median']:.4g}" if key in found else "")
-            for side in SIDES
+            for side in common.SIDES
             for found in [sides.get(side, {})]
         ]
         rows.append([key, *values])

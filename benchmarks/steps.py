@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import resource
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -22,8 +21,6 @@ from typing import Any
 
 import common
 import numpy as np
-
-SIDES = ("ours", "torch float32", "torch bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,26 +167,14 @@ def main(script: str, description: str, contests: Mapping[str, Contest], *packag
 
 def _in_turns(script: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Every side, once a round; medians over all steps of all rounds."""
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    without: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["M3DJAX_CACHE"] = cache
-        for _ in range(options.rounds):
-            took = float("inf")
-            for side in (side for side in SIDES if side not in without):
-                arguments = ("--steps", str(options.steps), "--contestant", name, side)
-                limit = options.patience * took if side == "torch bfloat16" else None
-                begin = time.perf_counter()
-                try:
-                    runs[side].append(common.in_process(script, *arguments, limit=limit))
-                except subprocess.TimeoutExpired:
-                    without[side] = f"stopped after {limit:.0f} s"
-                except RuntimeError as error:
-                    if side != "torch bfloat16":
-                        raise
-                    without[side] = str(error).strip().splitlines()[-1]  # not every peer can
-                took = time.perf_counter() - begin
-    runs = {side: done for side, done in runs.items() if side not in without}
+        runs, without = common.in_turns(
+            script,
+            lambda side: ("--steps", str(options.steps), "--contestant", name, side),
+            options.rounds,
+            options.patience,
+        )
     seconds = {
         side: common.middle([s for run in done for s in run["seconds"]])
         for side, done in runs.items()

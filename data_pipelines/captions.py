@@ -44,11 +44,13 @@ class Question(Caption):
       kind: What sort of question it is, such as "yes_no".
       label: Name of the label that it is about, or a topic such as M3D's "plane"; "" for none.
       choices: What can be chosen, in the order of the letters A, B, ...; () if nothing.
+      later: What is asked next about the same volume; see `instructions.Conversation`.
     """
 
     kind: str = ""
     label: str = ""
     choices: tuple[str, ...] = ()
+    later: tuple[Question, ...] = ()
 
     @property
     def lettered(self) -> dict[str, str]:

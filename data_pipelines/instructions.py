@@ -99,6 +99,50 @@ class Stored(CaptionSource):
 
 
 @dataclasses.dataclass(frozen=True)
+class Conversation(CaptionSource):
+    """Several questions about one volume, one after the other in one text.
+
+    The volume is encoded once for all of them (LLaVA, arXiv 2304.08485, section 3). A question that
+    was drawn before is not put again, so that answers which `MaskQuestions` balances are nearly,
+    not exactly, as often right as wrong; the first question of each text is balanced.
+
+    Attributes:
+      source: What is asked.
+      turns: Questions that are drawn; what does not fit into the tokens is left out there.
+    """
+
+    source: CaptionSource
+    turns: int
+
+    @property
+    def needs_mask(self) -> bool:
+        """See `CaptionSource`."""
+        return self.source.needs_mask
+
+    def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
+        """See `CaptionSource`.
+
+        Raises:
+          ConfigError: the source asks nothing.
+        """
+        drawn: dict[str, Question] = {}
+        for _ in range(1 if rng is None else self.turns):
+            told = self.source(view, rng)
+            if told is not None and not isinstance(told, Question):
+                raise ConfigError("conversations are made of questions. Cure: Describe(...).")
+            if told is not None:
+                drawn.setdefault(told.meaning, told)
+        if not drawn:
+            return None
+        first, *later = drawn.values()
+        return dataclasses.replace(first, meaning=" ".join(drawn), later=tuple(later))
+
+    def every(self, view: View) -> list[Question]:
+        """All questions of the source, each by itself: nobody reads an answer off another."""
+        return self.source.every(view)  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass(frozen=True)
 class Mixture(CaptionSource):
     """One of several sources, each time drawn anew.
 

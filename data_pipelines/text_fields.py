@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.captions import Caption, CaptionSource, Report
+from data_pipelines.captions import Caption, CaptionSource, Question, Report
 from data_pipelines.datasets.records import Record
 from data_pipelines.directions import allowed
 from data_pipelines.errors import ConfigError, DataError
@@ -110,7 +110,7 @@ class Text:
                 fields = dict(self.tokens.of(caption, rng))
             except DataError as error:
                 raise DataError(record["source"], f"its text {error.problem}", error.cure) from None
-            meaning, text = _hash(caption.meaning), f"{caption.question}\n{caption.text}"
+            meaning, text = _hash(caption.meaning), _words(caption)
         # A question is as false of a mirrored volume as its answer.
         may = allowed(text, record["affine"] if record["affine_valid"] else None)
         return {
@@ -120,6 +120,11 @@ class Text:
             "allowed_flips": np.array(may.flips),
             "allowed_turns": np.array(may.turns),
         }
+
+
+def _words(caption: Caption) -> str:
+    later = caption.later if isinstance(caption, Question) else ()
+    return "\n".join([caption.question, caption.text, *map(_words, later)])
 
 
 def _hash(text: str) -> int:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.captions import Caption
+from data_pipelines.captions import Caption, Question
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer
 from data_pipelines.text.learned import learned_fields, learned_spec
-from data_pipelines.text.prompts import Prompt
+from data_pipelines.text.prompts import Prompt, Turn
 from data_pipelines.text.reports import clean_report, is_missing
 from data_pipelines.text.sentences import split_sentences
 from data_pipelines.text.shorten import choose_sentences
@@ -34,6 +34,7 @@ class DialogueTokens(Tokens):
       vocab_size: rows of the language model's token table, with which the tokenizer must agree.
       format: how questions are put; see `Prompt`.
       separator: see `Prompt`.
+      turns: questions of a conversation, at most; see `instructions.Conversation`.
     """
 
     tokenizer: str
@@ -42,6 +43,7 @@ class DialogueTokens(Tokens):
     vocab_size: int = 32004
     format: Literal["m3d", "chat"] = "m3d"
     separator: str = " "
+    turns: int = 1
 
     def __post_init__(self) -> None:
         """Raises ConfigError if there is no room for words."""
@@ -58,7 +60,7 @@ class DialogueTokens(Tokens):
 
     def spec(self) -> dict[str, ArraySpec]:
         """Shapes and dtypes of the fields of one text; see `__call__`."""
-        return learned_spec(self.length)
+        return learned_spec(self.length, self.turns)
 
     def check(self) -> None:
         """Reads the tokenizer, so that what is wrong with it is found before compilation.
@@ -67,7 +69,7 @@ class DialogueTokens(Tokens):
           DataError: it is missing or not readable, or made for another vocabulary.
           ConfigError: it cannot make such prompts.
         """
-        self.prompt.with_answer(self.load(), "Why?", "Because.")
+        self.prompt.conversation(self.load(), [("Why?", "Because.")] * self.turns)
 
     def load(self) -> Any:
         """The transformers tokenizer with all new tokens; it is shared: do not change it.
@@ -87,11 +89,16 @@ class DialogueTokens(Tokens):
         return tokenizer
 
     def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
-        """See `Tokens.of`."""
-        return self(caption.text, rng, caption.question)
+        """See `Tokens.of`; of a conversation, the questions that fit, but always the first."""
+        later = caption.later if isinstance(caption, Question) else ()
+        return self(caption.text, rng, caption.question, [(q.question, q.text) for q in later])
 
     def __call__(
-        self, text: str, rng: np.random.Generator | None = None, question: str = ""
+        self,
+        text: str,
+        rng: np.random.Generator | None = None,
+        question: str = "",
+        later: Sequence[Turn] = (),
     ) -> Mapping[str, np.ndarray]:
         """Tokenises a question and its answer.
 
@@ -102,36 +109,39 @@ class DialogueTokens(Tokens):
           text: the answer.
           rng: chooses the sentences of long answers; None for the same ones every time.
           question: the question.
+          later: further questions and answers; those are left out that do not fit.
 
         Returns:
           token_ids: int32 (length,), padded at the end.
           valid: bool (length,), False where it is padding.
-          spans: int32 (1, 2), first and past-the-last token of the answer; the token that ends it
-            belongs to it.
+          spans: int32 (turns, 2), first and past-the-last token of every answer; the token that
+            ends it belongs to it. Rows without an answer are zero.
 
         Raises:
           DataError: the question or the answer has no words, or they do not fit.
           ConfigError: the tokenizer cannot make such prompts.
         """
-        text = clean_report(text, "answer", empty=is_missing)
-        question = clean_report(question, "question", empty=is_missing)
         tokenizer = self.load()
-        ids, start = self._fitting(tokenizer, question, text, rng)
+        turns = [self._fitting(tokenizer, _clean((question, text)), rng)]
+        for turn in map(_clean, later):
+            ids, _ = self.prompt.conversation(tokenizer, [*turns, turn])
+            if len(turns) < self.turns and len(ids) <= self.length:
+                turns.append(turn)
+        ids, spans = self.prompt.conversation(tokenizer, turns)
         pad = tokenizer.pad_token_id
         pad = tokenizer.eos_token_id if pad is None else pad
-        return learned_fields(ids, start, self.length, pad)
+        return learned_fields(ids, spans, self.length, pad, self.turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Tokens.decode`."""
         return self.load().decode(list(token_ids), skip_special_tokens=True)
 
-    def _fitting(
-        self, tokenizer: Any, question: str, answer: str, rng: np.random.Generator | None
-    ) -> tuple[list[int], int]:
-        """Tokens and the place of the answer; of a long answer as many sentences as fit."""
-        ids, start = self.prompt.with_answer(tokenizer, question, answer)
+    def _fitting(self, tokenizer: Any, turn: Turn, rng: np.random.Generator | None) -> Turn:
+        """A question with its answer; of a long answer as many sentences as fit."""
+        question, answer = turn
+        ids, [(start, _)] = self.prompt.conversation(tokenizer, [turn])
         if len(ids) <= self.length:
-            return ids, start
+            return turn
         sentences = split_sentences(answer)
         counts = np.array(
             [len(tokenizer(s, add_special_tokens=False).input_ids) for s in sentences]
@@ -141,11 +151,12 @@ class DialogueTokens(Tokens):
             fixed = np.random.default_rng(zlib.crc32(answer.encode()))
             chosen = choose_sentences(counts, budget, rng or fixed)
             kept = " ".join(s for s, keep in zip(sentences, chosen, strict=True) if keep)
-            ids, start = self.prompt.with_answer(tokenizer, question, kept)
+            turn = (question, kept)
+            ids, _ = self.prompt.conversation(tokenizer, [turn])
             # Sentences on their own may have fewer tokens than side by side.
             budget -= max(len(ids) - self.length, 0)
         if len(ids) <= self.length:
-            return ids, start
+            return turn
         what = "the answer's first sentence does" if start < self.length else "the question does"
         raise DataError(
             "text",
@@ -153,3 +164,9 @@ class DialogueTokens(Tokens):
             f"{self.length}",
             "a greater data.text.tokens.length, or leave it out",
         )
+
+
+def _clean(turn: Turn) -> Turn:
+    question, answer = turn
+    answer = clean_report(answer, "answer", empty=is_missing)
+    return clean_report(question, "question", empty=is_missing), answer

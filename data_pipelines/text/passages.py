@@ -72,7 +72,7 @@ class Passage(Tokens):
         tokenizer, begin, end = self._load()
         words = tokenizer.encode(clean_report(text), add_special_tokens=False).ids
         ids = [*begin, *words, end][: self.length]
-        return learned_fields(ids, len(begin), self.length)
+        return learned_fields(ids, [(len(begin), len(ids))], self.length)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Tokens.decode`."""

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.text.learned import Span
 from data_pipelines.text.llm_tokenizer import BOX_END, BOX_START, IMAGE
 
 Message = dict[str, str]
 """{"role": "user", "content": "..."}, as Hugging Face's chat templates take them."""
+Turn = tuple[str, str]
+"""A question and its answer."""
 
 
 def plain(tokenizer: Any, text: str) -> list[int]:
@@ -79,34 +82,40 @@ class Prompt:
             ids = plain(tokenizer, text)
         else:
             ids = chat(tokenizer, [{"role": "user", "content": text}])
-        if (count := ids.count(token_id(tokenizer, IMAGE))) != self.image_tokens:
-            raise ConfigError(
-                f"the prompt has {count} image tokens instead of {self.image_tokens}: the chat "
-                "template changes what it is given. Cure: format=m3d."
-            )
+        self._check_images(tokenizer, ids)
         return ids
 
-    def with_answer(self, tokenizer: Any, question: str, answer: str) -> tuple[list[int], int]:
-        """A prompt with its answer, the token that ends it included.
+    def conversation(self, tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], list[Span]]:
+        """Questions about the same volumes, each with its answer and the token that ends it.
 
         Returns:
-          The tokens, and the place of the answer's first one; before it they are those of the
-          prompt alone.
+          The tokens, and of every answer the first and the past-the-last one, the token that ends
+          it included; before the first answer they are those of the prompt alone.
 
         Raises:
           ConfigError: as for the prompt alone.
         """
-        prompt = self(tokenizer, question)
-        answer = as_text(tokenizer, answer).strip()
-        if self.format == "m3d":
-            # Together, as a tokenizer may put the blank and the word behind it into one token.
-            together = plain(tokenizer, f"{self._text(tokenizer, question)} {answer}")
-            rest = together[len(prompt) :]
-            if together[: len(prompt)] != prompt:
+        ids, spans, said = list[int](), list[Span](), list[Message]()
+        for question, answer in turns:
+            text = self._later(tokenizer, question) if ids else self._text(tokenizer, question)
+            answer = as_text(tokenizer, answer).strip()
+            said.append({"role": "user", "content": text})
+            if self.format == "m3d":
+                # Together, as a tokenizer may put the blank and the word behind it into one token.
+                prompt, whole = (
+                    [*ids, *(_tokens if ids else plain)(tokenizer, part)]
+                    for part in (text, f"{text} {answer}")
+                )
+            else:
+                prompt = chat(tokenizer, said)
+                whole = [*prompt, *_tokens(tokenizer, answer)]
+            if whole[: len(prompt)] != prompt or prompt[: len(ids)] != ids:
                 raise ConfigError("this tokenizer joins question and answer. Cure: format=chat.")
-        else:
-            rest = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-        return [*prompt, *rest, self.end(tokenizer)], len(prompt)
+            said.append({"role": "assistant", "content": answer})
+            ids = [*whole, self.end(tokenizer)]
+            spans.append((len(prompt), len(ids)))
+        self._check_images(tokenizer, ids)
+        return ids, spans
 
     def end(self, tokenizer: Any) -> int:
         """The token that ends an answer.
@@ -122,8 +131,21 @@ class Prompt:
         return found
 
     def _text(self, tokenizer: Any, question: str) -> str:
-        question = as_text(tokenizer, question).strip()
-        return IMAGE * self.image_tokens + self.separator + question
+        return IMAGE * self.image_tokens + self._later(tokenizer, question)
+
+    def _later(self, tokenizer: Any, question: str) -> str:
+        return self.separator + as_text(tokenizer, question).strip()
+
+    def _check_images(self, tokenizer: Any, ids: list[int]) -> None:
+        if (count := ids.count(token_id(tokenizer, IMAGE))) != self.image_tokens:
+            raise ConfigError(
+                f"the prompt has {count} image tokens instead of {self.image_tokens}: the chat "
+                "template changes what it is given. Cure: format=m3d."
+            )
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def as_text(tokenizer: Any, text: str) -> str:

@@ -68,6 +68,27 @@ def test_the_prompt_of_training_is_the_prompt_of_asking(folder: str, form: Any) 
         )
 
 
+@pytest.mark.parametrize("form", ["m3d", "chat"])
+def test_a_conversation_continues_its_first_question(folder: str, form: Any) -> None:
+    asked = Question(
+        "Yes.", "", "Liver?", later=(Question("No.", "", "Lung?"), Question("It is.", "", "Big?"))
+    )
+    made = tokens(folder, format=form, turns=4)
+    fields, alone = made.of(asked, None), made("Yes.", None, "Liver?")
+    end = alone["spans"][0, 1]
+    assert (fields["token_ids"][:end] == alone["token_ids"][:end]).all()
+    assert fields["spans"].shape == (4, 2) and (fields["spans"][3] == 0).all()
+    said = [made.decode(fields["token_ids"][slice(*span)]).strip() for span in fields["spans"][:3]]
+    assert said == ["Yes.", "No.", "It is."]
+    ends = fields["spans"][:3, 1] - 1
+    assert (fields["token_ids"][ends] == made.prompt.end(made.load())).all()
+    between = made.decode(fields["token_ids"][end : fields["spans"][1, 0]])
+    assert "Lung?" in between and "No." not in between
+    shorter = tokens(folder, format=form, turns=4, length=int(fields["spans"][1, 1]))
+    assert (shorter.of(asked, None)["spans"][:3, 1] > 0).tolist() == [True, True, False]
+    assert (tokens(folder, format=form).of(asked, None)["spans"] == alone["spans"][:1]).all()
+
+
 def test_new_tokens_have_the_numbers_of_their_rows(folder: str) -> None:
     grown = new_tokens.grow(
         tiny_llm.pretrained(), ("<im_patch>", "<bx_start>", "<bx_end>"), ("[SEG]",)

@@ -14,7 +14,7 @@ from data_pipelines.boxes import mask_to_box, text_to_boxes
 from data_pipelines.captions import MaskCaption, Question, Report, View
 from data_pipelines.crops import Places, place
 from data_pipelines.errors import ConfigError
-from data_pipelines.instructions import Describe, Mixture, Stored
+from data_pipelines.instructions import Conversation, Describe, Mixture, Stored
 from data_pipelines.questions import KINDS, MaskQuestions
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}
@@ -178,3 +178,21 @@ def test_templates_name_no_side_and_have_room_for_what_they_need() -> None:
             assert allowed(text, None) == Allowed(), text
             assert ("{}" in text) == (name in ("YES_NO", "REC", "REG_ANSWERS")), text
             assert ("{box}" in text) == (name in ("REC_ANSWERS", "REG")), text
+
+
+def test_a_conversation_asks_several_true_and_different_questions() -> None:
+    several = Conversation(ASK, 5)
+    counts = collections.Counter()
+    for seed in range(40):
+        seen = view(seed, record())
+        asked = several(seen, np.random.default_rng(seed))
+        if asked is None:
+            continue
+        turns = [asked, *asked.later]
+        assert all(true(turn, seen) and not turn.later for turn in asked.later)
+        assert len({turn.meaning for turn in asked.later}) == len(asked.later)
+        counts[len(turns)] += 1
+    assert max(counts) > 2 and several(view(0, record()), None).later == ()
+    assert several.every(view(0, record())) == ASK.every(view(0, record()))
+    with pytest.raises(ConfigError, match="made of questions"):
+        Conversation(MaskCaption(), 2)(view(0, record()), np.random.default_rng(0))
