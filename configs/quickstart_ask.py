@@ -15,7 +15,7 @@ the same model before training and a language model that was trained alike but s
 
 from configs.quickstart_clip import LEARNED
 from data_pipelines.captions import MaskCaption
-from data_pipelines.instructions import Describe, Mixture
+from data_pipelines.instructions import Conversation, Describe, Mixture
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
@@ -47,7 +47,7 @@ SMOLLM2 = Decoder(
     norm_eps=1e-5,
     context=8192,
 )
-TOKENS = DialogueTokens(NAME, image_tokens=9, length=72, vocab_size=SMOLLM2.vocab_size)
+TOKENS = DialogueTokens(NAME, image_tokens=9, length=96, vocab_size=SMOLLM2.vocab_size, turns=8)
 COUNTED = 52  # tokens of the longest answer
 ADAPTERS = r"llm/.*block/attention/\w+"
 LABELS = ("spleen|liver|stomach|pancreas|colon|aorta|spinal_cord|costal_cartilages",)
@@ -56,10 +56,10 @@ FIND = MaskQuestions(LABELS, yes_no=0, choice=0, rec=1, reg=0)
 QUESTIONS = Mixture(
     {
         "tell": Describe(MaskCaption(LABELS)),
-        "ask": ASK,
+        "ask": Conversation(ASK, 12),
         "find": FIND,
     },
-    {"tell": 2.0, "ask": 2.0, "find": 0.5},
+    {"tell": 1.0, "ask": 3.0, "find": 0.5},
 )
 DATA = Data(
     (Source("data/sample_ct", "train_organs", part=LEARNED),),

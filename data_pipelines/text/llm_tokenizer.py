@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 IMAGE, BOX_START, BOX_END, SEGMENT = "<im_patch>", "<bx_start>", "<bx_end>", "[SEG]"
 SPECIAL, PLAIN = (IMAGE, BOX_START, BOX_END), (SEGMENT,)
 """M3D's new tokens in the order of their ids (LaMed/src/train/train.py of BAAI-DCAI/M3D)."""
+_one_at_a_time = threading.Lock()
 
 
 def read(path: epath.PathLike) -> Any:
@@ -40,7 +42,6 @@ def read(path: epath.PathLike) -> Any:
         raise DataError(root, f"no readable tokenizer ({error})", cure) from error
 
 
-@functools.lru_cache(maxsize=4)  # per worker process
 def load(name: str) -> Any:
     """A language model's tokenizer with the tokens for volumes, boxes and masks.
 
@@ -54,6 +55,13 @@ def load(name: str) -> Any:
     Raises:
       DataError: there is none, or it cannot be read.
     """
+    # Of threads that import transformers at the same time, some find it half there.
+    with _one_at_a_time:
+        return _load(name)
+
+
+@functools.lru_cache(maxsize=4)  # per worker process
+def _load(name: str) -> Any:
     path = fetch.sample_llm() if name == fetch.SMOLLM2_NAME else epath.Path(name)
     if path.suffix == ".gguf":
         tokenizer = gguf_tokenizer.build(_gguf_fields(path), path)
