@@ -16,8 +16,7 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/multiprocess
-	$(BIN)/python -m pytest tests/multiprocess  # each is several processes already
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 # Only plans whose config has changed; each takes minutes.
 plans: .venv/dev
