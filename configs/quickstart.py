@@ -50,7 +50,7 @@ def get_config() -> Experiment:
                 caveats=(CAVEAT,),
             ),
         },
-        steps=700,
+        steps=400,
         log_every=20,
         save_every=500,
     )

@@ -8,14 +8,16 @@
 Crops of the lower two thirds of a scan of patient B, as in configs/quickstart_clip.py, and three
 kinds of text that their masks make certain: what is there, is it there, where is it. The encoder
 and the projector are trained, the language model (SmolLM2, 135 M) by adapters in its attention.
-Whole sentences about what is there are what makes the answers depend on the volume: with questions
-for yes or no alone, 60 steps at twice the batch left them at chance. Judged on patient C, beside
-the same model before training and a language model that was trained alike but sees no volume.
+Two things make the answers depend on the volume after so few steps: whole sentences about what is
+there (with questions for yes or no alone, 60 steps at a batch of 16 left them at chance), and a
+projector that learns ten times as fast as the rest (at the common rate it took 100 steps). Judged
+on patient C, beside the same model before training and a language model that was trained alike but
+sees no volume.
 """
 
 from configs.quickstart_clip import LEARNED
 from data_pipelines.captions import MaskCaption
-from data_pipelines.instructions import Conversation, Describe, Mixture
+from data_pipelines.instructions import Describe, Mixture
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
@@ -47,7 +49,7 @@ SMOLLM2 = Decoder(
     norm_eps=1e-5,
     context=8192,
 )
-TOKENS = DialogueTokens(NAME, image_tokens=9, length=96, vocab_size=SMOLLM2.vocab_size, turns=8)
+TOKENS = DialogueTokens(NAME, image_tokens=9, length=78, vocab_size=SMOLLM2.vocab_size)
 COUNTED = 52  # tokens of the longest answer
 ADAPTERS = r"llm/.*block/attention/\w+"
 LABELS = ("spleen|liver|stomach|pancreas|colon|aorta|spinal_cord|costal_cartilages",)
@@ -56,15 +58,15 @@ FIND = MaskQuestions(LABELS, yes_no=0, choice=0, rec=1, reg=0)
 QUESTIONS = Mixture(
     {
         "tell": Describe(MaskCaption(LABELS)),
-        "ask": Conversation(ASK, 12),
+        "ask": ASK,
         "find": FIND,
     },
-    {"tell": 1.0, "ask": 3.0, "find": 0.5},
+    {"tell": 2.0, "ask": 2.0, "find": 0.5},
 )
 DATA = Data(
     (Source("data/sample_ct", "train_organs", part=LEARNED),),
     size=(8, 48, 48),
-    batch_size=8,
+    batch_size=10,
     text=Text(TOKENS, QUESTIONS),
 )
 CAVEAT = (
@@ -96,15 +98,15 @@ def get_config() -> Experiment:
         data=DATA,
         trainable="vision/.*|projector/.*|.*lora_[ab]",
         optimizer=AdamW(learning_rate=2e-3, schedule="linear"),
-        groups=(Group("vision/", lr_scale=0.3),),
+        groups=(Group("vision/", lr_scale=0.3), Group("projector/", lr_scale=10)),
         init_from={"vision": "runs/quickstart_clip", "llm": WEIGHTS},
         evaluators={
             "answers": asked(ASK, crops=40, per_crop=3, sampling=Sampling(8)),
-            "boxes": asked(FIND, crops=24, per_crop=1, sampling=Sampling(COUNTED)),
+            "boxes": asked(FIND, crops=12, per_crop=1, sampling=Sampling(COUNTED)),
         },
-        steps=100,
-        log_every=10,
-        save_every=100,
+        steps=25,
+        log_every=5,
+        save_every=25,
     )
 
 

@@ -80,7 +80,7 @@ def get_config() -> Experiment:
                 caveats=CAVEATS,
             )
         },
-        steps=250,
+        steps=180,
         log_every=10,
-        save_every=250,
+        save_every=180,
     )
