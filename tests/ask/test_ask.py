@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Lets every model say this, for what the code does with it."""
 
-    def answer(self: VolumeReader, seen, questions, options, on_text) -> list[Answer]:
+    def answer(self: VolumeReader, seen, questions, options, forms, on_text) -> list[Answer]:
         on_text(0, text)
         return [Answer((), text, "eos")]
 
