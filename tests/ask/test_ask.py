@@ -99,9 +99,9 @@ def test_talking(
     asked = []
     ask = Conversation.ask
 
-    def noting(self: Conversation, question: str):
+    def noting(self: Conversation, question: str, form: str):
         asked.append(question)
-        return ask(self, question)
+        return ask(self, question, form=form)
 
     monkeypatch.setattr(Conversation, "ask", noting)
     assert main(["ask", str(run), str(scan), "--units", "HU", *LENGTH]) == 0
