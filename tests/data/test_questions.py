@@ -269,5 +269,6 @@ def test_a_conversation_asks_several_true_and_different_questions() -> None:
         counts[len(turns)] += 1
     assert max(counts) > 2 and several(view(0, record()), None).later == ()
     assert several.every(view(0, record())) == ASK.every(view(0, record()))
+    told = view(0, record(report_valid=True, report="Normal."))
     with pytest.raises(ConfigError, match="made of questions"):
-        Conversation(MaskCaption(complete=False), 2)(view(0, record()), np.random.default_rng(0))
+        Conversation(Report(), 2)(told, np.random.default_rng(0))
