@@ -28,6 +28,8 @@ from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
+from m3djax.evaluate.answers import Answers
+from m3djax.evaluate.asked import asked
 from tests import tiny_llm
 from tests.data import m3d_tree
 
@@ -184,6 +186,30 @@ def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
         inside = "question" if START in question else "answer" if START in text else ""
         found.add(inside or known.get((question[1:], text), "absent"))
     assert found >= {"report", "choice", "open", "yes_no", "question", "answer"}
+
+
+def test_what_the_shipped_config_measures_is_there(
+    dataset: Path, seg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "seg"
+    assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
+    assert "configs/m3d/instruct.py --data.sources.1.path" in capsys.readouterr().out
+    config = instruct.get_config()
+    folders = {"data/m3d_cap": dataset, "data/m3d_seg": masks}
+    assert [source.path for source in config.data.sources] == list(folders)
+    found = {}
+    for name, evaluator in config.evaluators.items():
+        bound = evaluator.for_data(config.data)
+        assert isinstance(bound, Answers) and bound.data is not None
+        source = Source(str(folders[bound.dataset]), bound.split)
+        found[name] = [row for one in asked(bound.data, source) for row in one.rows]
+    kinds = {name: sorted({row.kind for row in rows}) for name, rows in found.items()}
+    assert kinds.pop("boxes") == ["rec", "rec_described", "reg", "reg_described"]
+    assert kinds == {"reports": ["report"], "closed": ["choice"], "open": ["open"]}
+    assert [row.truth for row in found["closed"]] == ["A. axial", "B. None"]
+    assert [row.truth for row in found["open"]] == ["axial"]  # vqa_test5k
+    assert len(found["reports"]) == len(open_dataset(dataset, "test"))
+    assert {row.truth for row in found["boxes"] if row.kind == "reg"} == {"The aorta."}
 
 
 def test_rows_and_pictures_that_are_missing_are_named(dataset: Path) -> None:
