@@ -143,15 +143,19 @@ def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
         with_choices("Which?", ("liver", "NA"))
 
 
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> DialogueTokens:
+    words = str(tmp_path_factory.mktemp("tokenizer"))
+    tiny_llm.tokenizer().save_pretrained(words)
+    return DialogueTokens(words, 4, length=500, vocab_size=262, joined=("report",))
+
+
 def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
-    dataset: Path, seg: Path, tmp_path: Path
+    dataset: Path, seg: Path, tokens: DialogueTokens, tmp_path: Path
 ) -> None:
     """From the released layouts to what the model is given, as configs/m3d/instruct.py mixes it."""
-    masks, words = tmp_path / "seg", tmp_path / "tokenizer"
+    masks = tmp_path / "seg"
     assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
-    tiny_llm.tokenizer().save_pretrained(str(words))
-    tokens = DialogueTokens(str(words), image_tokens=4, length=400, vocab_size=262)
-    tokens = dataclasses.replace(tokens, joined=("report",))
     data = Data(
         (Source(str(dataset)), Source(str(masks))),
         size=(32, 64, 64),
@@ -189,7 +193,11 @@ def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
 
 
 def test_what_the_shipped_config_measures_is_there(
-    dataset: Path, seg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    seg: Path,
+    tokens: DialogueTokens,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     masks = tmp_path / "seg"
     assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
@@ -200,9 +208,10 @@ def test_what_the_shipped_config_measures_is_there(
     found = {}
     for name, evaluator in config.evaluators.items():
         bound = evaluator.for_data(config.data)
-        assert isinstance(bound, Answers) and bound.data is not None
+        assert isinstance(bound, Answers) and bound.data is not None and bound.data.text is not None
         source = Source(str(folders[bound.dataset]), bound.split)
-        found[name] = [row for one in asked(bound.data, source) for row in one.rows]
+        data = dataclasses.replace(bound.data, text=Text(tokens, bound.data.text.source))
+        found[name] = [row for one in asked(data, source) for row in one.rows]
     kinds = {name: sorted({row.kind for row in rows}) for name, rows in found.items()}
     assert kinds.pop("boxes") == ["rec", "rec_described", "reg", "reg_described"]
     assert kinds == {"reports": ["report"], "closed": ["choice"], "open": ["open"]}
