@@ -57,6 +57,11 @@ class Question(Caption):
         """{letter: choice}."""
         return dict(zip(string.ascii_uppercase, self.choices, strict=False))
 
+    @property
+    def form(self) -> str:
+        """Its kind; "choice" for every kind that has choices, "report" if it has no name."""
+        return "choice" if self.choices else self.kind or "report"
+
 
 @dataclasses.dataclass(frozen=True)
 class View:

@@ -22,12 +22,12 @@ from data_pipelines.datasets.study import Collection
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Units
 
-_CONFIGS = {
-    "sample_ct": "configs/quickstart.py",
-    "folder": "configs/own_scans.py",
-    "m3d_cap": "configs/m3d/clip.py",
-    "m3d_vqa": "configs/m3d/instruct.py",
-    "m3d_seg": "configs/m3d/instruct.py",
+_CONFIGS = {  # and which of its sources the dataset is
+    "sample_ct": ("configs/quickstart.py", 0),
+    "folder": ("configs/own_scans.py", 0),
+    "m3d_cap": ("configs/m3d/clip.py", 0),
+    "m3d_vqa": ("configs/m3d/align.py", 0),
+    "m3d_seg": ("configs/m3d/instruct.py", 1),
 }
 _RECIPES = {
     "sample_ct": "ct",
@@ -120,7 +120,7 @@ class Prepare:
         for other in self.against:
             read_metadata(other)  # a wrong path is told now, not after hours of work
         result = self.prepare()
-        _report(result, _CONFIGS[self.dataset])
+        _report(result, *_CONFIGS[self.dataset])
         if (self.check_leaks or self.against) and _report_leaks(result.path, self.against):
             return LEAKS
         return QUARANTINED if result.quarantined else 0
@@ -185,7 +185,7 @@ class Prepare:
         return functools.partial(runners.in_processes, workers=count)
 
 
-def _report(result: Result, config: str) -> None:
+def _report(result: Result, config: str, source: int) -> None:
     path = result.path
     shown = files.shown(path)
     counts = ", ".join(f"{count} {split}" for split, count in result.splits.items())
@@ -194,7 +194,7 @@ def _report(result: Result, config: str) -> None:
     print(f"Card:  {shown}/card.md")
     if result.quarantined:
         print(f"Put aside: {result.quarantined} studies or rows, see {shown}/{QUARANTINE}")
-    print(f"Next:  python run.py train {config} --data.sources.0.path {shown}")
+    print(f"Next:  python run.py train {config} --data.sources.{source}.path {shown}")
 
 
 def _report_leaks(path: epath.Path, against: tuple[str, ...]) -> bool:

@@ -1,7 +1,8 @@
-"""How questions are put and answered: the project's own words.
+"""How reports and names are asked for: the project's own words; `place_templates` asks for places.
 
-"{}" stands for a structure ("the liver"), "{box}" for a box as text. None of them names a side, an
-end or a plane, so that they forbid no flip, and none needs to know whether a name is plural.
+"{}" stands for a structure ("the liver"). None of them names a side, an end or a plane, so that
+they forbid no flip, and none needs to know whether a name is plural. M3D has 42 ways to ask for a
+report (LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D); of each kind here are as many.
 """
 
 from __future__ import annotations
@@ -31,6 +32,24 @@ REPORT = (
     "Compose the findings section for this study.",
     "How would you caption this volume?",
     "Please look at the scan and report.",
+    "Write down everything that a colleague should know about this scan.",
+    "Take this volume and turn it into a report.",
+    "State the findings as you would in a hospital.",
+    "I have not seen these images yet. What is on them?",
+    "Which observations can be made in this volume?",
+    "Talk me through the scan.",
+    "Give an account of the anatomy and of what is unusual about it.",
+    "Your report on this examination, please.",
+    "Is anything remarkable here? Describe all of it.",
+    "Record what these images show.",
+    "Work out the findings and phrase them as a text.",
+    "What should the report of this volume say?",
+    "Review this study and write up the results.",
+    "Sum up the examination for the patient's file.",
+    "Note the findings organ by organ.",
+    "Can you say in words what this scan contains?",
+    "Describe this examination to somebody who cannot see it.",
+    "A report is missing for this scan. Supply one.",
 )
 YES_NO = (
     "Does this volume show {}?",
@@ -49,53 +68,4 @@ CHOICE = (
     "Choose the structure that the scan contains.",
     "Which one of the following would a reader find in these slices?",
     "One of these is in the image, the others are not. Name it.",
-)
-REC = (
-    "Where do you see {}?",
-    "Where can {} be found in this volume? Answer with a box.",
-    "Give the bounding box of {}.",
-    "Locate {} in this scan.",
-    "Mark {} by a box.",
-    "I am looking for {}. Which box holds it all?",
-    "Which region of the image is taken up by {}?",
-    "Find {} and report the coordinates.",
-    "Please outline {} by the smallest box.",
-    "How far does {} reach in this volume? Give its box.",
-    "Tell me the position of {} as a box.",
-    "What are the box coordinates of {} here?",
-)
-REC_ANSWERS = (
-    "{box}.",
-    "The box is {box}.",
-    "It reaches over {box}.",
-    "I find it at {box}.",
-    "Everything of it lies within {box}.",
-    "Look at {box}.",
-)
-REC_ABSENT = (
-    "This volume does not show it.",
-    "It is not in the field of view.",
-    "There is none of it here.",
-    "I cannot find it in this scan, so there is no box to give.",
-    "No part of it can be seen.",
-)
-REG = (
-    "What fills {box}?",
-    "Which structure has the bounding box {box}?",
-    "Name what is enclosed by {box}.",
-    "The box {box} was drawn around one structure. Which one?",
-    "What do you see within {box}?",
-    "Which part of the body reaches just over {box}?",
-    "Somebody marked {box}. What is it?",
-    "Say what lies in the region {box}.",
-    "Please name the structure that fits into {box}.",
-    "What did the reader mean to mark by {box}?",
-)
-REG_ANSWERS = (
-    "{}.",
-    "One sees {} there.",
-    "The box holds {}.",
-    "That region is taken up by {}.",
-    "It was drawn around {}.",
-    "There you find {}.",
 )

@@ -1,6 +1,7 @@
 """M3D-LaMed's first stage, corrected: volumes become words of Llama-2-7B (arXiv 2404.00578).
 
-    python run.py prepare m3d_cap --source M3D_Cap                       # with M3D-VQA's tables
+    T="--table M3D_VQA --out data/m3d_cap"                               # reports and questions
+    python run.py prepare m3d_vqa --source M3D_Cap $T
     python run.py convert LLAMA2 weights/llama2_7b --layout llm --config configs/m3d/align.py
     python run.py train configs/m3d/clip.py                              # or another encoder
     python run.py train configs/m3d/align.py
@@ -56,10 +57,17 @@ INTENSITY = Intensity(
 )
 TASK = VisionLanguage(VISION, Projector(4096), LLAMA2_7B, image_token=32000, intensity=INTENSITY)
 
-# In the proportions of M3D-Data: 120,092 reports, 509,755 questions with and without choices.
-TEXTS = Mixture(
-    {"reports": Describe(), "questions": Stored(yes_no=0)}, {"reports": 0.12, "questions": 1.02}
-)
+
+def texts(split: str = "") -> Mixture:
+    """In the proportions of M3D-Data: 120,092 reports, 509,755 questions, each put in two ways.
+
+    Args:
+      split: whose questions alone are asked, such as "vqa_train"; see `Stored`.
+    """
+    return Mixture(
+        {"reports": Describe(), "questions": Stored(yes_no=0, split=split)},
+        {"reports": 0.12, "questions": 1.02},
+    )
 
 
 def data(
@@ -70,14 +78,16 @@ def data(
     crops: tuple[Crop, ...] = (Crop(),),
     units: Units = "unit",
     llm: str = "weights/llama2_7b",
-    asked: CaptionSource = TEXTS,
+    asked: CaptionSource | None = None,
+    joined: tuple[str, ...] = (),
 ) -> Data:
-    """Reports and questions; see `VisionLanguage` for the batch."""
+    """Reports and questions, or what is `asked`; see `VisionLanguage` for the batch."""
     tokens = DialogueTokens(
         llm,
         image_tokens=task.tokens_per_volume(size),
         length=512,
         vocab_size=task.llm.vocab_size,
+        joined=joined,
     )
     return Data(
         (Source("data/m3d_cap"),),
@@ -85,7 +95,7 @@ def data(
         batch_size=batch_size,
         units=units,
         crops=crops,
-        text=Text(tokens, asked),
+        text=Text(tokens, asked or texts()),
         workers=8,
     )
 

@@ -6,7 +6,8 @@
     python run.py train configs/m3d/align_released.py
 
 "As published" means: the tower with its class token, which the projector does not get; a table of
-32,004 rows; the released splits with their leaks. Projector and the whole input embedding are
+32,004 rows; the released splits with their leaks; nothing between volume and question where a
+report is asked for, a blank elsewhere. Projector and the whole input embedding are
 trained, but only the projector reaches the second stage: see configs/m3d/instruct_released.py. The
 batch is 128, 16 on each of the original's 8 GPUs. It has not been trained here.
 """
@@ -25,8 +26,13 @@ TASK: VisionLanguage = dataclasses.replace(align.TASK, vision=VISION, llm=LLM)
 
 def get_config() -> Experiment:
     """See the module's docstring."""
-    data = align.data(TASK, 128, size=(32, 256, 256), llm="weights/llama2_7b_released")
+    return experiment("m3d_align_released", TASK, "weights/llama2_7b_released")
+
+
+def experiment(name: str, task: VisionLanguage, llm: str) -> Experiment:
+    """The same recipe for another language model, whose weights are in the folder `llm`."""
+    asked = align.texts("vqa_train")
+    data = align.data(task, 128, size=(32, 256, 256), llm=llm, asked=asked, joined=("report",))
     data = dataclasses.replace(data, sources=(Source("data/m3d_cap", "released_train"),))
-    found = align.experiment("m3d_align_released", TASK, data, "weights/m3d_clip")
-    start = {"vision": "weights/m3d_clip", "llm": "weights/llama2_7b_released"}
-    return dataclasses.replace(found, init_from=start)
+    found = align.experiment(name, task, data, "weights/m3d_clip")
+    return dataclasses.replace(found, init_from={"vision": "weights/m3d_clip", "llm": llm})

@@ -2,13 +2,16 @@
 
     python run.py train configs/m3d/align_released.py                    # the first stage
     python run.py train configs/m3d/instruct_released.py
+    python run.py evaluate runs/m3d_instruct_released
     C=configs/m3d/instruct_released.py                                   # the published weights:
     python run.py convert M3D-LaMed-Llama-2-7B weights/m3d_lamed_llama2 --config $C
 
 "As published" means: of the first stage only the projector is taken. The input embedding that it
 trained is lost, because the original assigns it to a name that nothing reads; so it and all else
 start from the base models. Adapters beside the language model's linear layers; encoder, projector,
-input embedding and output layer are trained whole. The batch is 64, 8 on each of the original's 8
+input embedding and output layer are trained whole. Questions come from the tables for training,
+boxes end at their last voxel, and nothing stands between volume and question where a report is
+asked for. The batch is 64, 8 on each of the original's 8
 GPUs. The published weights are this task's with merged adapters; what belongs to the mask decoder
 is put aside on import. It has not been trained here.
 """
@@ -18,6 +21,7 @@ import dataclasses
 from configs.m3d import align, align_released, instruct
 from data_pipelines.pipeline import Source
 from m3djax.experiment import Experiment
+from m3djax.tasks.vision_language import VisionLanguage
 
 SOURCES = (
     Source("data/m3d_cap", "released_train", weight=0.9),
@@ -28,8 +32,22 @@ SOURCES = (
 def get_config() -> Experiment:
     """See the module's docstring."""
     task, llm = align_released.TASK, "weights/llama2_7b_released"
-    data = align.data(task, 64, size=(32, 256, 256), llm=llm, asked=instruct.asked(released=True))
+    return experiment("m3d_instruct_released", task, llm, "runs/m3d_align_released")
+
+
+def experiment(name: str, task: VisionLanguage, llm: str, start: str) -> Experiment:
+    """The same recipe for another language model.
+
+    Args:
+      name: of the run.
+      task: the model, without adapters.
+      llm: folder of the language model's weights.
+      start: the run of the first stage, whose projector is taken.
+    """
+    asked = instruct.asked(released=True)
+    data = align.data(task, 64, size=(32, 256, 256), llm=llm, asked=asked, joined=("report",))
     data = dataclasses.replace(data, sources=SOURCES)
-    found = instruct.experiment("m3d_instruct_released", task, data, "runs/m3d_align_released")
-    start = {"vision": "weights/m3d_clip", "projector": "runs/m3d_align_released", "llm": llm}
-    return dataclasses.replace(found, init_from=start, steps=71_000)
+    found = instruct.experiment(name, task, data, start)
+    parts = {"vision": "weights/m3d_clip", "projector": start, "llm": llm}
+    measured = instruct.measured(data, reports="released_test", released=True)
+    return dataclasses.replace(found, init_from=parts, evaluators=measured, steps=71_000)

@@ -34,6 +34,7 @@ class DialogueTokens(Tokens):
       vocab_size: rows of the language model's token table, with which the tokenizer must agree.
       format: how questions are put; see `Prompt`.
       separator: see `Prompt`.
+      joined: see `Prompt`.
       turns: questions of a conversation, at most; see `instructions.Conversation`.
     """
 
@@ -43,6 +44,7 @@ class DialogueTokens(Tokens):
     vocab_size: int = 32004
     format: Literal["m3d", "chat"] = "m3d"
     separator: str = " "
+    joined: tuple[str, ...] = ()
     turns: int = 1
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class DialogueTokens(Tokens):
     @property
     def prompt(self) -> Prompt:
         """How questions are put, in training as when the model is asked."""
-        return Prompt(self.image_tokens, self.format, self.separator)
+        return Prompt(self.image_tokens, self.format, self.separator, self.joined)
 
     def spec(self) -> dict[str, ArraySpec]:
         """Shapes and dtypes of the fields of one text; see `__call__`."""
@@ -69,7 +71,7 @@ class DialogueTokens(Tokens):
           DataError: it is missing or not readable, or made for another vocabulary.
           ConfigError: it cannot make such prompts.
         """
-        self.prompt.conversation(self.load(), [("Why?", "Because.")] * self.turns)
+        self.prompt.conversation(self.load(), [Turn("Why?", "Because.")] * self.turns)
 
     def load(self) -> Any:
         """The transformers tokenizer with all new tokens; it is shared: do not change it.
@@ -90,8 +92,10 @@ class DialogueTokens(Tokens):
 
     def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
         """See `Tokens.of`; of a conversation, the questions that fit, but always the first."""
-        later = caption.later if isinstance(caption, Question) else ()
-        return self(caption.text, rng, caption.question, [(q.question, q.text) for q in later])
+        if not isinstance(caption, Question):
+            return self(caption.text, rng, caption.question)
+        later = [Turn(q.question, q.text, q.form) for q in caption.later]
+        return self(caption.text, rng, caption.question, later, caption.form)
 
     def __call__(
         self,
@@ -99,6 +103,7 @@ class DialogueTokens(Tokens):
         rng: np.random.Generator | None = None,
         question: str = "",
         later: Sequence[Turn] = (),
+        form: str = "",
     ) -> Mapping[str, np.ndarray]:
         """Tokenises a question and its answer.
 
@@ -110,6 +115,7 @@ class DialogueTokens(Tokens):
           rng: chooses the sentences of long answers; None for the same ones every time.
           question: the question.
           later: further questions and answers; those are left out that do not fit.
+          form: of the question; see `captions.Question`.
 
         Returns:
           token_ids: int32 (length,), padded at the end.
@@ -122,7 +128,7 @@ class DialogueTokens(Tokens):
           ConfigError: the tokenizer cannot make such prompts.
         """
         tokenizer = self.load()
-        turns = [self._fitting(tokenizer, _clean((question, text)), rng)]
+        turns = [self._fitting(tokenizer, _clean(Turn(question, text, form)), rng)]
         for turn in map(_clean, later):
             ids, _ = self.prompt.conversation(tokenizer, [*turns, turn])
             if len(turns) < self.turns and len(ids) <= self.length:
@@ -138,20 +144,20 @@ class DialogueTokens(Tokens):
 
     def _fitting(self, tokenizer: Any, turn: Turn, rng: np.random.Generator | None) -> Turn:
         """A question with its answer; of a long answer as many sentences as fit."""
-        question, answer = turn
         ids, [(start, _)] = self.prompt.conversation(tokenizer, [turn])
         if len(ids) <= self.length:
             return turn
-        sentences = split_sentences(answer)
+        sentences = split_sentences(turn.answer)
         counts = np.array(
             [len(tokenizer(s, add_special_tokens=False).input_ids) for s in sentences]
         )
+        whole = turn.answer
         budget, chosen = self.length - start - 1, np.ones(len(counts), bool)
         while len(ids) > self.length and chosen.sum() > 1 and budget > 0:
-            fixed = np.random.default_rng(zlib.crc32(answer.encode()))
+            fixed = np.random.default_rng(zlib.crc32(whole.encode()))
             chosen = choose_sentences(counts, budget, rng or fixed)
             kept = " ".join(s for s, keep in zip(sentences, chosen, strict=True) if keep)
-            turn = (question, kept)
+            turn = turn._replace(answer=kept)
             ids, _ = self.prompt.conversation(tokenizer, [turn])
             # Sentences on their own may have fewer tokens than side by side.
             budget -= max(len(ids) - self.length, 0)
@@ -167,6 +173,6 @@ class DialogueTokens(Tokens):
 
 
 def _clean(turn: Turn) -> Turn:
-    question, answer = turn
-    answer = clean_report(answer, "answer", empty=is_missing)
-    return clean_report(question, "question", empty=is_missing), answer
+    answer = clean_report(turn.answer, "answer", empty=is_missing)
+    question = clean_report(turn.question, "question", empty=is_missing)
+    return turn._replace(question=question, answer=answer)

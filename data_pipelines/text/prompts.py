@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.text.learned import Span
@@ -14,8 +14,14 @@ from data_pipelines.text.llm_tokenizer import BOX_END, BOX_START, IMAGE
 
 Message = dict[str, str]
 """{"role": "user", "content": "..."}, as Hugging Face's chat templates take them."""
-Turn = tuple[str, str]
-"""A question and its answer."""
+
+
+class Turn(NamedTuple):
+    """A question, its answer, and the question's form; see `captions.Question`."""
+
+    question: str
+    answer: str
+    form: str = ""
 
 
 def plain(tokenizer: Any, text: str) -> list[int]:
@@ -60,24 +66,31 @@ class Prompt:
       format: "m3d": begin of text, placeholders, separator, question; a blank and the answer
         follow. "chat": placeholders, separator and question are what the user says, in the
         tokenizer's own template.
-      separator: M3D puts "" before questions for reports, and " " before all others; here it is
-        the same for all.
+      separator: what is before a question.
+      joined: forms of questions, see `captions.Question`, that have no separator: ("report",) is
+        how M3D was trained.
     """
 
     image_tokens: int
     format: Literal["m3d", "chat"] = "m3d"
     separator: str = " "
+    joined: tuple[str, ...] = ()
 
-    def __call__(self, tokenizer: Any, question: str) -> list[int]:
+    def __call__(self, tokenizer: Any, question: str, form: str = "") -> list[int]:
         """The tokens up to where the answer begins.
 
         Special tokens in the question are taken as text, but for those of boxes.
+
+        Args:
+          tokenizer: a transformers tokenizer with the new tokens.
+          question: the question.
+          form: its form; see `captions.Question`.
 
         Raises:
           ConfigError: the tokenizer has no placeholder, no template, or a template that changes
             what the user says.
         """
-        text = self._text(tokenizer, question)
+        text = self._text(tokenizer, question, form)
         if self.format == "m3d":
             ids = plain(tokenizer, text)
         else:
@@ -96,8 +109,9 @@ class Prompt:
           ConfigError: as for the prompt alone.
         """
         ids, spans, said = list[int](), list[Span](), list[Message]()
-        for question, answer in turns:
-            text = self._later(tokenizer, question) if ids else self._text(tokenizer, question)
+        for question, answer, form in turns:
+            put = self._later if ids else self._text
+            text = put(tokenizer, question, form)
             answer = as_text(tokenizer, answer).strip()
             said.append({"role": "user", "content": text})
             if self.format == "m3d":
@@ -130,11 +144,12 @@ class Prompt:
             raise ConfigError("this tokenizer has no token that ends a text (eos_token).")
         return found
 
-    def _text(self, tokenizer: Any, question: str) -> str:
-        return IMAGE * self.image_tokens + self._later(tokenizer, question)
+    def _text(self, tokenizer: Any, question: str, form: str) -> str:
+        return IMAGE * self.image_tokens + self._later(tokenizer, question, form)
 
-    def _later(self, tokenizer: Any, question: str) -> str:
-        return self.separator + as_text(tokenizer, question).strip()
+    def _later(self, tokenizer: Any, question: str, form: str) -> str:
+        separator = "" if form in self.joined else self.separator
+        return separator + as_text(tokenizer, question).strip()
 
     def _check_images(self, tokenizer: Any, ids: list[int]) -> None:
         if (count := ids.count(token_id(tokenizer, IMAGE))) != self.image_tokens:

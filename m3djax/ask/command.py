@@ -113,8 +113,8 @@ class Ask:
         check_values(volume)
         return volume
 
-    def _reply(self, talk: Conversation, question: str) -> Said:
-        said = talk.ask(question)
+    def _reply(self, talk: Conversation, question: str, form: str = "") -> Said:
+        said = talk.ask(question, form=form)
         for line in said.lines():
             print(f"  {line}", flush=True)
         return said
@@ -131,7 +131,7 @@ class Ask:
     def _draft(self, talk: Conversation, said: list[Said]) -> int:
         assert self.report
         print(f"\n> {self.report_prompt}", flush=True)
-        said.append(self._reply(talk, self.report_prompt))
+        said.append(self._reply(talk, self.report_prompt, "report"))
         if not said[-1].answer.text.strip():
             print("ask: the model said nothing; no draft was written", file=sys.stderr)
             return 1

@@ -71,13 +71,20 @@ class Conversation:
         offset = np.array([[part.offset for part in parts]], np.float32)
         self._seen = reader.read({"image": images, "scale": scale, "offset": offset})
 
-    def ask(self, question: str, on_text: OnText = terminal.stream) -> Said:
+    def ask(self, question: str, on_text: OnText = terminal.stream, *, form: str = "") -> Said:
         """The answer to one question, which is printed piece by piece.
+
+        Args:
+          question: the question.
+          on_text: called with every piece.
+          form: of the question; see `captions.Question`.
 
         Raises:
           ConfigError: the prompt does not fit the model.
         """
-        [answer] = self.reader.answer(self._seen, [question], self._sampling, on_text=on_text)
+        [answer] = self.reader.answer(
+            self._seen, [question], self._sampling, forms=[form], on_text=on_text
+        )
         terminal.end(answer)
         if len(self.parts) == 1:
             boxes = place_boxes(answer.text, self.parts[0], released=self._released)

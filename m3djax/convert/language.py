@@ -96,10 +96,12 @@ def _check(source: Path, task: Any, loaded: Pretrained) -> None:
 def _differences(place: str, theirs: Any, ours: Any) -> list[str]:
     """Fields with other values, a line each."""
     if isinstance(theirs, dict) and isinstance(ours, dict) and theirs.keys() == ours.keys():
+        # The epsilon of norms that are not there is no difference.
+        free = _FREE if theirs.get("qk_norm") is not False else (*_FREE, "norm_eps")
         return [
             line
             for name in theirs
-            if name not in _FREE
+            if name not in free
             for line in _differences(f"{place}.{name}", theirs[name], ours[name])
         ]
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):

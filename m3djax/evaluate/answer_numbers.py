@@ -14,7 +14,13 @@ from m3djax.evaluate.answer_scores import Scores
 from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.statistics import Estimate
 
-MAIN = {"choice": "accuracy", "yes_no": "accuracy", "rec": "iou", "reg": "exact"}
+MAIN = {
+    "choice": "accuracy",
+    "yes_no": "accuracy",
+    "rec": "iou",
+    "rec_described": "iou",
+    "reg": "exact",
+}
 """Kind -> the metric by which models are compared."""
 TYPES_MEAN = "mean of types"
 

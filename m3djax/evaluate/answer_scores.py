@@ -160,6 +160,7 @@ SCORERS: dict[str, Callable[[Sequence[Row]], Scores]] = {
     "choice": choice,
     "yes_no": yes_no,
     "rec": boxes,
+    "rec_described": boxes,
 }
 """Kind -> its scorer; all other kinds are free text."""
 

@@ -51,7 +51,7 @@ def draw(
         left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
     )  # fmt: skip
     for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
-        found = next((_boxes(kind, number) for kind, number in some if kind.name == "rec"), {})
+        found = next((_boxes(kind, number) for kind, number in some if kind.main == "iou"), {})
         _slice(figure.add_subplot(grid[row, 0]), crop, found, window)
         cell = figure.add_subplot(grid[row, 1])
         cell.set_axis_off()
@@ -85,7 +85,7 @@ def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
     row = kind.rows[number]
     lines = [*_wrapped(row.question, TEXT), *_wrapped(f"right: {row.truth}", _DIM)]
     for place, (model, rows) in enumerate(kind.answers.items()):
-        colour = _COLOURS[place % len(_COLOURS)] if kind.name == "rec" else TEXT
+        colour = _COLOURS[place % len(_COLOURS)] if kind.main == "iou" else TEXT
         if kind.main in _RIGHT_OR_WRONG:
             right = kind.scores[model][kind.main]
             colour = _TRUE if right[number] else _WRONG

@@ -16,6 +16,7 @@ from data_pipelines.pipeline import Batch, Data
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
 from m3djax import sharding
+from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling
@@ -37,13 +38,13 @@ class Answerer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def answer(self, seen: Any, questions: Sequence[str], rows: Sequence[int]) -> list[Answer]:
+    def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:
         """The answers, given at once.
 
         Args:
           seen: what `look` returned.
-          questions: one text each.
-          rows: which volume each question is about.
+          questions: rows without answers.
+          volumes: which one each question is about.
         """
 
 
@@ -70,10 +71,15 @@ class Seeing(Answerer):
             fields["image"] = np.full_like(fields["image"], fields["image"].min())
         return self.reader.read(jax.device_put(fields, sharding.batch_sharding(self.mesh)))
 
-    def answer(self, seen: Any, questions: Sequence[str], rows: Sequence[int]) -> list[Answer]:
+    def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:
         """See `Answerer`."""
         return self.reader.answer(
-            seen, questions, self.sampling, rows=rows, batch_size=len(questions)
+            seen,
+            [row.question for row in questions],
+            self.sampling,
+            rows=volumes,
+            forms=[row.kind for row in questions],
+            batch_size=len(questions),
         )
 
 
@@ -94,10 +100,10 @@ class TextOnly(Answerer):
     def look(self, batch: Batch) -> None:
         """See `Answerer`."""
 
-    def answer(self, seen: Any, questions: Sequence[str], rows: Sequence[int]) -> list[Answer]:
+    def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:
         """See `Answerer`."""
-        tokenizer = self.tokens.load()
-        prompts = [self.tokens.prompt(tokenizer, question) for question in questions]
+        put = functools.partial(self.tokens.prompt, self.tokens.load())
+        prompts = [put(row.question, row.kind) for row in questions]
         return self.generator(prompts, self.sampling)
 
 

@@ -59,7 +59,7 @@ def _ask(
     seen = answerer.look(batch)
     for first in range(0, len(rows), questions):
         about, part = zip(*rows[first : first + questions], strict=True)
-        answers = answerer.answer(seen, [row.question for row in part], about)
+        answers = answerer.answer(seen, part, about)
         table.add(
             dataclasses.replace(row, said=answer.text.strip(), ended=answer.ended)
             for row, answer in zip(part, answers, strict=True)

@@ -64,7 +64,8 @@ class Answers(Evaluator):
       part: share of its volumes along D that crops come from; see `Source`.
       crops: crops of every record.
       per_crop: questions of each kind about a crop, drawn at random; 0 asks all that there are.
-      data: how crops are cut and what is asked; None is as in training.
+      data: how crops are cut and what is asked, the latter in the run's own tokens; None is as in
+        training.
       beside: further models that answer the same questions; name -> which.
       sampling: how answers are chosen.
       batch_size: volumes that are encoded at once; more where devices ask for it.
@@ -105,7 +106,8 @@ class Answers(Evaluator):
     def for_data(self, data: Data) -> Self:
         """See `Evaluator.for_data`."""
         bound = super().for_data(self.data or data)
-        reading = dataclasses.replace(self.data or data, size=bound.size)
+        asks = self.data or data
+        reading = dataclasses.replace(asks, size=bound.size, text=_text_of(data, asks.text))
         return dataclasses.replace(bound, data=reading)
 
     def check(self) -> None:

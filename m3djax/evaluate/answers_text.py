@@ -17,6 +17,8 @@ _TITLES = {
     "report": "reports",
     "rec": "questions for a place",
     "reg": "questions for what is in a box",
+    "rec_described": "questions for the place of what is described",
+    "reg_described": "questions for what is in a box and what that is",
 }
 _TYPES = 12  # that are shown
 _METEOR = (

@@ -54,23 +54,18 @@ def asked(
         record, crop = int(sample["record"]), int(sample["crop"])
         questions = data.text.source.every(view)
         rng = np.random.default_rng((seed, record, crop, 1))
-        numbers = _drawn([kind_of(q) for q in questions], per_crop, rng)
+        numbers = _drawn([q.form for q in questions], per_crop, rng)
         d, h, w = (int(voxel) for voxel in sample["place"])
         rows = [_row(questions[n], n, record, crop, (d, h, w)) for n in numbers]
         if rows:
             yield Asked(sample, rows)
 
 
-def kind_of(question: Question) -> str:
-    """Its kind; "choice" for every kind that has choices, "report" if it has no name."""
-    return "choice" if question.choices else question.kind or "report"
-
-
 def _row(
     question: Question, number: int, record: int, crop: int, place: tuple[int, int, int]
 ) -> Row:
     return Row(
-        record, crop, number, place, kind_of(question), question.label, question.question,
+        record, crop, number, place, question.form, question.label, question.question,
         question.lettered, question.text,
     )  # fmt: skip
 

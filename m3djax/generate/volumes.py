@@ -19,8 +19,8 @@ from m3djax.params import Params
 from m3djax.tasks.base import Batch, Task
 from m3djax.tasks.vision_language import VisionLanguage
 
-Prompts = Callable[[str], Sequence[int]]
-"""A question to the tokens of its whole prompt, placeholders of its volumes included."""
+Prompts = Callable[[str, str], Sequence[int]]
+"""A question and its form to the tokens of its whole prompt, placeholders of volumes included."""
 
 
 @dataclasses.dataclass
@@ -99,6 +99,7 @@ class VolumeReader:
         options: Sampling | None = None,
         *,
         rows: Sequence[int] | None = None,
+        forms: Sequence[str] = (),
         batch_size: int = 16,
         on_text: OnText | None = None,
     ) -> list[Answer]:
@@ -110,6 +111,7 @@ class VolumeReader:
           options: how tokens are chosen, and how many.
           rows: which sample of `seen` each question is about; None: question i is about sample i,
             or all are about the only one.
+          forms: of the questions, see `captions.Question`; () if they have none.
           batch_size: questions that are answered at once.
           on_text: called with (number of the question, piece of text) while the answers grow.
 
@@ -119,7 +121,8 @@ class VolumeReader:
         """
         options = options or Sampling()
         about = self._rows(seen, questions, rows)
-        prompts = [tuple(self.prompts(question)) for question in questions]
+        put = zip(questions, forms or [""] * len(questions), strict=True)
+        prompts = [tuple(self.prompts(question, form)) for question, form in put]
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, prompt in enumerate(prompts):
             groups.setdefault(prompt[: self._cut(prompt)], []).append(number)

@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Lets every model say this, for what the code does with it."""
 
-    def answer(self: VolumeReader, seen, questions, options, on_text) -> list[Answer]:
+    def answer(self: VolumeReader, seen, questions, options, forms, on_text) -> list[Answer]:
         on_text(0, text)
         return [Answer((), text, "eos")]
 
@@ -99,9 +99,9 @@ def test_talking(
     asked = []
     ask = Conversation.ask
 
-    def noting(self: Conversation, question: str):
+    def noting(self: Conversation, question: str, form: str):
         asked.append(question)
-        return ask(self, question)
+        return ask(self, question, form=form)
 
     monkeypatch.setattr(Conversation, "ask", noting)
     assert main(["ask", str(run), str(scan), "--units", "HU", *LENGTH]) == 0

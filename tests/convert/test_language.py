@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.m3d import align, align_released, align_released_phi3
+from data_pipelines.text.dialogue import DialogueTokens
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import pretrained
 from m3djax.convert.run import Convert
@@ -52,6 +54,47 @@ def test_the_same_vocabulary_stays_as_it_is(folder: pathlib.Path, tmp_path: path
     llm = read_params(out, wanted, 0)["llm"]
     before = tiny_llm.pretrained().params["llm"]
     np.testing.assert_array_equal(llm["head"]["kernel"], before["head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("config", "family", "published"),
+    [
+        (align, "llama", {}),
+        (align_released, "llama", {}),
+        (align_released_phi3, "phi3", {"sliding_window": 2047}),
+    ],
+)
+def test_what_the_first_stages_start_from_can_be_read(
+    config: Any, family: str, published: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    """All but the sizes is as in the published config.json, and in the shipped config."""
+    theirs = tiny_llm.pretrained(family, max_position_embeddings=4096, **published)
+    pretrained.save(tmp_path / "published", theirs)
+    task = config.get_config().task
+    stage = task.llm.stages[0]
+    attention = stage.block.attention.clone(**_sizes(theirs.model))
+    block = stage.block.clone(attention=attention, mlp=stage.block.mlp.clone(mlp_dim=48))
+    tokens = len(theirs.tokenizer) + 4
+    rows = 384 if task.llm.vocab_size % 128 == 0 else tokens
+    llm = task.llm.clone(
+        vocab_size=rows,
+        num_tokens=tokens if task.llm.num_tokens else None,
+        hidden_size=32,
+        stages=(stage.clone(num_layers=2, block=block),),
+    )
+    parts = {"llm": llm, "projector": task.projector.clone(features=32), "image_token": 258}
+    wanted = tiny.experiment(task=dataclasses.replace(task, **parts))
+    out = tmp_path / "out"
+    said = Convert(str(tmp_path / "published"), str(out), layout="llm").load(wanted)
+    assert "[SEG]" in said
+    alone = tiny.experiment(task=Language(llm))
+    assert read_params(out, alone, 0)["llm"]["token_embed"]["embedding"].shape == (rows, 32)
+    assert DialogueTokens(str(out), 4, length=64, vocab_size=rows).load()
+
+
+def _sizes(model: Any) -> dict[str, int]:
+    attention = model.stages[0].block.attention
+    return {name: getattr(attention, name) for name in ("num_heads", "num_kv_heads", "head_dim")}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A small folder in M3D-Cap's exact layout, made of the sample scans."""
+"""Small folders in the exact layouts of M3D-Cap and M3D-Seg, made of the sample scans."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from etils import epath
 from PIL import Image
 
-from data_pipelines import readers
+from data_pipelines import fetch, readers, resample
 from data_pipelines.preprocess import Orientation
 
 TEXTS = {
@@ -42,6 +43,23 @@ INDEX = {
 }
 FILES = {"A": "aorta_report/example_ct.nii.gz", "B": "example_ct.nii.gz", "C": "example_ct_dicom"}
 SIDE = 96
+CROP = "aorta_report/test_result/models"
+SEG = {  # set: case, split, scan, and of every class its name and its label in the scan's masks
+    "0007": ("17", "test", f"{CROP}/ct_cropped.nii.gz", {"spleen": "", "aorta": "aorta"}),
+    "0011": (
+        "s0004",
+        "train",
+        "example_ct_sm.nii.gz",
+        {
+            "liver": "liver",
+            "left kidney": "kidney_left",
+            "spleen": "spleen",
+            "left adrenal gland": "adrenal_gland_left",
+            "urinary bladder": "urinary_bladder",
+        },
+    ),
+}
+SEG_SIZE = (32, 256, 256)
 
 
 def make(root: Path, scans: epath.Path) -> Path:
@@ -88,6 +106,44 @@ def prepared_by_m3d(root: Path, target: Path) -> Path:
         shutil.copy(root / case / "text.txt", target / case / "text.txt")
     shutil.copy(root / "M3D_Cap.json", target)
     return target
+
+
+def make_seg(root: Path, scans: epath.Path) -> Path:
+    """Writes the folder M3D_Seg_npy below `root`, as M3D's scripts leave it: z, y, x of the files.
+
+    One set is drawn in one file of many labels, the other in a file for each.
+    """
+    root /= "M3D_Seg_npy"
+    values = {name: value for value, name in fetch.organ_names(scans).items()}
+    for code, (case, split, scan, classes) in SEG.items():
+        (root / code / case / "masks").mkdir(parents=True)
+        image = _array(scans / scan).astype(np.float32)
+        image = (image - image.min()) / np.ptp(image)
+        steps = np.array(image.shape) / SEG_SIZE
+        image = resample.linear(image, SEG_SIZE, (steps - 1) / 2, steps)
+        np.save(root / code / case / "image.npy", image[None])
+        entries = []
+        for number, label in enumerate(classes.values()):
+            mask = np.zeros(SEG_SIZE, bool)
+            if label and code == "0011":
+                mask = resample.nearest_floor(
+                    _array(scans / "example_seg.nii.gz") == values[label], SEG_SIZE
+                )
+            elif label:
+                mask = resample.nearest_floor(_array(scans / CROP / f"{label}.nii.gz"), SEG_SIZE)
+            path = f"{code}/{case}/masks/mask_{number}.npy"
+            np.save(root / path, mask[None] > 0 if mask.any() else np.zeros((1, 1, 1, 1), bool))
+            entries.append({"image": f"{code}/{case}/image.npy", "label": path})
+        index = {"train": [], "test": [], split: entries}
+        (root / code / f"{code}.json").write_text(json.dumps(index))
+    names = {code: list(classes) for code, (*_, classes) in SEG.items()}
+    (root / "dataset_info.json").write_text(json.dumps(names))
+    return root
+
+
+def _array(path: epath.Path) -> np.ndarray:
+    """The voxels of a NIfTI file in the order z, y, x."""
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj).T
 
 
 def _grey(path: epath.Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.captions import Question, Report, View
+from data_pipelines.captions import Caption, Question, Report, View
 from data_pipelines.directions import Allowed, allowed
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text.dialogue import DialogueTokens
@@ -87,6 +88,27 @@ def test_a_conversation_continues_its_first_question(folder: str, form: Any) -> 
     shorter = tokens(folder, format=form, turns=4, length=int(fields["spans"][1, 1]))
     assert (shorter.of(asked, None)["spans"][:3, 1] > 0).tolist() == [True, True, False]
     assert (tokens(folder, format=form).of(asked, None)["spans"] == alone["spans"][:1]).all()
+
+
+@pytest.mark.parametrize("form", ["m3d", "chat"])
+def test_forms_of_questions_may_have_no_separator(folder: str, form: Any) -> None:
+    made = tokens(folder, format=form, joined=("report", "choice"), turns=2)
+    tokenizer, mark = made.load(), "<im_patch>" * 3
+    for kind, choices, blank in (
+        ("report", (), ""),
+        ("", (), ""),
+        ("closed", ("cyst", "clot"), ""),
+        ("open", (), " "),
+    ):
+        asked = Question("Yes.", "", "Liver?", kind, choices=choices)
+        fields = made.of(dataclasses.replace(asked, later=(asked,)), None)
+        (start, end), (_, last) = fields["spans"]
+        ids = fields["token_ids"]
+        assert ids[:start].tolist() == made.prompt(tokenizer, asked.question, asked.form)
+        assert f"{mark}{blank}Liver?" in tokenizer.decode(ids[:start])
+        assert (" Liver?" in tokenizer.decode(ids[end:last])) == bool(blank)
+    assert (made.of(Caption("Yes.", "", "Liver?"), None)["token_ids"] == ids).sum() > 3
+    assert f"{mark} Liver?" in tokenizer.decode(made.prompt(tokenizer, "Liver?"))
 
 
 def test_new_tokens_have_the_numbers_of_their_rows(folder: str) -> None:

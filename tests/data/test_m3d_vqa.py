@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 
+from configs.m3d import instruct
+from data_pipelines import templates
+from data_pipelines.boxes import START, mask_to_box, text_to_boxes
 from data_pipelines.captions import View
 from data_pipelines.crops import Places
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.qa import with_choices
+from data_pipelines.descriptions import describe
 from data_pipelines.errors import DataError
 from data_pipelines.instructions import Stored
+from data_pipelines.pipeline import Data, Source
 from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.questions import MaskQuestions
+from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines.text_fields import Text
+from m3djax.evaluate.answers import Answers
+from m3djax.evaluate.asked import asked
+from tests import tiny_llm
+from tests.data import m3d_tree
 
+_WORD = re.compile(r"\w+")
 HEAD = ["Image Path", "Text", "Question Type", "Question"]
 HEAD += [*(f"Choice {letter}" for letter in "ABCD"), "Answer", "Answer Choice"]
 FIRST, SECOND = "ct_case/000001/Axial_non_contrast", "ct_case/000003/Axial_Poschl"
@@ -41,6 +56,9 @@ TABLES = {
         line(SECOND, "1", "", PLANE, "axial", "A"),
         line(SECOND, "1", "Which plane?", PLANE, "axial", "B"),
         line(SECOND, "1", "Which plane?", PLANE, "axial", "D"),
+        line(SECOND, "5", "Where?", ("NaN", "left kidney", "nan", "lung"), "left kidney", "B"),
+        line(SECOND, "3.0", "Which organ?", ("nan",) * 4, "NaN", "nan"),
+        line(SECOND, "5", "NaN", PLANE, "axial", "A"),
         line("../../secret", "1", "Which plane?", PLANE, "axial", "A"),
         line("ct_case/000009/Axial", "1", "Which plane?", PLANE, "axial", "A"),
     ],
@@ -72,8 +90,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dataset(m3d: Path, tables: Path) -> Path:
     out = tables.parent / "data"
-    options: dict[str, Any] = {"workers": 0, "recipe": "as_is"}
-    prepare = Prepare("m3d_vqa", str(m3d.parent / "M3D_Cap"), str(tables), out=str(out), **options)
+    scans = str(m3d.parent / "M3D_Cap")
+    prepare = Prepare("m3d_vqa", scans, str(tables), out=str(out), workers=0)
     assert prepare.run() == QUARANTINED
     return out
 
@@ -95,7 +113,7 @@ def test_questions_lie_beside_reports_in_splits_by_case(dataset: Path) -> None:
         assert view(dataset, split, name)
     others = [r for r in open_dataset(dataset, "test") if r["study_id"] != FIRST]
     assert others and not any(r["qa_valid"] or r["qa"] for r in others)
-    assert "Questions: 5." in (dataset / "card.md").read_text()
+    assert "Questions: 6." in (dataset / "card.md").read_text()
 
 
 def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
@@ -106,6 +124,8 @@ def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
         ("closed", "organ", choices, "B. Liver"),
         ("open", "organ", "Which organ is normal?", "Liver"),
         ("open", "phase", "Which phase?", "Arterial"),
+        ("closed", "location", "Where? Choices: A. left kidney B. lung", "A. left kidney"),
+        ("open", "location", "Where?", "left kidney"),
         ("yes_no", "abnormality", "Is there a mass?", "No"),
     ]
     first = view(dataset, "test", FIRST)
@@ -113,12 +133,92 @@ def test_every_kind_of_question_as_m3d_puts_it(dataset: Path) -> None:
     assert [q.text for q in Stored(closed=0.0, split="vqa_test5k").every(first)] == ["axial"]
     assert {q.label for q in Stored(topics=("plane",)).every(first)} == {"plane"}
     for question in (*Stored().every(first), *Stored().every(second)):
-        assert "NA" not in (question.question + question.text).split()
+        assert not {"na", "nan"} & set(
+            _WORD.findall(f"{question.question} {question.text}".lower())
+        )
     drawn = [Stored(yes_no=0.0)(second, np.random.default_rng(seed)) for seed in range(30)]
     assert {q.kind for q in drawn if q} == {"closed", "open"}
     assert Stored()(second, None) == Stored()(second, None)
     with pytest.raises(ValueError, match="a choice is missing"):
         with_choices("Which?", ("liver", "NA"))
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> DialogueTokens:
+    words = str(tmp_path_factory.mktemp("tokenizer"))
+    tiny_llm.tokenizer().save_pretrained(words)
+    return DialogueTokens(words, 4, length=500, vocab_size=262, joined=("report",))
+
+
+def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
+    dataset: Path, seg: Path, tokens: DialogueTokens, tmp_path: Path
+) -> None:
+    """From the released layouts to what the model is given, as configs/m3d/instruct.py mixes it."""
+    masks = tmp_path / "seg"
+    assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
+    data = Data(
+        (Source(str(dataset)), Source(str(masks))),
+        size=(32, 64, 64),
+        batch_size=64,
+        units="unit",
+        text=Text(tokens, instruct.asked(released=True)),
+    )
+    data.check()
+    batch = next(data.batches(0))
+    spec = {name: (s.shape, s.dtype) for name, s in data.spec().items()}
+    assert {name: (v.shape, v.dtype) for name, v in batch.items()} == spec
+    assert batch["report_valid"].all() and batch["image"].std((1, 2, 3, 4)).all()
+    tokenizer, found = tokens.load(), set()
+    records = [r for path in (dataset, masks) for r in open_dataset(path, "train")]
+    known = {
+        (question.question, question.text): question.form
+        for record in records
+        for question in Stored().every(View(record, None, {}))
+    }
+    reports = {record["report"] for record in records if record["report_valid"]}
+    for ids, (start, end) in zip(batch["token_ids"], batch["spans"][:, 0], strict=True):
+        put = tokenizer.decode(ids[:start]).removeprefix("<bos>")
+        text = tokenizer.decode(ids[start:end]).strip().removesuffix("<eos>")
+        assert put.startswith("<im_patch>" * 4)
+        question = put.removeprefix("<im_patch>" * 4)
+        assert not {"na", "nan"} & set(_WORD.findall(f"{question} {text}".lower()))
+        if text in reports:
+            assert question in templates.REPORT
+            found.add("report")
+            continue
+        assert question[0] == " "
+        inside = "question" if START in question else "answer" if START in text else ""
+        found.add(inside or known.get((question[1:], text), "absent"))
+    assert found >= {"report", "choice", "open", "yes_no", "question", "answer"}
+
+
+def test_what_the_shipped_config_measures_is_there(
+    dataset: Path,
+    seg: Path,
+    tokens: DialogueTokens,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    masks = tmp_path / "seg"
+    assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
+    assert "configs/m3d/instruct.py --data.sources.1.path" in capsys.readouterr().out
+    config = instruct.get_config()
+    folders = {"data/m3d_cap": dataset, "data/m3d_seg": masks}
+    assert [source.path for source in config.data.sources] == list(folders)
+    found = {}
+    for name, evaluator in config.evaluators.items():
+        bound = evaluator.for_data(config.data)
+        assert isinstance(bound, Answers) and bound.data is not None and bound.data.text is not None
+        source = Source(str(folders[bound.dataset]), bound.split)
+        data = dataclasses.replace(bound.data, text=Text(tokens, bound.data.text.source))
+        found[name] = [row for one in asked(data, source) for row in one.rows]
+    kinds = {name: sorted({row.kind for row in rows}) for name, rows in found.items()}
+    assert kinds.pop("boxes") == ["rec", "rec_described", "reg", "reg_described"]
+    assert kinds == {"reports": ["report"], "closed": ["choice"], "open": ["open"]}
+    assert [row.truth for row in found["closed"]] == ["A. axial", "B. None"]
+    assert [row.truth for row in found["open"]] == ["axial"]  # vqa_test5k
+    assert len(found["reports"]) == len(open_dataset(dataset, "test"))
+    assert {row.truth for row in found["boxes"] if row.kind == "reg"} == {"The aorta."}
 
 
 def test_rows_and_pictures_that_are_missing_are_named(dataset: Path) -> None:
@@ -128,9 +228,11 @@ def test_rows_and_pictures_that_are_missing_are_named(dataset: Path) -> None:
         ("M3D_VQA_train.csv", "row 5: the question is missing"),
         ("M3D_VQA_train.csv", "row 6: choice 'B' and the answer differ"),
         ("M3D_VQA_train.csv", "row 7: choice 'D' and the answer differ"),
+        ("M3D_VQA_train.csv", "row 9: the answer is missing"),
+        ("M3D_VQA_train.csv", "row 10: the question is missing"),
         (
             "M3D_VQA_train.csv",
-            f"row 8: Image Path {FAR!r} is outside of the folder, or no plain path",
+            f"row 11: Image Path {FAR!r} is outside of the folder, or no plain path",
         ),
         ("M3D_VQA_yn_train.csv", "row 3: the answer is neither yes nor no"),
         ("ct_case/000009/Axial.npy", "no such file"),
@@ -149,8 +251,13 @@ def test_tables_of_another_form_stop_it(m3d: Path, tmp_path: Path) -> None:
         Prepare("m3d_vqa", scans, str(tmp_path)).collection()
 
 
+@pytest.fixture(scope="module")
+def seg(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return m3d_tree.make_seg(tmp_path_factory.mktemp("seg"), sample_scans)
+
+
 @pytest.fixture
-def seg(tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> Path:
     """Two sets with a case each, as M3D's script leaves them."""
     root = tmp_path / "M3D_Seg_npy"
     rng = np.random.default_rng(0)
@@ -179,6 +286,41 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
     assert Prepare("m3d_seg", str(seg), out=str(out), workers=0).run() == 0
     records = open_dataset(out, "train")
     (train,), (test,) = records, open_dataset(out, "test")
+    names = {name: value for value, name in records.mask_names.items()}
+    assert set(names) == {name for *_, classes in m3d_tree.SEG.values() for name in classes}
+    assert train["image"].shape == train["mask"].shape == m3d_tree.SEG_SIZE
+    # B-top has no bladder, and nobody drew the aorta there.
+    assert {records.mask_names[v] for v in np.flatnonzero(train["annotated"])} == {
+        *m3d_tree.SEG["0011"][3]
+    }
+    assert np.unique(test["mask"]).tolist() == [0, names["aorta"]]
+    ask = MaskQuestions(yes_no=0, choice=0, rec_described=1, reg_described=1)
+    seen = View(train, train["mask"], records.mask_names, Places(train, train["mask"].shape))
+    asked = ask.every(seen)
+    for kind in ("rec", "rec_described"):
+        some = [question for question in asked if question.kind == kind]
+        assert {question.label for question in some} == {
+            "liver", "left kidney", "spleen", "left adrenal gland"
+        }  # fmt: skip
+        for question in some:
+            (box,) = text_to_boxes(question.text)
+            drawn = np.load(
+                seg
+                / f"0011/s0004/masks/mask_{[*m3d_tree.SEG['0011'][3]].index(question.label)}.npy"
+            )
+            assert box == pytest.approx(mask_to_box(drawn[0]), abs=0.04)  # later classes win
+    (text,) = [q.text for q in asked if q.kind == "reg_described" and q.label == "spleen"]
+    assert text == f"That is the spleen: {describe('spleen')[0]}."
+    lost = dataclasses.replace(ask, absent=1.0, reg=0, reg_described=0)
+    answer = lost(seen, np.random.default_rng(0))
+    assert answer is not None and answer.label == "urinary bladder"
+
+
+def test_small_arrays_of_m3d_segs_layout(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    assert Prepare("m3d_seg", str(small), out=str(out), workers=0).run() == 0
+    records = open_dataset(out, "train")
+    (train,), (test,) = records, open_dataset(out, "test")
     assert records.mask_names == {1: "liver", 2: "liver tumor", 3: "spleen"}
     assert np.flatnonzero(train["annotated"]).tolist() == [1, 3] and train["units"] == "unit"
     assert np.unique(train["mask"]).tolist() == [0, 1]
@@ -203,7 +345,7 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
         ({"train": [7]}, r"train\[0\] is no entry"),
     ],
 )
-def test_an_index_that_cannot_be_used_is_told(seg: Path, index: Any, problem: str) -> None:
-    (seg / "0001/0001.json").write_text(json.dumps(index))
+def test_an_index_that_cannot_be_used_is_told(small: Path, index: Any, problem: str) -> None:
+    (small / "0001/0001.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match=problem):
-        Prepare("m3d_seg", str(seg)).collection()
+        Prepare("m3d_seg", str(small)).collection()

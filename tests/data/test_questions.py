@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from string import Formatter
 from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 
-from data_pipelines import templates
+from data_pipelines import fetch, place_templates, templates
 from data_pipelines.boxes import mask_to_box, text_to_boxes
 from data_pipelines.captions import MaskCaption, Question, Report, View
 from data_pipelines.crops import Places, place
+from data_pipelines.descriptions import describe
+from data_pipelines.directions import Allowed, allowed
 from data_pipelines.errors import ConfigError
 from data_pipelines.instructions import Conversation, Describe, Mixture, Stored
 from data_pipelines.questions import KINDS, MaskQuestions
+from data_pipelines.scene import bare
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}
 SIZE = (6, 16, 16)
-ASK = MaskQuestions(least=10)
+ASK = MaskQuestions(least=10, rec_described=1.0, reg_described=1.0)
+
+
+PLACES = ("rec", "reg", "rec_described", "reg_described")
+TEMPLATES: dict[str, tuple[int, *tuple[str, ...]]] = {  # M3D's number of them, and their fields
+    "REPORT": (42,),
+    "YES_NO": (8, ""),
+    "CHOICE": (6,),
+    "REC": (19, ""),
+    "REC_ANSWERS": (32, "box"),
+    "REC_ABSENT": (15 + 9,),
+    "REG": (36, "box"),
+    "REG_ANSWERS": (20, ""),
+    "REC_DESCRIBED": (41, "about"),
+    "REC_DESCRIBED_ANSWERS": (21, "", "box"),
+    "REC_DESCRIBED_ABSENT": (13 + 6, ""),
+    "REG_DESCRIBED": (17, "box"),
+    "REG_DESCRIBED_ANSWERS": (18, "", "about"),
+}
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -54,12 +77,19 @@ def true(question: Question, seen: View) -> bool:
         there = [str(text) for text in question.lettered.values() if _shown(text, seen)]
         return [question.lettered[question.text[0]]] == there
     (box,) = text_to_boxes(question.question + question.text)
+    if question.kind.endswith("described"):
+        there = question.question if question.kind == "rec_described" else question.text
+        assert any(about in there for about in describe(question.label))
+        assert _name(question.label) in question.text
     return bool((box == mask_to_box(seen.mask == value)).all())
 
 
+def _name(label: str) -> str:
+    return " ".join(reversed(label.split("_")))
+
+
 def _shown(words: str, seen: View) -> bool:
-    label = "_".join(reversed(words.split()))
-    return any((seen.mask == value).any() for value, name in NAMES.items() if name == label)
+    return any((seen.mask == value).any() for value, name in NAMES.items() if _name(name) == words)
 
 
 def test_answers_are_true_and_nothing_is_asked_of_what_nobody_drew() -> None:
@@ -80,7 +110,7 @@ def test_answers_are_true_and_nothing_is_asked_of_what_nobody_drew() -> None:
 
 def test_words_alone_do_not_tell_the_answer() -> None:
     shown = record()
-    ask = dataclasses.replace(ASK, rec=0.0, reg=0.0)
+    ask = dataclasses.replace(ASK, **dict.fromkeys(PLACES, 0.0))
     told: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     right: dict[str, collections.Counter[bool]] = collections.defaultdict(collections.Counter)
     for seed in range(3000):
@@ -107,10 +137,39 @@ def test_without_a_generator_the_question_follows_from_record_and_crop() -> None
 def test_a_volume_that_is_taken_whole_is_asked_for_places_only() -> None:
     shown = record()
     seen = View(shown, shown["mask"], NAMES, Places(shown, shown["mask"].shape))
-    assert {question.kind for question in ASK.every(seen)} == {"rec", "reg"}
-    lost = dataclasses.replace(ASK, yes_no=0.0, choice=0.0, reg=0.0, absent=1.0)
-    answer = lost(view(0, shown), np.random.default_rng(0))
-    assert answer is not None and answer.text in templates.REC_ABSENT
+    assert {question.kind for question in ASK.every(seen)} == set(PLACES)
+
+
+@pytest.mark.parametrize("kind", ["rec", "rec_described"])
+def test_what_is_not_there_has_no_box(kind: str) -> None:
+    ask = dataclasses.replace(ASK, **dict.fromkeys(KINDS, 0.0) | {kind: 1.0}, absent=1.0)
+    told = set()
+    for seed in range(200):
+        seen = view(seed, record())
+        answer = ask(seen, np.random.default_rng(seed))
+        assert answer is not None and answer.kind == kind
+        if len(text_to_boxes(answer.text)):
+            assert true(answer, seen)
+            continue
+        values = {name: value for value, name in NAMES.items()}
+        assert not (seen.mask == values[answer.label]).any()
+        told.add(answer.text)
+        if kind == "rec":
+            assert answer.text in place_templates.REC_ABSENT
+        else:
+            assert _name(answer.label) in answer.text and "liver" not in answer.question
+    assert len(told) > 15
+
+
+def test_a_description_that_fits_two_labels_is_not_asked() -> None:
+    shown = record()
+    seen = dataclasses.replace(
+        view(0, shown), names={**NAMES, 3: "left kidney", 4: "kidney_left", 2: "something"}
+    )
+    asked = ASK.every(seen)
+    assert {q.label for q in asked if q.kind == "rec"} > {"something", "left kidney"}
+    described = {q.label for q in asked if q.kind.endswith("described")}
+    assert described and described <= {"liver", "heart"}
 
 
 def test_a_few_voxels_are_neither_there_nor_absent() -> None:
@@ -160,24 +219,40 @@ def test_mixtures_draw_by_weight_and_fall_back_on_what_needs_no_crop() -> None:
 
 
 def test_templates_name_no_side_and_have_room_for_what_they_need() -> None:
-    from data_pipelines.directions import Allowed, allowed
-
-    for name in (
-        "REPORT",
-        "YES_NO",
-        "CHOICE",
-        "REC",
-        "REC_ANSWERS",
-        "REC_ABSENT",
-        "REG",
-        "REG_ANSWERS",
-    ):
-        texts = getattr(templates, name)
-        assert len(set(texts)) == len(texts)
+    for name, (least, *fields) in TEMPLATES.items():
+        texts = getattr(templates, name, None) or getattr(place_templates, name)
+        assert len(set(texts)) == len(texts) >= least, name
         for text in texts:
             assert allowed(text, None) == Allowed(), text
-            assert ("{}" in text) == (name in ("YES_NO", "REC", "REG_ANSWERS")), text
-            assert ("{box}" in text) == (name in ("REC_ANSWERS", "REG")), text
+            assert sorted(f for _, f, _, _ in Formatter().parse(text) if f is not None) == fields
+            assert text[-1] in ".?" and (text[0] in '{"' or text[0].isupper()), text
+
+
+def test_every_structure_has_a_description_that_fits_it_alone(sample_scans: epath.Path) -> None:
+    labels = fetch.organ_names(sample_scans).values()
+    told = {label: describe(label) for label in labels}
+    assert not [label for label, about in told.items() if not about]
+    texts = [about for some in told.values() for about in some]
+    assert len(set(texts)) == len(texts) > 117
+    for label, some in told.items():
+        for about in some:
+            assert about.split()[0] in ("the", "one", "a", "an") and about[-1].isalnum()
+            assert bare(label) not in about, about
+            sided = {side for side in ("left", "right") if side in label}
+            assert {word for word in about.split() if word in ("left", "right")} == sided
+            plain = about.removesuffix(", on the left").removesuffix(", on the right")
+            assert allowed(plain, None) == Allowed(), about
+
+
+def test_labels_of_other_sets_are_described_alike() -> None:
+    assert describe("left kidney") == describe("kidney_left") != describe("kidney")
+    assert describe("Gall bladder") == describe("gallbladder")
+    assert describe("lumbar spine L1") == describe("vertebrae_L1")
+    (growth, _) = describe("liver tumor")
+    assert growth == "an abnormal growth in the largest gland of the body"
+    assert "pocket of fluid" in describe("kidney_cyst_left")[0]
+    for unknown in ("", "lumbar spine L6", "rib_left_13", "left and right kidney", "tumor", "x"):
+        assert describe(unknown) == (), unknown
 
 
 def test_a_conversation_asks_several_true_and_different_questions() -> None:

@@ -90,11 +90,12 @@ class Oracle(Answerer):
         assert len(batch["image"]) == 8  # as there are devices
         return batch["image"]
 
-    def answer(self, seen: Any, questions: Any, rows: Any) -> list[Answer]:
+    def answer(self, seen: Any, questions: Any, volumes: Any) -> list[Answer]:
         if self.count >= self.stop_after:
             raise KeyboardInterrupt
         first, self.count = self.count, self.count + len(questions)
-        truths = [self.known[seen[r].tobytes(), q] for r, q in zip(rows, questions, strict=True)]
+        put = zip(volumes, questions, strict=True)
+        truths = [self.known[seen[volume].tobytes(), row.question] for volume, row in put]
         return [Answer((), self.spoil(truth, n), "eos") for n, truth in enumerate(truths, first)]
 
 

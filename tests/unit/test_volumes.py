@@ -20,7 +20,7 @@ QUESTIONS = ("a", "bcd", "ef", "ghijk", "l")
 OPTIONS = Sampling(max_new_tokens=5)
 
 
-def prompt(question: str) -> list[int]:
+def prompt(question: str, form: str = "") -> list[int]:
     """bos, four placeholders, and a letter for each word."""
     return [1, *[60] * 4, *(ord(letter) % 50 + 3 for letter in question)]
 
@@ -93,11 +93,19 @@ def test_answers_stream_under_their_own_numbers(reader: VolumeReader) -> None:
 
 def test_questions_may_come_before_the_volume(params: Params) -> None:
     """Then nothing is shared but the encoding, and answers are right all the same."""
-    reader = VolumeReader(TASK, params, lambda question: [*prompt(question)[5:], *prompt("?")])
+    reader = VolumeReader(TASK, params, lambda text, _: [*prompt(text)[5:], *prompt("?")])
     seen = reader.read(tiny.batch(rows=1))
     one = reader.answer(seen, QUESTIONS, OPTIONS)
     assert len(seen.prefixes) == len(QUESTIONS)
     two = [reader.answer(seen, [question], OPTIONS)[0] for question in QUESTIONS]
+    assert [a.tokens for a in one] == [a.tokens for a in two]
+
+
+def test_prompts_are_told_the_form_of_their_question(params: Params, reader: VolumeReader) -> None:
+    told = VolumeReader(TASK, params, lambda text, form: prompt(f"{text}{form}"))
+    seen = told.read(tiny.batch(rows=1))
+    one = told.answer(seen, ["a", "b"], OPTIONS, forms=["cd", ""])
+    two = reader.answer(seen, ["acd", "b"], OPTIONS)
     assert [a.tokens for a in one] == [a.tokens for a in two]
 
 
@@ -125,7 +133,7 @@ def test_what_cannot_be_asked(reader: VolumeReader, params: Params) -> None:
     with pytest.raises(ConfigError, match="max_new_tokens <= 250"):
         reader.answer(seen, ["a", "b"], Sampling(max_new_tokens=251))
     with pytest.raises(ConfigError, match="image tokens and text behind them"):
-        VolumeReader(TASK, params, lambda _: [1, *[60] * 4]).answer(seen, ["a", "b"])
+        VolumeReader(TASK, params, lambda *_: [1, *[60] * 4]).answer(seen, ["a", "b"])
     two_volumes = Seen(jnp.concatenate([seen.tokens, seen.tokens], axis=1))
     with pytest.raises(ConfigError, match="has 4 image tokens, and its volumes become 8"):
         reader.answer(two_volumes, ["a", "b"])

@@ -1,0 +1,33 @@
+"""M3D-LaMed's first stage with Phi-3-mini, as published (script/pretrain_phi3.sh).
+
+    python run.py convert M3D-CLIP weights/m3d_clip                      # GoodBaiBai88/M3D-CLIP
+    C=configs/m3d/align_released_phi3.py                                 # Phi-3-mini-4k-instruct:
+    python run.py convert PHI3 weights/phi3_released --layout llm --config $C
+    python run.py train configs/m3d/align_released_phi3.py
+
+As configs/m3d/align_released.py, but for the language model: 32,015 rows, which are the 32,011
+tokens of Phi-3 and four new ones, and fused projections. It has not been trained here.
+"""
+
+import dataclasses
+
+from configs.m3d import align_released
+from m3djax.experiment import Experiment
+from m3djax.models.llm.decoder import CausalAttention, DecoderBlock, GatedMlp
+from m3djax.models.projectors import Projector
+from m3djax.models.transformer import Transformer
+
+BLOCK = DecoderBlock(
+    CausalAttention(32, 32, 96, fused=True, window=2047), GatedMlp(8192, fused=True), norm_eps=1e-5
+)
+PHI3 = align_released.LLM.clone(
+    vocab_size=32015, hidden_size=3072, stages=(Transformer(32, BLOCK, remat="full"),)
+)
+TASK = dataclasses.replace(
+    align_released.TASK, llm=PHI3, projector=Projector(3072), image_token=32011
+)
+
+
+def get_config() -> Experiment:
+    """See the module's docstring."""
+    return align_released.experiment("m3d_align_released_phi3", TASK, "weights/phi3_released")

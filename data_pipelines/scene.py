@@ -1,0 +1,161 @@
+"""What is known of a crop from its label map, and the questions that it answers for certain."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from data_pipelines import boxes, templates
+from data_pipelines import place_templates as words
+from data_pipelines.anatomy import phrases
+from data_pipelines.balance import Odds
+from data_pipelines.captions import Question
+from data_pipelines.datasets.qa import with_choices
+
+Kind = Literal["yes_no", "choice", "rec", "reg", "rec_described", "reg_described"]
+_CHOICES = 4
+_APART = 0.5
+"""Two structures whose boxes overlap more (IoU) cannot be told apart by their boxes."""
+_PLACE: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
+    "rec": (words.REC, words.REC_ANSWERS, words.REC_ABSENT),
+    "reg": (words.REG, words.REG_ANSWERS, ()),
+    "rec_described": (
+        words.REC_DESCRIBED,
+        words.REC_DESCRIBED_ANSWERS,
+        words.REC_DESCRIBED_ABSENT,
+    ),
+    "reg_described": (words.REG_DESCRIBED, words.REG_DESCRIBED_ANSWERS, ()),
+}
+"""Ways to ask, to answer, and to say that there is nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question before it is put into words.
+
+    Attributes:
+      kind: its kind.
+      label: name of the label that it is about.
+      questions: ways to ask.
+      answers: ways to answer.
+      name: of the structure, in words.
+      box: its box as text.
+      about: descriptions of the structure.
+      choices: see `Question`.
+      meaning: of question and answer.
+    """
+
+    kind: Kind
+    label: str
+    questions: Sequence[str]
+    answers: Sequence[str]
+    meaning: str
+    name: str = ""
+    box: str = ""
+    about: Sequence[str] = ("",)
+    choices: tuple[str, ...] = ()
+
+    def worded(self, rng: np.random.Generator | None) -> Question:
+        """In the first words; with `rng` in any."""
+        question, answer, about = (
+            texts[0 if rng is None else int(rng.integers(len(texts)))]
+            for texts in (self.questions, self.answers, self.about)
+        )
+        question, answer = (
+            text.format(self.name, box=self.box, about=about) for text in (question, answer)
+        )
+        if self.choices:
+            question = with_choices(question, self.choices)
+        answer = answer[0].upper() + answer[1:]
+        return Question(answer, self.meaning, question, self.kind, self.label, self.choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What is known of a crop.
+
+    Attributes:
+      mask: its label map.
+      names: of the labels that may be asked about.
+      visible: those that the crop shows.
+      missing: those of which it has no voxel.
+      odds: which of them may be asked about where the words must not tell the answer.
+      about: descriptions of those that have one which fits no other label.
+      released: see `boxes.mask_to_box`.
+    """
+
+    mask: np.ndarray
+    names: Mapping[int, str]
+    visible: list[int]
+    missing: list[int]
+    odds: Odds
+    about: Mapping[int, tuple[str, ...]]
+    released: bool
+
+    def yes_no(self, value: int) -> Asked:
+        """Is it there?"""
+        answer = "Yes." if value in self.visible else "No."
+        return self._asked("yes_no", value, templates.YES_NO, (answer,), answer)
+
+    def choice(self, value: int, rng: np.random.Generator) -> Asked | None:
+        """Which of four is there? None if there are too few wrong ones."""
+        others = list(self.odds.wrong)
+        if len(others) < _CHOICES - 1:
+            return None
+        weights = np.array([self.odds.wrong[other] for other in others])
+        wrong = rng.choice(others, _CHOICES - 1, False, weights / weights.sum())
+        options = rng.permutation([value, *wrong])
+        texts = tuple(bare(self.names[int(option)]) for option in options)
+        letter = chr(ord("A") + int(np.flatnonzero(options == value)[0]))
+        answer = f"{letter}. {bare(self.names[value])}"
+        asked = self._asked("choice", value, templates.CHOICE, (answer,), answer)
+        return dataclasses.replace(asked, choices=texts)
+
+    def placed(self, kind: Kind, *, lacks: bool = False) -> list[int]:
+        """Labels that can be asked about by place or box; `lacks`: those that are not there."""
+        values = self.missing if lacks else self.visible
+        if kind.startswith("reg"):
+            values = self.distinct()
+        return [v for v in values if v in self.about] if kind.endswith("described") else values
+
+    def place(self, kind: Kind, value: int) -> Asked:
+        """Where is it? Or what is in its box?"""
+        questions, answers, absent = _PLACE[kind]
+        about = self.about.get(value, ("",))
+        if value in self.missing:
+            asked = self._asked(kind, value, questions, absent, "absent")
+            return dataclasses.replace(asked, about=about)
+        found = boxes.mask_to_box(self.mask == value, released=self.released)
+        box = f"{boxes.START}{boxes.box_to_text(found)}{boxes.END}"
+        asked = self._asked(kind, value, questions, answers, box)
+        return dataclasses.replace(asked, about=about, box=box)
+
+    def distinct(self) -> list[int]:
+        """Visible labels whose boxes are not those of others, too."""
+        there = [v for v in np.unique(self.mask).tolist() if v]
+        found = {value: boxes.mask_to_box(self.mask == value) for value in there}
+        return [
+            value
+            for value in self.visible
+            if all(boxes.iou(found[value], box) < _APART for v, box in found.items() if v != value)
+        ]
+
+    def _asked(
+        self,
+        kind: Kind,
+        value: int,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        meaning: str,
+    ) -> Asked:
+        label = self.names[value]
+        (name,) = phrases([label])
+        return Asked(kind, label, questions, answers, f"{kind} {label} {meaning}", name)
+
+
+def bare(label: str) -> str:
+    """The name of a label in words, without an article."""
+    return phrases([label])[0].removeprefix("the ")
