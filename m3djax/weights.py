@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.files import write_whole
-from m3djax import checkpoint, distributed, manifest, run_folder
+from m3djax import checkpoint, distributed, manifest, run_folder, sharding
 from m3djax import experiment as experiment_lib
 from m3djax.checkpoint import CheckpointError
 from m3djax.experiment import Experiment
@@ -85,6 +87,21 @@ def load_params(
     if fresh_adapters:
         wanted = checkpoint.without_fresh_adapters(wanted, saved)
     return checkpoint.read_arrays(place, wanted, saved)
+
+
+def on_mesh(leaves: Mapping[str, Any], mesh: Mesh, dtype: Any = "float32") -> dict[str, Any]:
+    """What `load_params` takes for parameters that go where the sharding table puts them.
+
+    Args:
+      leaves: path -> anything with a shape.
+      mesh: the devices.
+      dtype: what the parameters become.
+    """
+    places = sharding.state_shardings(dict(leaves), mesh)
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=places[path])
+        for path, leaf in leaves.items()
+    }
 
 
 def newest_readable(folder: epath.PathLike) -> int:

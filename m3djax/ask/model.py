@@ -15,14 +15,13 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.preprocess import RECIPES, Recipe
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
-from m3djax import run_folder, sharding, train
+from m3djax import run_folder, sharding, train, weights
 from m3djax.convert.pretrained import Dtype
 from m3djax.experiment import Experiment
 from m3djax.generate.volumes import VolumeReader
 from m3djax.lora import LoRA
 from m3djax.tasks.base import Task
 from m3djax.tasks.vision_language import VisionLanguage
-from m3djax.weights import load_params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,13 +141,8 @@ class Run:
 
     def _params(self, mesh: jax.sharding.Mesh, dtype: Dtype) -> params_lib.Params:
         state = jax.eval_shape(train.trainer_of(self.experiment).init, jax.random.key(0))
-        flat = state.trainable | state.frozen
-        places = sharding.state_shardings(flat, mesh)
-        wanted = {
-            path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=places[path])
-            for path, leaf in flat.items()
-        }
-        return params_lib.unflatten(load_params(self.folder, wanted))
+        wanted = weights.on_mesh(state.trainable | state.frozen, mesh, dtype)
+        return params_lib.unflatten(weights.load_params(self.folder, wanted))
 
 
 def _with_dtype(task: Task, dtype: Dtype) -> Task:

@@ -24,7 +24,8 @@ def m3d_lamed(task: VisionLanguage) -> tuple[Rule, ...]:
 
 
 def projector(module: Projector, prefix: str = PROJECTOR) -> tuple[Rule, ...]:
-    """The projector: a sequence of layers, or a convolution with stride (E3D-GPT's lineage).
+    """The projector: a sequence of layers, M3D's "linear", which is a layer without a name of its
+    own, or a convolution with stride (E3D-GPT's lineage).
 
     Args:
       module: which of them.
@@ -37,6 +38,8 @@ def projector(module: Projector, prefix: str = PROJECTOR) -> tuple[Rule, ...]:
         if module.num_layers != 1:
             raise ConfigError('of projectors with merge="concat" only num_layers=1 is published.')
         return _layer(f"{prefix}conv", 0, PatchConv(module.size))
+    if (module.merge, module.num_layers) == ("none", 1):
+        return _layer(prefix.removesuffix("."), 0, Linear())
     # Activations count as members of torch's sequence.
     step = 2 if module.activation else 1
     return tuple(

@@ -92,11 +92,8 @@ class Convert:
         if problems:
             raise CheckpointError(report(self.source, problems, self.layout))
         held = expected_shapes(experiment, layout.components)
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = {
-            path: jax.ShapeDtypeStruct(shape, "float32", sharding=place)
-            for path, shape in held.items()
-        }
+        leaves = {k: jax.ShapeDtypeStruct(shape, "float32") for k, shape in held.items()}
+        wanted = weights.on_mesh(leaves, sharding.make_mesh((1, -1, 1)))
         ours = weights.load_params(self.source, wanted)
         if isinstance(whole, LoRA) and task is not whole:
             ours = params.flatten(whole.merged(params.unflatten(ours)))

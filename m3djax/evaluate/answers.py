@@ -74,7 +74,8 @@ class Answers(Evaluator):
         none.
       bert_layer: see `BertScore.read`.
       pictures: crops that are drawn with their questions and answers.
-      mesh: devices along (data, fsdp, tensor), where there is none yet.
+      mesh: devices along (data, fsdp, tensor), where there is none yet. Over data every device
+        holds the whole model; (1, 1, -1) is for one that is too large for that.
       caveats: printed with the result.
       seed: of crops, questions and intervals.
       every: steps between two evaluations during training; 0 evaluates only when asked.
@@ -121,6 +122,10 @@ class Answers(Evaluator):
         self.data.text.tokens.check()
         open_dataset(self.dataset, self.split)
 
+    def mesh_alone(self) -> Mesh:
+        """See `Evaluator.mesh_alone`."""
+        return sharding.make_mesh(self.mesh, jax.local_devices())
+
     def run(self, task: Any, params: Params, folder: epath.Path) -> dict[str, Any]:
         """See `Evaluator.run`.
 
@@ -132,7 +137,7 @@ class Answers(Evaluator):
         self.check()
         assert self.data is not None
         mesh = jax.sharding.get_mesh()
-        mesh = sharding.make_mesh(self.mesh, jax.local_devices()) if mesh.empty else mesh
+        mesh = self.mesh_alone() if mesh.empty else mesh
         notes = list(self.caveats)
         own = Model(task, params, self.data)
         answered = {OWN: self._answer(OWN, own, mesh, folder)}
@@ -140,7 +145,7 @@ class Answers(Evaluator):
             if jax.process_count() > 1:
                 notes.append(f"{name}: is measured where one process evaluates: run.py evaluate.")
                 continue
-            model = other.model(folder, own)
+            model = other.model(folder, own, mesh)
             answered[name] = self._answer(name, model, mesh, folder, blind=other.blind)
         kinds, units = self._scored(answered)
         _write_scores(kinds, folder)

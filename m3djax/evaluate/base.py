@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, Self
 
 from etils import epath
+from jax.sharding import Mesh
 
 from data_pipelines.pipeline import Data
 from m3djax.models.patches import Size
@@ -32,6 +33,10 @@ class Evaluator(abc.ABC):
         dataset, size = self.dataset or data.sources[0].path, self.size
         return dataclasses.replace(self, dataset=dataset, size=size if any(size) else data.size)
 
+    def mesh_alone(self) -> Mesh | None:
+        """Devices that parameters are read onto outside of training; None: this process's first."""
+        return None
+
     @abc.abstractmethod
     def check(self) -> None:
         """Opens what it will read, so that a missing dataset is found before hours of training.
@@ -46,7 +51,7 @@ class Evaluator(abc.ABC):
 
         Args:
           task: the run's task.
-          params: one entry per component.
+          params: one entry per component, on the mesh of training or on `mesh_alone`.
           folder: exists; whatever is written there shows up in the report.
 
         Returns:

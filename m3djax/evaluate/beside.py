@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from data_pipelines.pipeline import Data
 from m3djax import params as params_lib
@@ -46,12 +47,13 @@ class Beside:
     untrained: bool = False
     blind: bool = False
 
-    def model(self, folder: epath.Path, own: Model) -> Model:
+    def model(self, folder: epath.Path, own: Model, mesh: Mesh) -> Model:
         """Reads it.
 
         Args:
           folder: of the evaluator, in the folder of the run that is measured.
           own: the model of that run.
+          mesh: where its parameters go.
 
         Raises:
           RunError: there is no such run.
@@ -62,16 +64,15 @@ class Beside:
         place = epath.Path(self.run) if self.run else folder.parent.parent
         experiment = run_folder.read_experiment(place)
         if self.untrained:
-            params = start(experiment)
+            params = start(experiment, mesh)
         else:
-            params = read_params(place, experiment, newest_readable(place))
+            params = read_params(place, experiment, newest_readable(place), mesh)
         task, params = experiment.task.evaluated(params)
         return Model(task, params, experiment.data)
 
 
-def start(experiment: Experiment) -> Params:
-    """The parameters that training starts from, on this process's first device."""
-    mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
+def start(experiment: Experiment, mesh: Mesh) -> Params:
+    """The parameters that training starts from."""
     state = sharding.sharded(
         mesh, train.trainer_of(experiment).init, jax.random.key(experiment.seed)
     )

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.files import write_whole
 from m3djax import params as params_lib
-from m3djax import report, run_folder, train
+from m3djax import report, run_folder, sharding, train, weights
 from m3djax.experiment import Experiment
 from m3djax.params import Params
-from m3djax.weights import load_params, newest_readable
+from m3djax.tasks.base import Task
+from m3djax.weights import newest_readable
 
 FOLDER = "evaluation"
 RESULTS = "results.json"
@@ -75,13 +78,18 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
             "does, and call train again: a finished run is not trained again, its config changes."
         )
     step = newest_readable(folder)
-    task, params = experiment.task.evaluated(read_params(folder, experiment, step))
+
+    @functools.lru_cache(maxsize=1)
+    def model(mesh: Mesh | None) -> tuple[Task, Params]:
+        return experiment.task.evaluated(read_params(folder, experiment, step, mesh))
+
     found = {}
     for name, evaluator in experiment.evaluators.items():
         place = folder / FOLDER / name
         place.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         console.print(f"evaluating: {name} ...", style="dim")
+        task, params = model(evaluator.mesh_alone())
         found[name] = evaluator.for_data(experiment.data).run(task, params, place)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)
@@ -93,19 +101,24 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
     return results
 
 
-def read_params(folder: epath.PathLike, experiment: Experiment, step: int) -> Params:
-    """A run's parameters at a readable step, in float32 on this process's first device."""
+def read_params(
+    folder: epath.PathLike, experiment: Experiment, step: int, mesh: Mesh | None = None
+) -> Params:
+    """A run's parameters at a readable step, in float32.
+
+    Args:
+      folder: of the run, or of converted weights.
+      experiment: its config.
+      step: of the checkpoint.
+      mesh: where the sharding table puts them, straight from the files; None: on this process's
+        first device.
+    """
     state = jax.eval_shape(train.trainer_of(experiment).init, jax.random.key(0))
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    flat = load_params(
-        folder,
-        step=step,
-        wanted={
-            path: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=place)
-            for path, leaf in (state.trainable | state.frozen).items()
-        },
-    )
-    return params_lib.unflatten(flat)
+    flat = state.trainable | state.frozen
+    if mesh is None:
+        mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
+    wanted = weights.on_mesh(flat, mesh)
+    return params_lib.unflatten(weights.load_params(folder, wanted, step=step))
 
 
 def show(findings: dict[str, Any], console: Console) -> None:

@@ -40,7 +40,7 @@ def ct_slice(index: int, orientation: Sequence[float] = AXIAL, **fields: Any) ->
             "PixelSpacing": [ROW_MM, COLUMN_MM],
             "RescaleSlope": 1,
             "RescaleIntercept": -1024,
-            "PixelData": stored()[index].tobytes(),
+            "PixelData": stored()[index % SHAPE[0]].tobytes(),
         }
         | fields,
     )

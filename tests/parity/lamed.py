@@ -96,6 +96,8 @@ def _tower(c: dict[str, Any]) -> ViT3D:
 
 
 def _projector(c: dict[str, Any]) -> Projector:
+    if c["mm_projector_type"] == "linear":
+        return Projector(c["hidden_size"], "none", num_layers=1)
     assert c["mm_projector_type"] == "spp"
     return Projector(
         c["hidden_size"],

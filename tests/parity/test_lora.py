@@ -75,7 +75,7 @@ def check(golden: Golden, name: str, loss: Loss) -> None:
 def test_apart_and_its_gradients(
     golden: Golden, task: LoRA, flat: dict[str, jax.Array], batch: dict[str, jax.Array]
 ) -> None:
-    keys = jax.random.split(jax.random.key(0), 2)
+    keys = jax.random.split(jax.random.key(0), len(batch["image"]))
     base = {k: v for k, v in flat.items() if "lora_" not in k}
 
     def run(adapters: dict[str, jax.Array]) -> tuple[jax.Array, Loss]:

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import Mesh
 
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
-from m3djax import weights
+from m3djax import sharding, weights
 from m3djax.evaluate.beside import Beside, Model
 from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
@@ -25,6 +26,11 @@ from tests.unit.fakes import SIZE
 
 TASK = tiny.vision_language()
 DATA = Data((Source("data/x"),), SIZE, text=Text(DialogueTokens("nowhere", 4, 64, 64)))
+
+
+def mesh() -> Mesh:
+    """Parameters split over it."""
+    return sharding.make_mesh((2, 2, 2))
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +50,15 @@ def leaves(params: Params) -> dict[str, np.ndarray]:
 
 def test_the_run_itself(tmp_path: pathlib.Path) -> None:
     own = Model(TASK, {}, DATA)
-    assert Beside(blind=True).model(epath.Path(tmp_path), own) is own
+    assert Beside(blind=True).model(epath.Path(tmp_path), own, mesh()) is own
 
 
 def test_another_run_is_merged(run: epath.Path, tmp_path: pathlib.Path) -> None:
-    other = Beside(str(run)).model(epath.Path(tmp_path), Model(None, {}, DATA))
+    other = Beside(str(run)).model(epath.Path(tmp_path), Model(None, {}, DATA), mesh())
     assert isinstance(other.task, VisionLanguage) and other.data == DATA
     params = leaves(other.params)
+    where = flatten(other.params)["llm/token_embed/embedding"].sharding
+    assert where.spec == sharding.parameter_spec("llm/token_embed/embedding", (64, 32), mesh())
     assert not any("lora" in path for path in params)
     assert params["projector/linear_0/kernel"].min() == 1
     # alpha / rank times the product of ones of rank 2, on top of 1
@@ -62,7 +70,8 @@ def test_another_run_is_merged(run: epath.Path, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("named", [True, False])
 def test_before_training(run: epath.Path, named: bool) -> None:
     other = Beside(str(run) if named else "", untrained=True)
-    found = leaves(other.model(run / "evaluation" / "answers", Model(None, {}, DATA)).params)
+    model = other.model(run / "evaluation" / "answers", Model(None, {}, DATA), mesh())
+    found = leaves(model.params)
     fresh = jax.jit(LoRA(TASK, rank=2).init)(jax.random.key(3), tiny.dialogue_batch(rows=1))
     _, fresh = LoRA(TASK, rank=2).evaluated(fresh)
     expected = leaves(fresh)
@@ -74,4 +83,4 @@ def test_before_training(run: epath.Path, named: bool) -> None:
 def test_no_such_run(tmp_path: pathlib.Path) -> None:
     own: Any = Model(TASK, {}, DATA)
     with pytest.raises(RunError, match="is not a run"):
-        Beside(str(tmp_path / "nothing")).model(epath.Path(tmp_path), own)
+        Beside(str(tmp_path / "nothing")).model(epath.Path(tmp_path), own, mesh())

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from m3djax import cli, curves, experiment, report, run_folder
+from m3djax import cli, curves, experiment, report, run_folder, sharding
 from m3djax.checkpoint import CheckpointError
 from m3djax.curves import Curve
+from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.reconstruction import Reconstruction
 from m3djax.evaluate.run import evaluate, read_params
 from m3djax.logging import read_metrics
+from m3djax.params import flatten
 from m3djax.run_folder import RunError
 from m3djax.train import train
 from tests import tiny
@@ -72,6 +74,21 @@ def test_parameters_are_those_that_were_saved(results, config):
     assert kernel.dtype == np.float32
     assert len(kernel.devices()) == 1
     assert np.abs(np.asarray(kernel)).sum() > 0
+
+
+def test_parameters_go_straight_to_an_evaluators_mesh(results, monkeypatch):
+    mesh, found = Answers(mesh=(1, -1, 2)).mesh_alone(), {}
+
+    def run(self, task, params, folder):
+        found.update(flatten(params))
+        return dict(results.found["reconstruction"])
+
+    monkeypatch.setattr(Reconstruction, "mesh_alone", lambda self: mesh)
+    monkeypatch.setattr(Reconstruction, "run", run)
+    evaluate(results.folder, Console(quiet=True))
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+    where = {path: leaf.sharding for path, leaf in found.items()}
+    assert where == sharding.state_shardings(found, mesh)
 
 
 def test_training_measures_too(results):
