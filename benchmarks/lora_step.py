@@ -62,14 +62,20 @@ def ours() -> Any:
 def theirs() -> tuple[list[Any], Callable[[], Any]]:
     """The same in torch."""
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = adapted(LlamaForCausalLM(LlamaConfig(**SHAPES)))
+    ids = torch.randint(0, 1000, (ROWS, LENGTH))
+    return [model], lambda: model(ids, labels=ids).loss
+
+
+def adapted(model: Any) -> Any:
+    """With peft's adapters beside every linear layer of the blocks, which alone are trained."""
+    from peft import LoraConfig, get_peft_model
 
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=names)
-    model = get_peft_model(LlamaForCausalLM(LlamaConfig(**SHAPES)), config).train()
-    ids = torch.randint(0, 1000, (ROWS, LENGTH))
-    return [model], lambda: model(ids, labels=ids).loss
+    return get_peft_model(model, config).train()
 
 
 CONTESTS = {"smollm2": Contest(f"LoRA of rank {RANK}, {ROWS} x {LENGTH} tokens", ours, theirs)}
