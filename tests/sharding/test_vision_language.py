@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from m3djax import params as params_lib
 from m3djax import sharding
+from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.answerers import Seeing, placed
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
@@ -68,7 +69,7 @@ def test_updates_equal_those_of_one_device(
     assert "rematerialization" not in capfd.readouterr().err, "a tensor is gathered by accident"
 
 
-def prompt(question: str) -> list[int]:
+def prompt(question: str, form: str = "") -> list[int]:
     """bos, four placeholders, and a letter for each word."""
     return [1, *[60] * 4, *(ord(letter) % 50 + 3 for letter in question)]
 
@@ -101,7 +102,8 @@ def test_answers_equal_those_of_one_device(
     mesh = sharding.make_mesh(shape)
     reader = VolumeReader(ADAPTED, placed(params, mesh), prompt, mesh=mesh)
     seeing = Seeing(reader, OPTIONS, mesh)
-    answers = seeing.answer(seeing.look(tiny.batch(3)), QUESTIONS, ROWS)
+    asked = [Row(0, 0, n, (0, 0, 0), "open", "", q, {}, "") for n, q in enumerate(QUESTIONS)]
+    answers = seeing.answer(seeing.look(tiny.batch(3)), asked, ROWS)
     assert [answer.tokens for answer in answers] == said
 
 
