@@ -5,7 +5,7 @@
     python run.py evaluate runs/quickstart
 
 It trains on patient B and is judged on patient A, whom it never saw, and on C, who is likely, but
-not provably, a third one. Expect four minutes, and hidden patches of A to be off by about 315 HU
+not provably, a third one. Expect three minutes, and hidden patches of A to be off by about 347 HU
 (root mean square); the mean of what is visible is off by 423.
 """
 

@@ -8,7 +8,7 @@
 Crops of the lower two thirds of a scan of patient B (24 x 144 x 144 mm) and captions of what they
 show by its mask: organs, sides, levels. A BERT of two layers learns its words from nothing. Judged
 on crops of the upper third, none of whose voxels it was trained on, and on patient C. Expect R@1 of
-about 8 % among 192 crops of that third (chance 1.3 %), and 3 to 11 % on C (chance 1.5 %).
+5 to 8 % among 192 crops of that third (chance 1.3 %), and 3 to 12 % on C (chance 1.5 %).
 """
 
 from data_pipelines.captions import MaskCaption
