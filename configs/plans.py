@@ -13,5 +13,6 @@ PLANS: dict[str, Shipped] = {
     "m3d_clip_v5e_16x16": Shipped("configs/m3d/clip.py", "v5e:16x16"),
     "llama2_7b_v5e_4x4": Shipped("configs/llm/llama2_7b.py", "v5e:4x4"),
     "llama2_7b_lora_v5e_4x4": Shipped("configs/llm/llama2_7b_lora.py", "v5e:4x4"),
+    "m3d_instruct_v5e_4x4": Shipped("configs/m3d/instruct.py", "v5e:4x4"),
     "llama2_7b_decode_v5e_4x4": Shipped("configs/llm/llama2_7b_decode.py", "v5e:4x4"),
 }

@@ -14,7 +14,8 @@ M3D-VQA's test tables (closed of vqa_test, open of vqa_test5k, which M3D asks, t
 model without the volume, and boxes. A batch of 128 is 8 volumes on each chip of a v5e:4x4
 instead of on each of 8 GPUs; the learning rate is the published one.
 
-It has neither been planned nor trained here: no figure is claimed.
+Planned on a v5e:4x4 (docs/plans): 6.3 GiB of a chip's memory, 60 % free, bound by computation; it
+was not trained here.
 """
 
 import dataclasses
