@@ -21,6 +21,7 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,10 @@ def theirs(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
     clock = _Clock()
     with torch.inference_mode():
         image = _monai_input(scan)
-        vision, projector = _monai_vision(folder)
+        encode = _monai_vision(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
         llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.float32).eval()
-        features = vision(image[None])[0][:, 1:]
-        blocks = features.reshape(1, 4, 2, 8, 2, 8, 2, 768).mean((2, 4, 6)).reshape(1, 256, 768)
-        volume = projector(blocks)
+        volume = encode(image[None])
         prompt, place = Prompt(256), tokenizer.convert_tokens_to_ids("<im_patch>")
         embed, cache = llm.get_input_embeddings(), None
         for question in QUESTIONS:
@@ -161,23 +160,20 @@ def _monai_input(scan: str) -> Any:
     return read(scan).as_tensor().float()
 
 
-def _monai_vision(folder: Path) -> tuple[Any, Any]:
+def _monai_vision(folder: Path) -> Callable[[Any], Any]:
     from safetensors.torch import load_file
-    from torch import nn
 
-    vision = peers.m3d_tower()
     found: dict[str, Any] = {}
     for file in sorted((folder / "vision").glob("*.safetensors")):
         found |= load_file(file)
+    parts = {n.removeprefix(PROJECTOR): v for n, v in found.items() if n.startswith(PROJECTOR)}
+    vision, projector, encode = peers.m3d_encoder(len(parts["0.bias"]))
     tower = {n.removeprefix(VISION): v for n, v in found.items() if n.startswith(VISION)}
-    del vision.classification_head  # with it, only the class token comes out
     missing = vision.load_state_dict(tower, strict=False).missing_keys
     assert all("cross_attn" in name for name in missing), missing  # built, and never used
-    parts = {n.removeprefix(PROJECTOR): v for n, v in found.items() if n.startswith(PROJECTOR)}
-    width = len(parts["0.bias"])
-    projector = nn.Sequential(nn.Linear(768, width), nn.GELU(), nn.Linear(width, width))
     projector.load_state_dict(parts)
-    return vision.eval(), projector.eval()
+    vision.eval()
+    return encode
 
 
 class _Clock:

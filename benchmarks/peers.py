@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+
+def m3d_encoder(width: int) -> tuple[Any, Any, Callable[[Any], Any]]:
+    """The tower, M3D's projector to `width` channels, and both with the pooling between them.
+
+    The last maps images (1, 1, 32, 256, 256) to the 256 tokens of the volume.
+    """
+    from torch import nn
+
+    tower = m3d_tower()
+    del tower.classification_head  # with it, only the class token comes out
+    projector = nn.Sequential(nn.Linear(768, width), nn.GELU(), nn.Linear(width, width))
+
+    def encode(images: Any) -> Any:
+        patches = tower(images)[0][:, 1:].reshape(1, 4, 2, 8, 2, 8, 2, 768)
+        return projector(patches.mean((2, 4, 6)).reshape(1, 256, 768))
+
+    return tower, projector, encode
 
 
 def m3d_tower() -> Any:

@@ -12,7 +12,6 @@ of rank 16 (dropout 0) beside all linear layers of the language model's blocks.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -81,13 +80,9 @@ def ours(stage: str) -> Any:
 def theirs(stage: str) -> tuple[list[Any], Callable[[], Any]]:
     """The same in torch; what is frozen runs without gradients."""
     import torch
-    from torch import nn
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    width = SHAPES["hidden_size"]
-    tower = peers.m3d_tower()
-    del tower.classification_head  # with it, only the class token comes out
-    projector = nn.Sequential(nn.Linear(768, width), nn.GELU(), nn.Linear(width, width))
+    tower, projector, encode = peers.m3d_encoder(SHAPES["hidden_size"])
     llm: Any = LlamaForCausalLM(LlamaConfig(**UNTIED)).train()
     if stage == "align":
         tower.requires_grad_(False)
@@ -102,11 +97,8 @@ def theirs(stage: str) -> tuple[list[Any], Callable[[], Any]]:
     labels = torch.where(torch.arange(LENGTH) < LENGTH - ANSWER, -100, ids)
 
     def loss() -> Any:
-        with torch.no_grad() if stage == "align" else contextlib.nullcontext():
-            features = tower(images)[0][:, 1:]
-        blocks = features.reshape(1, 4, 2, 8, 2, 8, 2, 768).mean((2, 4, 6)).reshape(1, VOLUME, 768)
         words = llm.get_input_embeddings()(ids)
-        embeds = torch.cat([words[:, :1], projector(blocks), words[:, 1 + VOLUME :]], 1)
+        embeds = torch.cat([words[:, :1], encode(images), words[:, 1 + VOLUME :]], 1)
         return llm(inputs_embeds=embeds, labels=labels).loss
 
     return [tower, projector, llm], loss

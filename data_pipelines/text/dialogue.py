@@ -13,7 +13,7 @@ from data_pipelines.captions import Caption, Question
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer
-from data_pipelines.text.learned import learned_fields, learned_spec
+from data_pipelines.text.learned import Span, learned_fields, learned_spec
 from data_pipelines.text.prompts import Prompt, Turn
 from data_pipelines.text.reports import clean_report, is_missing
 from data_pipelines.text.sentences import split_sentences
@@ -128,12 +128,15 @@ class DialogueTokens(Tokens):
           ConfigError: the tokenizer cannot make such prompts.
         """
         tokenizer = self.load()
-        turns = [self._fitting(tokenizer, _clean(Turn(question, text, form)), rng)]
-        for turn in map(_clean, later):
-            ids, _ = self.prompt.conversation(tokenizer, [*turns, turn])
-            if len(turns) < self.turns and len(ids) <= self.length:
+        first, ids, spans = self._fitting(tokenizer, _clean(Turn(question, text, form)), rng)
+        turns = [first]
+        for turn in list(map(_clean, later)):  # all are looked at, also those that find no room
+            if len(turns) == self.turns:
+                break
+            longer = self.prompt.conversation(tokenizer, [*turns, turn])
+            if len(longer[0]) <= self.length:
                 turns.append(turn)
-        ids, spans = self.prompt.conversation(tokenizer, turns)
+                ids, spans = longer
         pad = tokenizer.pad_token_id
         pad = tokenizer.eos_token_id if pad is None else pad
         return learned_fields(ids, spans, self.length, pad, self.turns)
@@ -142,11 +145,14 @@ class DialogueTokens(Tokens):
         """See `Tokens.decode`."""
         return self.load().decode(list(token_ids), skip_special_tokens=True)
 
-    def _fitting(self, tokenizer: Any, turn: Turn, rng: np.random.Generator | None) -> Turn:
-        """A question with its answer; of a long answer as many sentences as fit."""
-        ids, [(start, _)] = self.prompt.conversation(tokenizer, [turn])
+    def _fitting(
+        self, tokenizer: Any, turn: Turn, rng: np.random.Generator | None
+    ) -> tuple[Turn, list[int], list[Span]]:
+        """A question with its answer, tokenised; of a long answer as many sentences as fit."""
+        ids, spans = self.prompt.conversation(tokenizer, [turn])
         if len(ids) <= self.length:
-            return turn
+            return turn, ids, spans
+        start, _ = spans[0]
         sentences = split_sentences(turn.answer)
         counts = np.array(
             [len(tokenizer(s, add_special_tokens=False).input_ids) for s in sentences]
@@ -158,11 +164,11 @@ class DialogueTokens(Tokens):
             chosen = choose_sentences(counts, budget, rng or fixed)
             kept = " ".join(s for s, keep in zip(sentences, chosen, strict=True) if keep)
             turn = turn._replace(answer=kept)
-            ids, _ = self.prompt.conversation(tokenizer, [turn])
+            ids, spans = self.prompt.conversation(tokenizer, [turn])
             # Sentences on their own may have fewer tokens than side by side.
             budget -= max(len(ids) - self.length, 0)
         if len(ids) <= self.length:
-            return turn
+            return turn, ids, spans
         what = "the answer's first sentence does" if start < self.length else "the question does"
         raise DataError(
             "text",

@@ -39,7 +39,7 @@ def chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
       ConfigError: the tokenizer has no template, or the template refuses the conversation.
     """
     text = _conversation(tokenizer, messages, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _tokens(tokenizer, text)
 
 
 def token_id(tokenizer: Any, token: str) -> int:
@@ -48,7 +48,7 @@ def token_id(tokenizer: Any, token: str) -> int:
     Raises:
       ConfigError: the tokenizer does not know it as one token.
     """
-    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+    ids = _tokens(tokenizer, token)
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         raise ConfigError(
             f"{token!r} is not a token of this tokenizer, which makes {len(ids)} of it. "
@@ -181,7 +181,7 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     mark = "ANSWER"
     said = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
     text = _conversation(tokenizer, said, add_generation_prompt=False)
-    behind = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    behind = _tokens(tokenizer, text.rpartition(mark)[2].lstrip())
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     return behind[0] if behind and behind[0] in special else None
 
