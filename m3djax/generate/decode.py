@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -308,7 +309,8 @@ def decode(
     def unfinished(state: State) -> Array:
         return (state.step < until) & ~jnp.all(state.done)
 
-    return jax.lax.while_loop(unfinished, body, state)
+    ended = jax.lax.while_loop(unfinished, body, _with_layers(state, _without_unit_axis))
+    return _with_layers(ended, lambda leaf, like: leaf.reshape(like.shape), state.cache.layers)
 
 
 def _choose(state: State, logits: Array, chooser: Chooser, eos_ids: Array) -> State:
@@ -324,6 +326,20 @@ def _choose(state: State, logits: Array, chooser: Chooser, eos_ids: Array) -> St
         done=state.done | jnp.isin(token, eos_ids),
         seen=seen,
     )
+
+
+def _with_layers(state: State, change: Callable[..., Array], *others: Any) -> State:
+    layers = jax.tree.map(change, state.cache.layers, *others)
+    return dataclasses.replace(state, cache=dataclasses.replace(state.cache, layers=layers))
+
+
+def _without_unit_axis(leaf: Array) -> Array:
+    """Without the axis of rows or heads if there is one of them.
+
+    XLA drops such an axis where it multiplies, and then keeps each cache in both shapes: it would
+    copy all of it for every token.
+    """
+    return leaf.reshape(*(size for size in leaf.shape[:2] if size > 1), *leaf.shape[2:])
 
 
 def without_first_axis(leaf: Any) -> Any:

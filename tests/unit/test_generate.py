@@ -126,9 +126,10 @@ def test_nothing_is_compiled_between_questions(generator: Generator) -> None:
     assert compiled, "the listener hears nothing"
 
 
-def test_the_loop_copies_no_cache(tiny: Pretrained) -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_loop_copies_no_cache(tiny: Pretrained, rows: int) -> None:
     """In the compiled loop nothing as large as a layer's keys is made but by writing in place."""
-    text, size = _compiled_loop(tiny)
+    text, size = _compiled_loop(tiny, rows)
     written = re.compile(r"dynamic-update-slice")
     large = [line for line in text.splitlines() if _elements(line) >= size]
     made = [
@@ -143,9 +144,9 @@ def test_the_loop_copies_no_cache(tiny: Pretrained) -> None:
     assert not copies, copies[:3]
 
 
-def _compiled_loop(tiny: Pretrained) -> tuple[str, int]:
+def _compiled_loop(tiny: Pretrained, rows: int) -> tuple[str, int]:
     """HLO of the loop alone, and how many numbers one layer's keys are."""
-    rows, slots, room = 2, 512, 256
+    slots, room = 512, 256
     weights = decode.unstack(tiny.model, tiny.params["llm"])
     cache = decode.empty_cache(tiny.model, rows, slots)
     keys = jax.random.split(jax.random.key(0), rows)

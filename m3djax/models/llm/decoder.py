@@ -26,7 +26,8 @@ class CausalAttention(nn.Module):
 
     Without a cache every token sees the tokens before it and itself. With the variables `keys` and
     `values`, (B, heads, head_dim, slots) each, in the collection "cache", new tokens are written
-    there from `slot` on, and what may be seen is up to the mask alone.
+    there from `slot` on, and what may be seen is up to the mask alone. An axis of size 1 may be
+    missing from them.
 
     Attributes:
       num_heads: query heads.
@@ -105,9 +106,13 @@ class CausalAttention(nn.Module):
         cache: nn.Variable = self.variable("cache", name)
         # Slots last is the order in which XLA multiplies; in any other it copies all of the cache.
         new = jnp.transpose(new, (0, 2, 3, 1)).astype(cache.value.dtype)
-        whole = jax.lax.dynamic_update_slice(cache.value, new, (0, 0, 0, slot))
-        cache.value = constrain(whole, ("batch", "heads", None, None))
-        return jnp.transpose(cache.value, (0, 3, 1, 2))
+        *outer, slots = cache.value.shape
+        whole = jax.lax.dynamic_update_slice_in_dim(
+            cache.value, new.reshape(*outer, -1), slot, axis=-1
+        )
+        whole = constrain(whole.reshape(*new.shape[:-1], slots), ("batch", "heads", None, None))
+        cache.value = whole.reshape(*outer, slots)
+        return jnp.transpose(whole, (0, 3, 1, 2))
 
 
 class GatedMlp(nn.Module):
