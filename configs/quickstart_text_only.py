@@ -20,6 +20,7 @@ from configs.quickstart_ask import (
 from data_pipelines.text_fields import Text
 from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
+from m3djax.optim import Group
 from m3djax.tasks.language import Language
 
 
@@ -27,13 +28,14 @@ def get_config() -> Experiment:
     """See the module's docstring."""
     length = TOKENS.length - TOKENS.image_tokens
     tokens = dataclasses.replace(TOKENS, image_tokens=0, length=length)
+    task = Language(SMOLLM2, counted=COUNTED, reduction="square")
     return dataclasses.replace(
         quickstart_ask.get_config(),
         name="quickstart_text_only",
-        task=LoRA(Language(SMOLLM2, counted=COUNTED), dropout=0.0, targets=ADAPTERS),
+        task=LoRA(task, dropout=0.0, targets=ADAPTERS),
         data=dataclasses.replace(DATA, text=Text(tokens, QUESTIONS)),
-        trainable=".*lora_[ab]",
-        groups=(),
+        trainable=".*lora_[ab]|llm/token_embed/.*",
+        groups=(Group("llm/token_embed/", lr_scale=0.1),),
         init_from={"llm": WEIGHTS},
         evaluators={},
     )

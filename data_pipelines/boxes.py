@@ -14,24 +14,26 @@ _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
 
 
-def mask_to_box(mask: np.ndarray, *, released: bool = False) -> np.ndarray:
+def mask_to_box(
+    mask: np.ndarray, *, released: bool = False, decimals: int = 3
+) -> np.ndarray:
     """The bounding box of a mask as a part of its grid.
 
     Args:
       mask: (D, H, W), foreground is non-zero.
       released: M3D's own form: the maximum is the last voxel itself instead of one past it, so a
         box is a voxel too small and a single voxel has no volume.
+      decimals: of the numbers; M3D: 3.
 
     Returns:
-      (6,) float64 min d, h, w, max d, h, w over the size, rounded to 3 decimals; zeros without
-      foreground.
+      (6,) float64 min d, h, w, max d, h, w over the size, rounded; zeros without foreground.
     """
     foreground = np.argwhere(mask)
     if not len(foreground):
         return np.zeros(6)
     stop = foreground.max(0) + (0 if released else 1)
     box = np.concatenate([foreground.min(0), stop]) / np.tile(mask.shape, 2)
-    return np.array([round(float(value), 3) for value in box])
+    return np.array([round(float(value), decimals) for value in box])
 
 
 def box_to_text(box: np.ndarray) -> str:

@@ -8,9 +8,9 @@ found, for boxes and for names, are one list here.
 """
 
 REC = (
+    "Give the bounding box of {}.",
     "Where do you see {}?",
     "Where can {} be found in this volume? Answer with a box.",
-    "Give the bounding box of {}.",
     "Locate {} in this scan.",
     "Mark {} by a box.",
     "I am looking for {}. Which box holds it all?",

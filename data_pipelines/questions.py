@@ -36,7 +36,7 @@ class MaskQuestions(CaptionSource):
         as absent if it has none, and is not asked about in between.
       yes_no: Relative frequency of "Does this volume show the liver?"
       choice: Likewise of the same question with four choices, one of which is in the crop.
-      rec: Likewise of "Where do you see the liver?", answered by a box.
+      rec: Likewise of "Give the bounding box of the liver.", answered by a box.
       reg: Likewise of "What fills [box]?", answered by a name.
       rec_described: Likewise of "Where is the organ that makes bile?", answered by name and box;
         asked of labels that `describe` knows, where it fits no other label.
@@ -44,6 +44,9 @@ class MaskQuestions(CaptionSource):
         description.
       absent: Share of the questions for a place that ask for a label which is not in the crop.
       released: Boxes as M3D makes them; see `boxes.mask_to_box`.
+      decimals: Of the numbers in boxes, 1 to 3: every digit is a token to be learned.
+      varied: Whether answers are put in many ways, as questions are. Short trainings learn a form
+        that is always the same, the first one, much sooner.
     """
 
     labels: tuple[str, ...] = ()
@@ -56,6 +59,8 @@ class MaskQuestions(CaptionSource):
     reg_described: float = 0.0
     absent: float = 0.0
     released: bool = False
+    decimals: int = 3
+    varied: bool = True
 
     needs_mask = True
 
@@ -67,6 +72,8 @@ class MaskQuestions(CaptionSource):
             raise ConfigError("weights of kinds must not be negative, and not all zero.")
         if not 0 <= self.absent <= 1:
             raise ConfigError(f"absent={self.absent} must be a share, 0 to 1.")
+        if not 1 <= self.decimals <= 3:
+            raise ConfigError(f"decimals={self.decimals} must be 1 to 3.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
         """See `CaptionSource`; without `rng` the question follows from record and crop."""
@@ -107,7 +114,7 @@ class MaskQuestions(CaptionSource):
             return None
         told = odds(view.others, tuple(values), visible, missing, self.least)
         about = _about({value: name for value, name in view.names.items() if annotated[value]})
-        return Scene(view.mask, names, visible, missing, told, about, self.released)
+        return Scene(view.mask, names, visible, missing, told, about, self.released, self.decimals)
 
     def _one(
         self, kind: Kind, scene: Scene, rng: np.random.Generator, *, wording: bool
@@ -126,6 +133,8 @@ class MaskQuestions(CaptionSource):
                 asked = scene.place(kind, values[rng.integers(len(values))]) if values else None
         if asked is None:
             return None
+        if not self.varied:
+            asked = dataclasses.replace(asked, answers=asked.answers[:1])
         return asked.worded(rng if wording else None)
 
 

@@ -85,6 +85,7 @@ class Scene:
       odds: which of them may be asked about where the words must not tell the answer.
       about: descriptions of those that have one which fits no other label.
       released: see `boxes.mask_to_box`.
+      decimals: likewise.
     """
 
     mask: np.ndarray
@@ -94,6 +95,7 @@ class Scene:
     odds: Odds
     about: Mapping[int, tuple[str, ...]]
     released: bool
+    decimals: int
 
     def yes_no(self, value: int) -> Asked:
         """Is it there?"""
@@ -128,7 +130,9 @@ class Scene:
         if value in self.missing:
             asked = self._asked(kind, value, questions, absent, "absent")
             return dataclasses.replace(asked, about=about)
-        found = boxes.mask_to_box(self.mask == value, released=self.released)
+        found = boxes.mask_to_box(
+            self.mask == value, released=self.released, decimals=self.decimals
+        )
         box = f"{boxes.START}{boxes.box_to_text(found)}{boxes.END}"
         asked = self._asked(kind, value, questions, answers, box)
         return dataclasses.replace(asked, about=about, box=box)

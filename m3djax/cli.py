@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not missed
     try:
         return VERBS[name](rest)
     except KeyboardInterrupt:

@@ -135,6 +135,8 @@ class Answers(Evaluator):
           DataError: the dataset, or a run beside this one, cannot be read.
         """
         self.check()
+        for other in self.beside.values():
+            other.check()
         assert self.data is not None
         mesh = jax.sharding.get_mesh()
         mesh = self.mesh_alone() if mesh.empty else mesh

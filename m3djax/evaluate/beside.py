@@ -47,6 +47,15 @@ class Beside:
     untrained: bool = False
     blind: bool = False
 
+    def check(self) -> None:
+        """Looks for the run, before others spend minutes on their answers.
+
+        Raises:
+          RunError: there is no such run.
+        """
+        if self.run:
+            run_folder.read_experiment(epath.Path(self.run))
+
     def model(self, folder: epath.Path, own: Model, mesh: Mesh) -> Model:
         """Reads it.
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import Params
 from m3djax.tasks.base import Batch, Loss, Task, apply
-from m3djax.tasks.next_token import next_token_loss, spans_to_labels
+from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Language(Task):
       chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
       counted: see `next_token_loss`.
+      reduction: see `next_token_loss`.
     """
 
     llm: Decoder = Decoder()
     chunk: int = 128
     z_loss: float = 0.0
     counted: int = 0
+    reduction: Reduction = "token"
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """See `Task.init`."""
@@ -50,4 +52,5 @@ class Language(Task):
             chunk=self.chunk,
             z_loss=self.z_loss,
             counted=self.counted,
+            reduction=self.reduction,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,10 @@ from m3djax.params import flatten, unflatten
 from m3djax.sharding import gather
 from m3djax.tasks.base import Loss, apply
 
+Reduction = Literal["token", "square", "sample"]
 IGNORE = -100
 """The label of a token that the loss does not count, as in torch."""
+_POWERS = {"token": 0.0, "square": -0.5, "sample": -1.0}
 
 
 def next_token_loss(
@@ -26,8 +28,9 @@ def next_token_loss(
     chunk: int = 128,
     z_loss: float = 0.0,
     counted: int = 0,
+    reduction: Reduction = "token",
 ) -> Loss:
-    """Sum of the negative log-likelihoods of the tokens after each token, and their number.
+    """Sum of the negative log-likelihoods of the tokens after each token, and of their weights.
 
     The sequence is scanned in chunks whose logits the backward pass computes again: (b, n, v) never
     exists, only (b, chunk, v).
@@ -43,10 +46,15 @@ def next_token_loss(
       counted: most tokens of a row that count, where most of a text is prompt: the head is applied
         to so many only. 0: all of them may count. A row with more makes the loss NaN, so that the
         step is refused.
+      reduction: what counts alike: "token" every token, so that long answers outweigh short ones;
+        "sample" every row; "square" is between them, every token by one over the square root of
+        how many its row has (InternVL 2.5, arXiv 2412.05271, section 3.3).
     """
     shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     if 0 < counted < hidden.shape[1]:
         hidden, shifted = _only_counted(hidden, shifted, counted)
+    numbers = jnp.sum(shifted != IGNORE, axis=1)
+    weights = jnp.maximum(numbers, 1).astype(jnp.float32) ** _POWERS[reduction]
     b, n, c = hidden.shape
     chunk = min(chunk, n)
     rest = -n % chunk
@@ -62,8 +70,9 @@ def next_token_loss(
         logits = apply(model, params, hidden, method="logits").astype(jnp.float32)
         total = jax.nn.logsumexp(logits, axis=-1)
         counts = labels != IGNORE
+        weighed = counts * weights[:, None]
         right = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
-        return jnp.sum((total - right) * counts), jnp.sum(jnp.square(total) * counts)
+        return jnp.sum((total - right) * weighed), jnp.sum(jnp.square(total) * weighed)
 
     def step(sums: tuple[Array, Array], part: tuple[Array, Array]) -> Any:
         return jax.tree.map(jnp.add, sums, one(head, *part)), None
@@ -74,7 +83,7 @@ def next_token_loss(
     head = unflatten({path: _whole(path, leaf, hidden) for path, leaf in flat.items()})
     zero = jnp.float32(0)
     (total, squares), _ = jax.lax.scan(step, (zero, zero), parts)
-    weight = jnp.sum(shifted != IGNORE).astype(jnp.float32)
+    weight = jnp.sum(numbers * weights)
     metrics = {"nll": total}
     if z_loss:
         metrics["z_loss"] = z_loss * squares

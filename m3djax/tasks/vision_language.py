@@ -19,7 +19,7 @@ from m3djax.models.vit import ViT3D
 from m3djax.params import Params
 from m3djax.sharding import constrain
 from m3djax.tasks.base import Batch, Loss, Task, apply
-from m3djax.tasks.next_token import next_token_loss, spans_to_labels
+from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,7 @@ class VisionLanguage(Task):
       chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
       counted: see `next_token_loss`: most tokens of an answer, the one that ends it included.
+      reduction: see `next_token_loss`.
     """
 
     vision: ViT3D = ViT3D()
@@ -52,6 +53,7 @@ class VisionLanguage(Task):
     chunk: int = 128
     z_loss: float = 0.0
     counted: int = 0
+    reduction: Reduction = "token"
 
     def __post_init__(self) -> None:
         """Raises ConfigError if parts do not fit each other."""
@@ -140,6 +142,7 @@ class VisionLanguage(Task):
             chunk=self.chunk,
             z_loss=self.z_loss,
             counted=self.counted,
+            reduction=self.reduction,
         )
 
     def windowed(

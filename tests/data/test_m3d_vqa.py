@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs.m3d import instruct
+from configs.m3d import align, instruct
 from data_pipelines import templates
 from data_pipelines.boxes import START, mask_to_box, text_to_boxes
 from data_pipelines.captions import View
@@ -28,9 +28,20 @@ from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
+from m3djax import weights
+from m3djax.cli import main
+from m3djax.convert.new_tokens import grow
 from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.asked import asked
-from tests import tiny_llm
+from m3djax.evaluate.run import evaluate, read_params
+from m3djax.experiment import Experiment
+from m3djax.generate.sampling import Sampling
+from m3djax.lora import LoRA
+from m3djax.params import flatten
+from m3djax.run_folder import read_experiment
+from m3djax.tasks.language import Language
+from m3djax.train import train
+from tests import tiny, tiny_llm
 from tests.data import m3d_tree
 
 _WORD = re.compile(r"\w+")
@@ -349,3 +360,62 @@ def test_an_index_that_cannot_be_used_is_told(small: Path, index: Any, problem: 
     (small / "0001/0001.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match=problem):
         Prepare("m3d_seg", str(small)).collection()
+
+
+def test_both_stages_as_shipped_on_tiny_parts(
+    dataset: Path,
+    seg: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """configs/m3d/align.py and instruct.py, from the released layouts to an answer to a scan.
+
+    Only sizes and paths are others than shipped: modules, crops, steps, batch and texts.
+    """
+    monkeypatch.chdir(tmp_path)
+    assert Prepare("m3d_seg", str(seg), out="data/m3d_seg", workers=0).run() == 0
+    Path("data/m3d_cap").symlink_to(dataset)
+    grown = grow(
+        tiny_llm.pretrained(), ("<im_patch>", "<bx_start>", "<bx_end>"), ("[SEG]",), multiple=8
+    )
+    small = tiny.vision_language(llm=grown.model, image_token=258, intensity=align.INTENSITY)
+    tokens = DialogueTokens("weights/llama2_7b", 4, 230, vocab_size=264)
+
+    def data(shipped: Data) -> Data:
+        assert shipped.text is not None
+        text = Text(tokens, shipped.text.source)
+        return dataclasses.replace(shipped, size=(8, 16, 16), batch_size=8, workers=0, text=text)
+
+    llm = Experiment("llm", Language(grown.model), data(align.get_config().data))
+    weights.save("weights/llama2_7b", llm, flatten(grown.params), {})
+    tiny_llm.tokenizer().save_pretrained("weights/llama2_7b")
+
+    def experiment(shipped: Experiment, **changes: Any) -> Experiment:
+        return dataclasses.replace(shipped, data=data(shipped.data), steps=2, **changes)
+
+    first = train(
+        experiment(align.get_config(), task=small, init_from={"llm": "weights/llama2_7b"})
+    )
+    shipped = instruct.get_config()
+    # The others ask about one place only here, where no interval is possible.
+    reports = shipped.evaluators["reports"]
+    assert isinstance(reports, Answers) and reports.data is not None
+    reports = dataclasses.replace(reports, data=data(reports.data), sampling=Sampling(8))
+    assert isinstance(shipped.task, LoRA)
+    task = dataclasses.replace(shipped.task, task=small)
+    run = train(experiment(shipped, task=task, evaluators={"reports": reports}))
+
+    learned, tuned = (
+        flatten(read_params(folder, read_experiment(folder), 2)) for folder in (first, run)
+    )
+    start = grown.params["llm"]["token_embed"]["embedding"]
+    table = "llm/token_embed/embedding"
+    assert np.abs(learned[table] - start).max() > 0
+    assert 0 < np.abs(tuned[table] - learned[table]).max() < np.abs(tuned[table] - start).max()
+    found = evaluate(run).found
+    assert found["reports"]["seconds"] > 0
+    scan = next((seg / "0007").glob("*/image.npy"))
+    how = ("--units", "unit", "--recipe", "m3d_seg", "--sampling.max-new-tokens", "8")
+    assert main(["ask", str(run), str(scan), "Which plane is this?", *how]) == 0
+    assert "not for clinical use" in capsys.readouterr().out.lower()

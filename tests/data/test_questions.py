@@ -161,6 +161,22 @@ def test_what_is_not_there_has_no_box(kind: str) -> None:
     assert len(told) > 15
 
 
+def test_boxes_of_few_digits_in_one_form() -> None:
+    """For trainings of minutes: the question varies, the answer is a box and nothing else."""
+    find = MaskQuestions(yes_no=0, choice=0, reg=0, least=10, decimals=1, varied=False)
+    asked = set()
+    for seed in range(20):
+        seen = view(seed, record())
+        question = find(seen, np.random.default_rng(seed))
+        assert question is not None
+        asked.add(question.question.replace(_name(question.label), ""))
+        (value,) = (value for value, name in NAMES.items() if name == question.label)
+        box = mask_to_box(seen.mask == value, decimals=1)
+        assert question.text == f"<bx_start>[{', '.join(map(str, box))}]<bx_end>."
+        np.testing.assert_allclose(box, mask_to_box(seen.mask == value), atol=0.051)
+    assert len(asked) > 5
+
+
 def test_a_description_that_fits_two_labels_is_not_asked() -> None:
     shown = record()
     seen = dataclasses.replace(
@@ -189,6 +205,7 @@ def test_a_few_voxels_are_neither_there_nor_absent() -> None:
         {"least": 0},
         {"yes_no": -1.0},
         {"absent": 2.0},
+        {"decimals": 4},
         dict.fromkeys(KINDS, 0.0),
     ],
 )

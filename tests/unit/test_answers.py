@@ -28,6 +28,7 @@ from m3djax.evaluate.beside import Beside
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer
 from m3djax.generate.sampling import Sampling
+from m3djax.run_folder import RunError
 from m3djax.tasks.language import Language
 from tests import tiny, tiny_llm
 from tests.unit.fakes import SIZE, Records, record
@@ -97,6 +98,15 @@ class Oracle(Answerer):
         put = zip(volumes, questions, strict=True)
         truths = [self.known[seen[volume].tobytes(), row.question] for volume, row in put]
         return [Answer((), self.spoil(truth, n), "eos") for n, truth in enumerate(truths, first)]
+
+
+def test_a_model_that_is_missing_is_told_before_minutes_of_answers(
+    evaluate: Any, data: Data
+) -> None:
+    oracle = Oracle(data)
+    with pytest.raises(RunError, match="nowhere: is not a run"):
+        evaluate({False: oracle}, beside={"other": Beside("nowhere")})
+    assert oracle.count == 0
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from m3djax.convert.pretrained import Pretrained
-from m3djax.tasks.next_token import IGNORE, next_token_loss, spans_to_labels
+from m3djax.tasks.next_token import IGNORE, Reduction, next_token_loss, spans_to_labels
 from tests import tiny_llm
 
 
@@ -65,6 +65,26 @@ def test_spans_count_and_parts_add_up(tiny: Pretrained, labels: jax.Array) -> No
     ]
     np.testing.assert_allclose(sum(part.total for part in parts), whole.total, rtol=1e-6)
     assert sum(int(part.weight) for part in parts) == int(whole.weight)
+
+
+@pytest.mark.parametrize("reduction", ["token", "square", "sample"])
+def test_reduction_says_what_counts_alike(
+    tiny: Pretrained, labels: jax.Array, reduction: Reduction
+) -> None:
+    """Against each row's own sum: 15, 15, 15 tokens and one."""
+    model, params = tiny.model, tiny.params["llm"]
+    hidden = hidden_of((4, 21, 32))
+    rows = [
+        next_token_loss(model, params, hidden[row : row + 1], labels[row : row + 1])
+        for row in range(4)
+    ]
+    numbers = np.array([row.weight for row in rows])
+    np.testing.assert_array_equal(numbers, [15, 15, 15, 1])
+    shares = {"token": numbers, "square": np.sqrt(numbers), "sample": np.ones(4)}[reduction]
+    means = np.array([row.total for row in rows]) / numbers
+    whole = next_token_loss(model, params, hidden, labels, chunk=5, reduction=reduction)
+    np.testing.assert_allclose(whole.weight, shares.sum(), rtol=1e-6)
+    np.testing.assert_allclose(whole.total, (means * shares).sum(), rtol=1e-5)
 
 
 def test_logits_of_the_whole_batch_never_exist() -> None:
