@@ -14,8 +14,9 @@ sees no volume.
 Two things make the answers depend on the volume after so few steps: sentences about what is there
 (with questions for yes or no alone, 60 steps at a batch of 16 left them at chance), and a projector
 that learns six times as fast as the rest. It is a matter of a few steps: after 28 the model still
-said yes to everything. Boxes are left out: their many digits outweigh the answers, and minutes
-teach not even their form.
+said yes to everything. Boxes are left out: asked for in a seventh of the samples they were readable
+only where the token table was trained along (the row of <bx_start> is new, and otherwise never the
+likeliest), were then the same for every crop, and left the other answers at chance.
 """
 
 from configs.quickstart_clip import LEARNED
@@ -52,21 +53,16 @@ SMOLLM2 = Decoder(
     norm_eps=1e-5,
     context=8192,
 )
-TOKENS = DialogueTokens(NAME, image_tokens=9, length=60, vocab_size=SMOLLM2.vocab_size)
-COUNTED = 38  # tokens of the longest answer
+TOKENS = DialogueTokens(NAME, image_tokens=9, length=62, vocab_size=SMOLLM2.vocab_size)
+COUNTED = 40  # tokens of the longest answer
 ADAPTERS = r"llm/.*block/attention/\w+"
-LABELS = ("spleen|liver|stomach|pancreas|colon|aorta",)
+LABELS = ("spleen|liver|stomach|pancreas|colon|aorta|spinal_cord|costal_cartilages",)
 ASK = MaskQuestions(LABELS, yes_no=1, choice=0, rec=0, reg=0)
-PLACES = MaskQuestions(LABELS, yes_no=0, choice=0, rec=1, reg=0, decimals=1, varied=False)
-QUESTIONS = Mixture(
-    {"tell": Describe(MaskCaption(LABELS)), "ask": ASK, "find": PLACES},
-    {"tell": 4.0, "ask": 4.0, "find": 2.0},
-)
-ASKED = MaskQuestions(LABELS, yes_no=1, choice=0, rec=1, reg=0, decimals=1)
+QUESTIONS = Mixture({"tell": Describe(MaskCaption(LABELS)), "ask": ASK}, {"tell": 3.0, "ask": 2.0})
 DATA = Data(
     (Source("data/sample_ct", "train_organs", part=LEARNED),),
     size=(8, 48, 48),
-    batch_size=10,
+    batch_size=12,
     text=Text(TOKENS, QUESTIONS),
 )
 CAVEAT = (
@@ -75,14 +71,14 @@ CAVEAT = (
 )
 ANSWERS = Answers(
     split="test_organs",
-    crops=24,
-    per_crop=5,
-    data=Data(DATA.sources, DATA.size, text=Text(TOKENS, ASKED)),
+    crops=36,
+    per_crop=3,
+    data=Data(DATA.sources, DATA.size, text=Text(TOKENS, ASK)),
     beside={
         "text only": Beside("runs/quickstart_text_only"),
         "before training": Beside(untrained=True),
     },
-    sampling=Sampling(42),
+    sampling=Sampling(8),
     caveats=(CAVEAT,),
 )
 
@@ -103,19 +99,14 @@ def get_config() -> Experiment:
                 image_token=IMAGE_TOKEN,
                 intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
                 counted=COUNTED,
-                reduction="square",
             ),
             dropout=0.0,
             targets=ADAPTERS,
         ),
         data=DATA,
-        trainable="vision/.*|projector/.*|.*lora_[ab]|llm/token_embed/.*",
+        trainable="vision/.*|projector/.*|.*lora_[ab]",
         optimizer=AdamW(learning_rate=2e-3, schedule="linear"),
-        groups=(
-            Group("vision/", lr_scale=0.3),
-            Group("projector/", lr_scale=6),
-            Group("llm/token_embed/", lr_scale=0.1),
-        ),
+        groups=(Group("vision/", lr_scale=0.3), Group("projector/", lr_scale=6)),
         init_from={"vision": "runs/quickstart_clip", "llm": WEIGHTS},
         evaluators={"answers": ANSWERS},
         steps=40,

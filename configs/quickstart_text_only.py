@@ -20,7 +20,6 @@ from configs.quickstart_ask import (
 from data_pipelines.text_fields import Text
 from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
-from m3djax.optim import Group
 from m3djax.tasks.language import Language
 
 
@@ -28,14 +27,13 @@ def get_config() -> Experiment:
     """See the module's docstring."""
     length = TOKENS.length - TOKENS.image_tokens
     tokens = dataclasses.replace(TOKENS, image_tokens=0, length=length)
-    task = Language(SMOLLM2, counted=COUNTED, reduction="square")
     return dataclasses.replace(
         quickstart_ask.get_config(),
         name="quickstart_text_only",
-        task=LoRA(task, dropout=0.0, targets=ADAPTERS),
+        task=LoRA(Language(SMOLLM2, counted=COUNTED), dropout=0.0, targets=ADAPTERS),
         data=dataclasses.replace(DATA, text=Text(tokens, QUESTIONS)),
-        trainable=".*lora_[ab]|llm/token_embed/.*",
-        groups=(Group("llm/token_embed/", lr_scale=0.1),),
+        trainable=".*lora_[ab]",
+        groups=(),
         init_from={"llm": WEIGHTS},
         evaluators={},
     )

@@ -51,7 +51,7 @@ def draw(
         left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
     )  # fmt: skip
     for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
-        found = next((_boxes(kind, number) for kind, number in some if kind.main == "iou"), {})
+        found = next(filter(None, (_boxes(kind, number) for kind, number in some)), {})
         _slice(figure.add_subplot(grid[row, 0]), crop, found, window)
         cell = figure.add_subplot(grid[row, 1])
         cell.set_axis_off()
@@ -62,9 +62,9 @@ def draw(
         figure.savefig(file, format="png", dpi=120, facecolor=BACKGROUND)
     caption = (
         "Crops with a question of each kind: right answers are green, wrong ones red. The slice "
-        "goes through the middle of the true box (green); the boxes that were answered have the "
-        "colours of their models, dashed where they lie above or below the slice. The patient's "
-        "right is on the left."
+        "goes through the middle of the true box, or of the one that is asked about (green); the "
+        "boxes that were answered have the colours of their models, dashed where they lie above "
+        "or below the slice. The patient's right is on the left."
     )
     return (Picture(FILE, caption),)
 
@@ -111,8 +111,9 @@ def _wrapped(text: str, colour: str) -> list[tuple[str, str]]:
 
 
 def _boxes(kind: Kind, number: int) -> dict[str, Box]:
-    """Colour -> box: the true one, then those of the models."""
-    texts = {_TRUE: kind.rows[number].truth}
+    """Colour -> box: the true one, or else the one that is asked about, then the models'."""
+    row = kind.rows[number]
+    texts = {_TRUE: row.truth if read_box(row.truth) is not None else row.question}
     for place, rows in enumerate(kind.answers.values()):
         texts.setdefault(_COLOURS[place % len(_COLOURS)], rows[number].said)
     found = {colour: read_box(text) for colour, text in texts.items()}

@@ -33,7 +33,7 @@ def next_token_loss(
     """Sum of the negative log-likelihoods of the tokens after each token, and of their weights.
 
     The sequence is scanned in chunks whose logits the backward pass computes again: (b, n, v) never
-    exists, only (b, chunk, v).
+    exists, only (b, chunk, v). What fits into one chunk is computed once.
 
     Args:
       model: the decoder, for its head.
@@ -65,7 +65,6 @@ def next_token_loss(
         jnp.moveaxis(shifted.reshape(b, -1, chunk), 1, 0),
     )
 
-    @jax.checkpoint
     def one(params: dict[str, Any], hidden: Array, labels: Array) -> tuple[Array, Array]:
         logits = apply(model, params, hidden, method="logits").astype(jnp.float32)
         total = jax.nn.logsumexp(logits, axis=-1)
@@ -73,6 +72,9 @@ def next_token_loss(
         weighed = counts * weights[:, None]
         right = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
         return jnp.sum((total - right) * weighed), jnp.sum(jnp.square(total) * weighed)
+
+    if chunk < n:  # of a single chunk the logits may as well be kept
+        one = jax.checkpoint(one)
 
     def step(sums: tuple[Array, Array], part: tuple[Array, Array]) -> Any:
         return jax.tree.map(jnp.add, sums, one(head, *part)), None
