@@ -14,9 +14,7 @@ _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
 
 
-def mask_to_box(
-    mask: np.ndarray, *, released: bool = False, decimals: int = 3
-) -> np.ndarray:
+def mask_to_box(mask: np.ndarray, *, released: bool = False, decimals: int = 3) -> np.ndarray:
     """The bounding box of a mask as a part of its grid.
 
     Args:

@@ -239,8 +239,9 @@ def set_up_jax() -> None:
     """A compile cache, so that a second start is quick."""
     import jax
 
-    cache = Path(os.environ.get("M3DJAX_CACHE", "~/.cache/m3djax")).expanduser() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    from data_pipelines import fetch
+
+    jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
