@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +28,12 @@ _COLOURS = ("#d29922", "#58a6ff", "#bc8cff", "#ff7b72")  # of the models
 _RIGHT_OR_WRONG = ("accuracy", "exact")
 _WIDTH, _ROW, _IMAGE = 11.0, 0.155, 2.6  # inches: page, line of text, slice
 _LETTERS = 118  # in a line of text
+_BOXES = (
+    " The slice goes through the middle of the true box, or of the one that is asked about "
+    "(green); the boxes that were answered have the colours of their models, dashed where they lie "
+    "above or below the slice."
+)
+_QUESTIONS = 3  # of a crop, or one of each kind if there are more kinds
 
 
 def draw(
@@ -34,7 +41,7 @@ def draw(
 ) -> tuple[Picture, ...]:
     """Writes a PNG into `folder`, and says what it shows.
 
-    Of every crop it has one question of each kind.
+    Of every crop it has up to three questions, and at least one of each kind.
 
     Args:
       crops: fields of `Data.examine` without the batch axis.
@@ -50,8 +57,10 @@ def draw(
         len(crops), 2, width_ratios=(_IMAGE, _WIDTH - _IMAGE), height_ratios=heights,
         left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
     )  # fmt: skip
+    any_box = False
     for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
         found = next(filter(None, (_boxes(kind, number) for kind, number in some)), {})
+        any_box |= bool(found)
         _slice(figure.add_subplot(grid[row, 0]), crop, found, window)
         cell = figure.add_subplot(grid[row, 1])
         cell.set_axis_off()
@@ -61,22 +70,20 @@ def draw(
     with (folder / FILE).open("wb") as file:
         figure.savefig(file, format="png", dpi=120, facecolor=BACKGROUND)
     caption = (
-        "Crops with a question of each kind: right answers are green, wrong ones red. The slice "
-        "goes through the middle of the true box, or of the one that is asked about (green); the "
-        "boxes that were answered have the colours of their models, dashed where they lie above "
-        "or below the slice. The patient's right is on the left."
+        "Crops with questions of each kind: right answers are green, wrong ones red. The patient's "
+        "right is on the left."
     )
-    return (Picture(FILE, caption),)
+    return (Picture(FILE, caption + _BOXES * any_box),)
 
 
 def _questions(crop: Batch, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:
-    """The first question of each kind about a crop, and its number among those of the kind."""
+    """The first questions of each kind about a crop, and their numbers among those of the kind."""
     key = int(crop["record"]), int(crop["crop"])
+    each = max(1, _QUESTIONS // len(kinds))
     found = []
     for kind in kinds:
         numbers = (number for number, row in enumerate(kind.rows) if row.key[:2] == key)
-        if (number := next(numbers, None)) is not None:
-            found.append((kind, number))
+        found += [(kind, number) for number in itertools.islice(numbers, each)]
     return found
 
 
