@@ -126,7 +126,7 @@ def test_the_backward_pass_is_what_differentiation_makes_of_it(trainable: str) -
 
 def test_frozen_weights_need_no_gradient() -> None:
     """6 FLOPs per weight and token when all is trained, 4 beside adapters."""
-    task = Language(tiny_llm.pretrained().model, chunk=16)
+    task = Language(tiny_llm.pretrained().model, chunk=8)
     int32 = lambda *shape: jax.ShapeDtypeStruct((8, *shape), jnp.int32)  # noqa: E731
     spec = {"token_ids": int32(16), "spans": int32(1, 2)}
     spec["valid"] = jax.ShapeDtypeStruct((8, 16), jnp.bool_)
