@@ -57,10 +57,8 @@ def draw(
         len(crops), 2, width_ratios=(_IMAGE, _WIDTH - _IMAGE), height_ratios=heights,
         left=0.01, right=0.99, top=0.99, bottom=0.01, hspace=0.04, wspace=0.03,
     )  # fmt: skip
-    any_box = False
-    for row, (crop, some, text) in enumerate(zip(crops, shown, lines, strict=True)):
-        found = next(filter(None, (_boxes(kind, number) for kind, number in some)), {})
-        any_box |= bool(found)
+    drawn = [next(filter(None, (_boxes(*one) for one in some)), {}) for some in shown]
+    for row, (crop, found, text) in enumerate(zip(crops, drawn, lines, strict=True)):
         _slice(figure.add_subplot(grid[row, 0]), crop, found, window)
         cell = figure.add_subplot(grid[row, 1])
         cell.set_axis_off()
@@ -73,7 +71,7 @@ def draw(
         "Crops with questions of each kind: right answers are green, wrong ones red. The patient's "
         "right is on the left."
     )
-    return (Picture(FILE, caption + _BOXES * any_box),)
+    return (Picture(FILE, caption + (_BOXES if any(drawn) else "")),)
 
 
 def _questions(crop: Batch, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:

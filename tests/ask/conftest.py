@@ -13,6 +13,7 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.prepare import Prepare
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from data_pipelines.text_fields import Text
 from m3djax import params as params_lib
 from m3djax import weights
@@ -56,9 +57,7 @@ def dataset(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a random model that looks at crops of 8 x 16 x 16 voxels."""
     root = tmp_path_factory.mktemp("model")
-    model = grow(
-        tiny_llm.pretrained(), ("<im_patch>", "<bx_start>", "<bx_end>"), ("[SEG]",), multiple=8
-    )
+    model = grow(tiny_llm.pretrained(), SPECIAL, PLAIN, multiple=8)
     tiny_llm.tokenizer().save_pretrained(str(root / "tokenizer"))
     task = VisionLanguage(tiny.mae().vision, Projector(32), model.model, image_token=258)
     tokens = DialogueTokens(str(root / "tokenizer"), 4, 128, model.model.vocab_size)

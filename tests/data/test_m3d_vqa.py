@@ -27,6 +27,7 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from data_pipelines.text_fields import Text
 from m3djax import weights
 from m3djax.cli import main
@@ -376,9 +377,7 @@ def test_both_stages_as_shipped_on_tiny_parts(
     monkeypatch.chdir(tmp_path)
     assert Prepare("m3d_seg", str(seg), out="data/m3d_seg", workers=0).run() == 0
     Path("data/m3d_cap").symlink_to(dataset)
-    grown = grow(
-        tiny_llm.pretrained(), ("<im_patch>", "<bx_start>", "<bx_end>"), ("[SEG]",), multiple=8
-    )
+    grown = grow(tiny_llm.pretrained(), SPECIAL, PLAIN, multiple=8)
     small = tiny.vision_language(llm=grown.model, image_token=258, intensity=align.INTENSITY)
     tokens = DialogueTokens("weights/llama2_7b", 4, 230, vocab_size=264)
 
@@ -415,6 +414,7 @@ def test_both_stages_as_shipped_on_tiny_parts(
     assert 0 < np.abs(tuned[table] - learned[table]).max() < np.abs(tuned[table] - start).max()
     found = evaluate(run).found
     assert found["reports"]["seconds"] > 0
+    assert set(found["reports"]["kinds"]) == {"report"}
     scan = next((seg / "0007").glob("*/image.npy"))
     how = ("--units", "unit", "--recipe", "m3d_seg", "--sampling.max-new-tokens", "8")
     assert main(["ask", str(run), str(scan), "Which plane is this?", *how]) == 0
