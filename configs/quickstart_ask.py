@@ -14,7 +14,7 @@ sees no volume.
 Two things make the answers depend on the volume after so few steps: sentences about what is there
 (with questions for yes or no alone, 60 steps at a batch of 16 left them at chance), and a projector
 that learns six times as fast as the rest. It is a matter of a few steps: after 28 the model still
-said yes to everything. Boxes are left out: asked for, or about, in a tenth to a quarter of the
+said yes to everything. Boxes are left out: asked for, or about, in one to two sevenths of the
 samples they left the other answers at chance six times of seven, and were readable only where the
 token table was trained at the full rate (the row of <bx_start> is new, and otherwise never the
 likeliest): empty ones, nearly all the same.
