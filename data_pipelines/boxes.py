@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 START, END = "<bx_start>", "<bx_end>"
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_NUMBER = r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
 
 
@@ -37,6 +37,11 @@ def mask_to_box(mask: np.ndarray, *, released: bool = False, decimals: int = 3) 
 def box_to_text(box: np.ndarray) -> str:
     """A box (6,) as the language model reads it, without the box tokens."""
     return "[" + ", ".join(str(round(float(value), 3)) for value in box) + "]"
+
+
+def box_to_short_text(box: np.ndarray) -> str:
+    """A box (6,) in as few characters as say the same: "[0,.3,.2,1,.5,.4]"."""
+    return "[" + ",".join(f"{float(value):g}".replace("0.", ".") for value in box) + "]"
 
 
 def text_to_boxes(text: str) -> np.ndarray:

@@ -15,13 +15,15 @@ from data_pipelines.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Describe(CaptionSource):
-    """Asks for a report, in many wordings.
+    """Asks for a report.
 
     Attributes:
       source: What is answered: the record's report, or what the crop shows.
+      varied: False always asks in the same words, the first: for small trainings.
     """
 
     source: CaptionSource = Report()
+    varied: bool = True
 
     @property
     def needs_mask(self) -> bool:
@@ -33,7 +35,7 @@ class Describe(CaptionSource):
         told = self.source(view, rng)
         if told is None:
             return None
-        number = 0 if rng is None else rng.integers(len(templates.REPORT))
+        number = rng.integers(len(templates.REPORT)) if rng is not None and self.varied else 0
         return Question(told.text, told.meaning, templates.REPORT[number], "report")
 
     def every(self, view: View) -> list[Question]:

@@ -44,9 +44,9 @@ class MaskQuestions(CaptionSource):
         description.
       absent: Share of the questions for a place that ask for a label which is not in the crop.
       released: Boxes as M3D makes them; see `boxes.mask_to_box`.
-      decimals: Of the numbers in boxes, 1 to 3: every digit is a token to be learned.
-      varied: Whether answers are put in many ways, as questions are. Short trainings learn a form
-        that is always the same, the first one, much sooner.
+      short: Boxes of one decimal without spaces and box tokens, in answers of one form, the first:
+        a third fewer tokens, and none that is new. A new row of the token table starts as the mean
+        of all and so is never the likeliest: frozen, it cannot be answered.
     """
 
     labels: tuple[str, ...] = ()
@@ -59,8 +59,7 @@ class MaskQuestions(CaptionSource):
     reg_described: float = 0.0
     absent: float = 0.0
     released: bool = False
-    decimals: int = 3
-    varied: bool = True
+    short: bool = False
 
     needs_mask = True
 
@@ -72,8 +71,6 @@ class MaskQuestions(CaptionSource):
             raise ConfigError("weights of kinds must not be negative, and not all zero.")
         if not 0 <= self.absent <= 1:
             raise ConfigError(f"absent={self.absent} must be a share, 0 to 1.")
-        if not 1 <= self.decimals <= 3:
-            raise ConfigError(f"decimals={self.decimals} must be 1 to 3.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
         """See `CaptionSource`; without `rng` the question follows from record and crop."""
@@ -114,7 +111,7 @@ class MaskQuestions(CaptionSource):
             return None
         told = odds(view.others, tuple(values), visible, missing, self.least)
         about = _about({value: name for value, name in view.names.items() if annotated[value]})
-        return Scene(view.mask, names, visible, missing, told, about, self.released, self.decimals)
+        return Scene(view.mask, names, visible, missing, told, about, self.released, self.short)
 
     def _one(
         self, kind: Kind, scene: Scene, rng: np.random.Generator, *, wording: bool
@@ -133,8 +130,6 @@ class MaskQuestions(CaptionSource):
                 asked = scene.place(kind, values[rng.integers(len(values))]) if values else None
         if asked is None:
             return None
-        if not self.varied:
-            asked = dataclasses.replace(asked, answers=asked.answers[:1])
         return asked.worded(rng if wording else None)
 
 

@@ -85,7 +85,7 @@ class Scene:
       odds: which of them may be asked about where the words must not tell the answer.
       about: descriptions of those that have one which fits no other label.
       released: see `boxes.mask_to_box`.
-      decimals: likewise.
+      short: see `MaskQuestions`.
     """
 
     mask: np.ndarray
@@ -95,7 +95,7 @@ class Scene:
     odds: Odds
     about: Mapping[int, tuple[str, ...]]
     released: bool
-    decimals: int
+    short: bool
 
     def yes_no(self, value: int) -> Asked:
         """Is it there?"""
@@ -130,12 +130,16 @@ class Scene:
         if value in self.missing:
             asked = self._asked(kind, value, questions, absent, "absent")
             return dataclasses.replace(asked, about=about)
-        found = boxes.mask_to_box(
-            self.mask == value, released=self.released, decimals=self.decimals
-        )
-        box = f"{boxes.START}{boxes.box_to_text(found)}{boxes.END}"
-        asked = self._asked(kind, value, questions, answers, box)
+        box = self._box(value)
+        asked = self._asked(kind, value, questions, answers[:1] if self.short else answers, box)
         return dataclasses.replace(asked, about=about, box=box)
+
+    def _box(self, value: int) -> str:
+        decimals = 1 if self.short else 3
+        found = boxes.mask_to_box(self.mask == value, released=self.released, decimals=decimals)
+        if self.short:
+            return boxes.box_to_short_text(found)
+        return f"{boxes.START}{boxes.box_to_text(found)}{boxes.END}"
 
     def distinct(self) -> list[int]:
         """Visible labels whose boxes are not those of others, too."""

@@ -248,17 +248,17 @@ def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStat
 def start_from(state: TrainState, experiment: Experiment) -> TrainState:
     """Replaces components by those of other runs, as `init_from` asks."""
     for component, source in experiment.init_from.items():
-        for group in ("trainable", "frozen"):
-            old = params.component(getattr(state, group), component)
-            if old:
-                abstract = {
-                    path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-                    for path, leaf in old.items()
-                }
-                new = load_params(source, abstract, fresh_adapters=True)
-                state = dataclasses.replace(state, **{group: getattr(state, group) | new})
-        if not params.component(state.trainable | state.frozen, component):
+        old = params.component(state.trainable | state.frozen, component)
+        if not old:
             raise ConfigError(f"init_from: the task has no component {component!r}.")
+        abstract = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for path, leaf in old.items()
+        }
+        new = load_params(source, abstract, fresh_adapters=True)
+        trainable = {path: new.get(path, leaf) for path, leaf in state.trainable.items()}
+        frozen = {path: new.get(path, leaf) for path, leaf in state.frozen.items()}
+        state = dataclasses.replace(state, trainable=trainable, frozen=frozen)
     return state
 
 

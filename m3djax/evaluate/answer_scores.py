@@ -50,6 +50,7 @@ METRICS = {
     "cider": Metric("CIDEr", percent=False),
     "bert_score": Metric("BERTScore"),
     "iou": Metric("IoU", percent=False),
+    "iou_whole": Metric("IoU of the whole volume", percent=False),
     "acc@0.25": Metric("IoU >= 0.25"),
     "acc@0.5": Metric("IoU >= 0.5"),
     "iou_m3d": Metric("IoU, M3D's formula", percent=False),

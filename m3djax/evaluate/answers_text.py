@@ -83,6 +83,8 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
         against = "above" if low > chance else "below" if high < chance else "no better than"
         said.append(f"{against} chance ({chance:.1%})")
         said.append(f"one answer for all would be right in {frequent:.1%}")
+    if whole := parts["all"].get("iou_whole"):
+        said.append(f"the box of the whole volume would have {whole['value']:.3f}")
     for other, gain in numbers["gain_over"].items():
         if gain["interval"]:
             difference = _number(metric, gain, signed=True)

@@ -13,6 +13,7 @@ _SIGNED = r"([-+]?\d*\.\d+|[-+]?\d+)"
 _RELEASED = re.compile(r"\[" + ", ".join([_SIGNED] * 6) + r"\]")
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
+_WHOLE = np.array([0, 0, 0, 1, 1, 1], float)
 
 Box = Float[np.ndarray, "6"]
 """Least and largest d, h, w, as parts of the volume."""
@@ -51,7 +52,8 @@ def box_scores(answer: str, truth: str) -> dict[str, float]:
 
     Returns:
       "iou" (0 if the answer has no readable box), "acc@0.25" and "acc@0.5" (whether the IoU is at
-      least as large), "unparsed" (1 if it has no readable box), and "iou_m3d": M3D's own number by
+      least as large), "unparsed" (1 if it has no readable box), "iou_whole" (what the box of the
+      whole volume would have, which needs no look at it), and "iou_m3d": M3D's own number by
       its own parser, intersection over the ENCLOSING box, NaN where M3D leaves a sample out
       because either side has no box. Where the truth has no box, "refused" alone: 1 if the answer
       has none either.
@@ -69,5 +71,6 @@ def box_scores(answer: str, truth: str) -> dict[str, float]:
         "acc@0.25": float(iou >= 0.25),
         "acc@0.5": float(iou >= 0.5),
         "unparsed": float(said is None),
+        "iou_whole": boxes.iou(_WHOLE, right),
         "iou_m3d": released,
     }

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -29,9 +30,10 @@ from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from data_pipelines.text_fields import Text
-from m3djax import weights
+from m3djax import sharding, weights
 from m3djax.cli import main
 from m3djax.convert.new_tokens import grow
+from m3djax.evaluate import beside
 from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.asked import asked
 from m3djax.evaluate.run import evaluate, read_params
@@ -412,6 +414,11 @@ def test_both_stages_as_shipped_on_tiny_parts(
     table = "llm/token_embed/embedding"
     assert np.abs(learned[table] - start).max() > 0
     assert 0 < np.abs(tuned[table] - learned[table]).max() < np.abs(tuned[table] - start).max()
+    # A third stage would go on from the adapters, too.
+    parts = dict.fromkeys(("vision", "projector", "llm"), str(run))
+    third = dataclasses.replace(read_experiment(run), init_from=parts)
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+    np.testing.assert_equal(flatten(beside.start(third, mesh)), tuned)
     found = evaluate(run).found
     assert found["reports"]["seconds"] > 0
     assert set(found["reports"]["kinds"]) == {"report"}

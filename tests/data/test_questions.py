@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from string import Formatter
 from typing import Any
 
@@ -21,6 +22,7 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.instructions import Conversation, Describe, Mixture, Stored
 from data_pipelines.questions import KINDS, MaskQuestions
 from data_pipelines.scene import bare
+from m3djax.evaluate.boxes import read_box
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}
 SIZE = (6, 16, 16)
@@ -161,9 +163,9 @@ def test_what_is_not_there_has_no_box(kind: str) -> None:
     assert len(told) > 15
 
 
-def test_boxes_of_few_digits_in_one_form() -> None:
-    """For trainings of minutes: the question varies, the answer is a box and nothing else."""
-    find = MaskQuestions(yes_no=0, choice=0, reg=0, least=10, decimals=1, varied=False)
+def test_short_boxes_in_one_form() -> None:
+    """For trainings of minutes: the question varies, the answer is a box of few tokens."""
+    find = MaskQuestions(yes_no=0, choice=0, reg=0, least=10, short=True)
     asked = set()
     for seed in range(20):
         seen = view(seed, record())
@@ -172,7 +174,9 @@ def test_boxes_of_few_digits_in_one_form() -> None:
         asked.add(question.question.replace(_name(question.label), ""))
         (value,) = (value for value, name in NAMES.items() if name == question.label)
         box = mask_to_box(seen.mask == value, decimals=1)
-        assert question.text == f"<bx_start>[{', '.join(map(str, box))}]<bx_end>."
+        assert re.fullmatch(r"\[(([01]|\.\d),){5}([01]|\.\d)\]\.", question.text)
+        np.testing.assert_array_equal(read_box(question.text), box)
+        np.testing.assert_array_equal(text_to_boxes(question.text), [box])
         np.testing.assert_allclose(box, mask_to_box(seen.mask == value), atol=0.051)
     assert len(asked) > 5
 
@@ -205,7 +209,6 @@ def test_a_few_voxels_are_neither_there_nor_absent() -> None:
         {"least": 0},
         {"yes_no": -1.0},
         {"absent": 2.0},
-        {"decimals": 4},
         dict.fromkeys(KINDS, 0.0),
     ],
 )
