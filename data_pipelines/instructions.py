@@ -19,7 +19,8 @@ class Describe(CaptionSource):
 
     Attributes:
       source: What is answered: the record's report, or what the crop shows.
-      varied: False always asks in the same words, the first: for small trainings.
+      varied: False asks in the same words every time, and has the answer in its first wording and
+        order. For small trainings: what is drawn anew cannot be learned.
     """
 
     source: CaptionSource = Report()
@@ -32,10 +33,11 @@ class Describe(CaptionSource):
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
         """See `CaptionSource`."""
+        rng = rng if self.varied else None
         told = self.source(view, rng)
         if told is None:
             return None
-        number = rng.integers(len(templates.REPORT)) if rng is not None and self.varied else 0
+        number = 0 if rng is None else rng.integers(len(templates.REPORT))
         return Question(told.text, told.meaning, templates.REPORT[number], "report")
 
     def every(self, view: View) -> list[Question]:

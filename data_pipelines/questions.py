@@ -45,7 +45,7 @@ class MaskQuestions(CaptionSource):
       absent: Share of the questions for a place that ask for a label which is not in the crop.
       released: Boxes as M3D makes them; see `boxes.mask_to_box`.
       short: Boxes of one decimal without spaces and box tokens, in answers of one form, the first:
-        a third fewer tokens, and none that is new. A new row of the token table starts as the mean
+        a third of the tokens, and none that is new. A new row of the token table starts as the mean
         of all and so is never the likeliest: frozen, it cannot be answered.
     """
 

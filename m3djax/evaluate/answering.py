@@ -56,7 +56,7 @@ def _ask(
     filled = [waiting[number % len(waiting)].sample for number in range(batch_size)]
     batch = {n: np.stack([one[n] for one in filled]) for n in ("image", "scale", "offset")}
     rows = [(number, row) for number, one in enumerate(waiting) for row in one.rows]
-    # Answers that are written at once take as long as the longest: kinds are not mixed.
+    # Answers that are written at once take as long as the longest, so those of a kind go together.
     rows.sort(key=lambda numbered: numbered[1].kind)
     seen = answerer.look(batch)
     for first in range(0, len(rows), questions):

@@ -275,6 +275,25 @@ def test_labels_of_other_sets_are_described_alike() -> None:
         assert describe(unknown) == (), unknown
 
 
+def test_a_description_without_variety_follows_from_the_crop() -> None:
+    seen = view(0, record())
+    told = {
+        varied: {
+            (asked.question, asked.text)
+            for seed in range(20)
+            if (
+                asked := Describe(MaskCaption(complete=False), varied)(
+                    seen, np.random.default_rng(seed)
+                )
+            )
+        }
+        for varied in (False, True)
+    }
+    fixed = Describe(MaskCaption(complete=False))(seen, None)
+    assert fixed is not None
+    assert told[False] == {(fixed.question, fixed.text)} and len(told[True]) > 15
+
+
 def test_a_conversation_asks_several_true_and_different_questions() -> None:
     several = Conversation(ASK, 5)
     counts = collections.Counter()

@@ -191,7 +191,9 @@ def test_models_side_by_side(evaluate: Any, data: Data) -> None:
     gain = choice["gain_over"]["the same, blind"]
     assert gain["value"] == pytest.approx(1 - lost["accuracy"]["value"])
     assert results["kinds"]["rec"]["gain_over"]["the same, blind"]["interval"][0] > 0
-    assert "better than the same, blind" in " ".join(results["report"]["sentences"])
+    said = " ".join(results["report"]["sentences"])
+    assert "better than the same, blind" in said
+    assert "the box of the whole volume would have 0." in said
     assert results["kinds"]["rec"]["models"]["the same, blind"]["all"]["unparsed"]["value"] > 0.1
 
 
