@@ -12,9 +12,12 @@ beside the same model before training and a language model that was trained alik
 volume.
 
 What makes the answers depend on the volume after so few steps: sentences about what is there, in
-answer to one question (with questions for yes or no alone, they were at chance), a projector that
-learns six times as fast as the rest, batches as small as 8, and boxes of 13 tokens, none of them
-new. It is a matter of a few steps: after two thirds of them the model still said yes to everything.
+one wording and order (with questions for yes or no alone, they were at chance), a projector that
+learns six times as fast as the rest, an encoder that learns a third as fast (at the full rate it
+forgets: yes to everything), batches as small as 8, and boxes of 13 tokens, none of them new, in a
+sixth of the samples (in more, fewer of the other answers were right). It is a matter of few steps:
+with `seed=1` nearly all answers are no after as many. The boxes have the right form, and hardly
+depend on the volume yet.
 """
 
 import dataclasses
@@ -78,8 +81,8 @@ CAVEAT = (
 )
 ANSWERS = Answers(
     split="test_organs",
-    crops=36,
-    per_crop=3,
+    crops=32,
+    per_crop=2,
     data=Data(DATA.sources, DATA.size, text=Text(TOKENS, ASK)),
     beside={
         "text only": Beside("runs/quickstart_text_only"),
