@@ -33,7 +33,7 @@ _BOXES = (
     "(green); the boxes that were answered have the colours of their models, dashed where they lie "
     "above or below the slice."
 )
-_QUESTIONS = 4  # of a crop, or one of each kind if there are more kinds
+_QUESTIONS = 3  # of a crop, or one of each kind if there are more kinds
 
 
 def draw(
@@ -41,7 +41,7 @@ def draw(
 ) -> tuple[Picture, ...]:
     """Writes a PNG into `folder`, and says what it shows.
 
-    Of every crop it has up to four questions, and at least one of each kind.
+    Of every crop it has up to three questions, and at least one of each kind.
 
     Args:
       crops: fields of `Data.examine` without the batch axis.
