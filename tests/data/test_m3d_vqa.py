@@ -418,7 +418,10 @@ def test_both_stages_as_shipped_on_tiny_parts(
     parts = dict.fromkeys(("vision", "projector", "llm"), str(run))
     third = dataclasses.replace(read_experiment(run), init_from=parts)
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    np.testing.assert_equal(flatten(beside.start(third, mesh)), tuned)
+    begun = flatten(beside.start(third, mesh))
+    assert begun.keys() == tuned.keys() and any("lora_b" in path for path in begun)
+    for path, value in begun.items():
+        np.testing.assert_array_equal(value, tuned[path], err_msg=path)
     found = evaluate(run).found
     assert found["reports"]["seconds"] > 0
     assert set(found["reports"]["kinds"]) == {"report"}
