@@ -130,16 +130,17 @@ class Scene:
         if value in self.missing:
             asked = self._asked(kind, value, questions, absent, "absent")
             return dataclasses.replace(asked, about=about)
-        box = self._box(value)
-        asked = self._asked(kind, value, questions, answers[:1] if self.short else answers, box)
+        box, answers = self._box(value), answers[:1] if self.short else answers
+        asked = self._asked(kind, value, questions, answers, box)
         return dataclasses.replace(asked, about=about, box=box)
 
     def _box(self, value: int) -> str:
-        decimals = 1 if self.short else 3
-        found = boxes.mask_to_box(self.mask == value, released=self.released, decimals=decimals)
+        mask = self.mask == value
         if self.short:
-            return boxes.box_to_short_text(found)
-        return f"{boxes.START}{boxes.box_to_text(found)}{boxes.END}"
+            short = boxes.mask_to_box(mask, released=self.released, decimals=1)
+            return boxes.box_to_short_text(short)
+        box = boxes.mask_to_box(mask, released=self.released)
+        return f"{boxes.START}{boxes.box_to_text(box)}{boxes.END}"
 
     def distinct(self) -> list[int]:
         """Visible labels whose boxes are not those of others, too."""

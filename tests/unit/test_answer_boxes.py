@@ -42,8 +42,8 @@ def test_scores() -> None:
     scores = box_scores("[0.0, 0.0, 0.0, 0.5, 1.0, 0.5]", TRUTH)
     assert scores["iou"] == 0.5 and scores["acc@0.25"] == scores["acc@0.5"] == 1
     assert scores["unparsed"] == 0
-    # Here the enclosing box is the union.
     assert scores["iou_whole"] == 0.5
+    # Here the enclosing box is the union.
     assert scores["iou_m3d"] == pytest.approx(0.25 / (0.5 + 1e-6))
     assert box_scores("[0.25, 0.0, 0.0, 0.75, 1.0, 1.0]", TRUTH)["acc@0.5"] == 0
     # M3D leaves out what its parser cannot read; the true numbers count it as missed.
