@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 START, END = "<bx_start>", "<bx_end>"
-_NUMBER = r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*"
+_NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
 
 

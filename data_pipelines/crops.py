@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.resample import linear
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
 Size = tuple[int, int, int]
@@ -64,8 +68,10 @@ class RandomCrop(grain.transforms.RandomMap):
         Args:
           record: see `data_pipelines.datasets.records`.
           rng: decides everything.
-          train: choose also the wording and, of long reports, the sentences. If not, the sample
-            also tells its `place`: int32 (3,), the voxel of the record in the crop's middle.
+          train: choose also the wording and, of long reports, the sentences; a text that the
+            tokenizer cannot use is left out, and a warning names it. If not, that is a DataError,
+            and the sample also tells its `place`: int32 (3,), the voxel of the record in the
+            crop's middle.
         """
         return self.look(record, rng, train=train)[0]
 
@@ -83,7 +89,7 @@ class RandomCrop(grain.transforms.RandomMap):
         if wanted != self.size:
             patch = np.rint(resize(patch, self.size)).astype(np.int16)
         spacing = record["spacing"] * np.array(wanted) / np.array(self.size)
-        words = {} if self.text is None else self.text.fields(record, caption, wording)
+        words = self._words(record, caption, rng, train=train)
         where = {} if train else {"place": np.array(window.middle, np.int32)}
         sample = {
             "image": patch[..., None],
@@ -94,6 +100,21 @@ class RandomCrop(grain.transforms.RandomMap):
             **where,
         }
         return sample, view
+
+    def _words(
+        self, record: Record, caption: Caption | None, rng: np.random.Generator, *, train: bool
+    ) -> dict[str, np.ndarray]:
+        """The fields of the text, if there is any."""
+        if self.text is None:
+            return {}
+        if not train:
+            return self.text.fields(record, caption, None)
+        try:
+            return self.text.fields(record, caption, rng)
+        except DataError as error:
+            # A single text among many must not end a training that has run for days.
+            _warn_once(f"{error} It is left out: its volume is seen without a text.")
+            return self.text.fields(record, None, rng)
 
     def _told(
         self,
@@ -118,6 +139,11 @@ class RandomCrop(grain.transforms.RandomMap):
             if caption := self.text.source(view, wording):
                 break
         return window, view, caption
+
+
+@functools.lru_cache(1 << 12)
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def check_units(record: Record, units: Units) -> None:

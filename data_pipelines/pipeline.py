@@ -117,7 +117,7 @@ class Data:
         for source in self.sources:
             record = self._records(source)[0]
             check_units(record, self.units)
-            self._crop(source).random_map(record, np.random.default_rng(0))
+            self._crop(source).random_map(record, np.random.default_rng(0), train=False)
 
     def batches(
         self, seed: int, start: int = 0, rows: Sequence[int] | None = None

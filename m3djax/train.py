@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Array, Key
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.files import no_space
@@ -19,7 +21,7 @@ from m3djax.evaluate.base import Evaluator
 from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter, open_writer
 from m3djax.meter import Meter
-from m3djax.params import Params
+from m3djax.params import FlatParams, Params
 from m3djax.signals import stop_signals
 from m3djax.step import Metrics, Trainer, TrainState, compile_step
 from m3djax.weights import load_params
@@ -100,10 +102,7 @@ class Loop:
         checkpointer = Checkpointer(folder, keep=experiment.keep)
         state = checkpointer.restore(abstract_state(experiment, mesh))
         if state is None:
-            state = sharding.sharded(
-                mesh, trainer_of(experiment).init, jax.random.key(experiment.seed)
-            )
-            state = start_from(state, experiment)
+            state = initial_state(experiment, mesh)
         else:
             log.info("%s: goes on at step %d", folder, int(state.step))
         return cls(experiment, folder, mesh, checkpointer, state)
@@ -245,21 +244,45 @@ def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStat
     )
 
 
-def start_from(state: TrainState, experiment: Experiment) -> TrainState:
-    """Replaces components by those of other runs, as `init_from` asks."""
+def initial_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
+    """What training starts from: parts of other runs, as `init_from` asks, and the rest fresh.
+
+    What is read is never drawn: a device holds no more than the state, and waits for no random
+    numbers of a pretrained model.
+
+    Raises:
+      ConfigError: the task has no such component.
+      CheckpointError: a source is not readable, or of another shape.
+    """
+    like = abstract_state(experiment, mesh)
+    given = _given(experiment, like.trainable | like.frozen)
+
+    def rest(key: Key[Array, ""]) -> TrainState:
+        state = trainer_of(experiment).init(key)
+        trainable, frozen = (
+            {path: leaf for path, leaf in leaves.items() if path not in given}
+            for leaves in (state.trainable, state.frozen)
+        )
+        return dataclasses.replace(state, trainable=trainable, frozen=frozen)
+
+    state = sharding.sharded(mesh, rest, jax.random.key(experiment.seed))
+    leaves = state.trainable | state.frozen | given
+    return dataclasses.replace(
+        state,
+        trainable={path: leaves[path] for path in like.trainable},
+        frozen={path: leaves[path] for path in like.frozen},
+    )
+
+
+def _given(experiment: Experiment, like: Mapping[str, Any]) -> FlatParams:
+    """The parameters that other runs give, in the shapes and places of `like`."""
+    given: FlatParams = {}
     for component, source in experiment.init_from.items():
-        old = params.component(state.trainable | state.frozen, component)
-        if not old:
+        wanted = params.component(like, component)
+        if not wanted:
             raise ConfigError(f"init_from: the task has no component {component!r}.")
-        abstract = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for path, leaf in old.items()
-        }
-        new = load_params(source, abstract, fresh_adapters=True)
-        trainable = {path: new.get(path, leaf) for path, leaf in state.trainable.items()}
-        frozen = {path: new.get(path, leaf) for path, leaf in state.frozen.items()}
-        state = dataclasses.replace(state, trainable=trainable, frozen=frozen)
-    return state
+        given |= load_params(source, wanted, fresh_adapters=True)
+    return given
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

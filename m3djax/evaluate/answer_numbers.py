@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ MAIN = {
 }
 """Kind -> the metric by which models are compared."""
 TYPES_MEAN = "mean of types"
+ONE_FOR_ALL = "one answer for all"
+"""Always giving the answer that is right most often."""
 
 
 def main_of(kind: str) -> str:
@@ -101,8 +104,7 @@ class Kind:
             for other in others
             if (ours := main[first]) and (theirs := main[other])
         }
-        if self.name in ("choice", "yes_no"):
-            found |= self._by_chance(first)
+        found["guesses"] = self._guesses(first)
         return found
 
     def _estimates(
@@ -140,21 +142,25 @@ class Kind:
         np.add.at(correct, (unit, wanted), right)
         return statistics.balanced_accuracy(correct, total, draws)
 
-    def _by_chance(self, model: str) -> dict[str, Any]:
-        """What guessing gives, and always giving the answer that is right most often."""
-        chance = self.scores[model]["chance"]
+    def _guesses(self, model: str) -> dict[str, dict[str, float]]:
+        """What can be had without a model: guess -> part of the questions -> the main metric."""
         masks = {"all": np.ones(len(self.rows), bool)}
         masks |= {type_: self.of_type(type_) for type_ in self.types}
-        frequent = {
-            part: answer_scores.most_frequent(
-                [row for row, keep in zip(self.rows, mask, strict=True) if keep]
-            )
-            for part, mask in masks.items()
+        guesses = {
+            name: {
+                part: float(values[there].mean())
+                for part, mask in masks.items()
+                if (there := mask & np.isfinite(values)).any()
+            }
+            for metric, name in answer_scores.GUESSES.items()
+            if (values := self.scores[model].get(metric)) is not None
         }
-        return {
-            "chance": {part: float(chance[mask].mean()) for part, mask in masks.items()},
-            "most_frequent_answer": frequent,
-        }
+        if self.name in ("choice", "yes_no"):
+            guesses[ONE_FOR_ALL] = {
+                part: answer_scores.most_frequent(list(itertools.compress(self.rows, mask)))
+                for part, mask in masks.items()
+            }
+        return guesses
 
 
 def _json(estimate: Estimate) -> dict[str, Any]:
@@ -173,7 +179,7 @@ def _means(
     means = {}
     for metric, values in scores.items():
         there = chosen & np.isfinite(values)
-        if metric == "chance" or not there.any():
+        if metric in answer_scores.GUESSES or not there.any():
             continue
         size = draws.shape[1]
         sums = np.bincount(unit[there], values[there], size)

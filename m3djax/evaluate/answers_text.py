@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from m3djax.evaluate.answer_numbers import TYPES_MEAN, main_of
-from m3djax.evaluate.answer_scores import METRICS, SCORERS
+from m3djax.evaluate.answer_numbers import ONE_FOR_ALL, TYPES_MEAN, main_of
+from m3djax.evaluate.answer_scores import GUESSES, METRICS, SCORERS
 from m3djax.evaluate.findings import Findings, Picture, Table
 from m3djax.evaluate.statistics import number_text, verdict
 
@@ -77,14 +77,15 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
         return f"{numbers['questions']:,} {title}: none has a box to be found."
     found = parts["all"][metric]
     said = [f"{METRICS[metric].name} {_number(metric, found)}"]
-    if "chance" in numbers and found["interval"]:
+    guesses = {name: values.get("all") for name, values in numbers["guesses"].items()}
+    if (chance := guesses.get("chance")) and found["interval"]:
         low, high = found["interval"]
-        chance, frequent = (numbers[name]["all"] for name in ("chance", "most_frequent_answer"))
         against = "above" if low > chance else "below" if high < chance else "no better than"
         said.append(f"{against} chance ({chance:.1%})")
-        said.append(f"one answer for all would be right in {frequent:.1%}")
-    if whole := parts["all"].get("iou_whole"):
-        said.append(f"the box of the whole volume would have {whole['value']:.3f}")
+    if frequent := guesses.get(ONE_FOR_ALL):
+        said.append(f"{ONE_FOR_ALL} would be right in {frequent:.1%}")
+    if whole := guesses.get(GUESSES["iou_whole"]):
+        said.append(f"the box of the whole volume would have {whole:.3f}")
     for other, gain in numbers["gain_over"].items():
         if gain["interval"]:
             difference = _number(metric, gain, signed=True)
@@ -96,21 +97,24 @@ def _tables(kind: str, numbers: Mapping[str, Any], units: str) -> list[Table]:
     title = _TITLES.get(kind, f"{kind} questions")
     title = f"{title[0].upper()}{title[1:]}: {numbers['questions']:,}"
     note = f"In brackets: 95 % bootstrap over {numbers['units']:,} {units}."
-    tables = [_by_metric(title, numbers, note)]
+    tables = [_by_metric(title, main_of(kind), numbers, note)]
     if len(numbers["questions_by_type"]) > 1:
         tables.append(_by_type(title, main_of(kind), numbers, note))
     return tables
 
 
-def _by_metric(title: str, numbers: Mapping[str, Any], note: str) -> Table:
+def _by_metric(title: str, main: str, numbers: Mapping[str, Any], note: str) -> Table:
     """A row per metric, a column per model."""
     models = numbers["models"]
     there = {metric for parts in models.values() for metric in parts["all"]}
-    guesses = _guesses(numbers, "all")
+    guesses = numbers["guesses"]
     rows = []
     for metric in (metric for metric in METRICS if metric in there):
         cells = (_number(metric, parts["all"].get(metric)) for parts in models.values())
-        guessed = (f"{value:.1%}" if metric == "accuracy" else "" for value in guesses.values())
+        guessed = (
+            _plain(metric, values.get("all")) if metric == main else ""
+            for values in guesses.values()
+        )
         rows.append((METRICS[metric].name, *cells, *guessed))
     return Table(title, ("", *models, *guesses), tuple(rows), note)
 
@@ -119,36 +123,38 @@ def _by_type(title: str, metric: str, numbers: Mapping[str, Any], note: str) -> 
     """A row per type of question, a column per model; and the mean over types, as M3D gives it."""
     counts = numbers["questions_by_type"]
     shown = sorted(sorted(counts, key=counts.get, reverse=True)[:_TYPES])
-    guesses = {part: _guesses(numbers, part) for part in counts}
     # Where the type is the answer, one answer for all of a type says nothing.
-    names = [
-        name
-        for name in next(iter(guesses.values()))
-        if any(values[name] < 1 for values in guesses.values())
-    ]
-    means = {name: sum(values[name] for values in guesses.values()) / len(counts) for name in names}
+    guesses = {
+        name: values
+        for name, values in numbers["guesses"].items()
+        if any(values[part] < 1 for part in counts if part in values)
+    }
+    means = {name: _mean(values, counts) for name, values in guesses.items()}
     rows = []
     for part in (*shown, TYPES_MEAN):
         head = f"{part} ({counts[part]:,})" if part in counts else part
         cells = (
             _number(metric, parts.get(part, {}).get(metric)) for parts in numbers["models"].values()
         )
-        guessed = (f"{guesses.get(part, means)[name]:.1%}" for name in names)
+        guessed = (
+            _plain(metric, values.get(part) if part in counts else means[name])
+            for name, values in guesses.items()
+        )
         rows.append((head, *cells, *guessed))
     if len(counts) > _TYPES:
         note = f"The {_TYPES} most frequent of {len(counts)} types; all are in results.json. {note}"
-    heads = ("type", *numbers["models"], *names)
+    heads = ("type", *numbers["models"], *guesses)
     return Table(f"{title}, {METRICS[metric].name} by type", heads, tuple(rows), note)
 
 
-def _guesses(numbers: Mapping[str, Any], part: str) -> dict[str, float]:
-    """What can be had without a model."""
-    if "chance" not in numbers:
-        return {}
-    return {
-        "chance": numbers["chance"][part],
-        "one answer for all": numbers["most_frequent_answer"][part],
-    }
+def _mean(values: Mapping[str, float], parts: Iterable[str]) -> float:
+    there = [values[part] for part in parts if part in values]
+    return sum(there) / len(there)
+
+
+def _plain(metric: str, value: float | None) -> str:
+    """Without an interval; "" for none."""
+    return "" if value is None else f"{value:{'.1%' if METRICS[metric].percent else '.3f'}}"
 
 
 def _number(metric: str, number: Mapping[str, Any] | None, *, signed: bool = False) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from data_pipelines.pipeline import Data
 from m3djax import params as params_lib
-from m3djax import run_folder, sharding, train
+from m3djax import run_folder, train
 from m3djax.evaluate.run import read_params
 from m3djax.experiment import Experiment
 from m3djax.params import Params
@@ -82,8 +81,5 @@ class Beside:
 
 def start(experiment: Experiment, mesh: Mesh) -> Params:
     """The parameters that training starts from."""
-    state = sharding.sharded(
-        mesh, train.trainer_of(experiment).init, jax.random.key(experiment.seed)
-    )
-    state = train.start_from(state, experiment)
+    state = train.initial_state(experiment, mesh)
     return params_lib.unflatten(state.trainable | state.frozen)

@@ -11,8 +11,6 @@ from data_pipelines import boxes
 
 _SIGNED = r"([-+]?\d*\.\d+|[-+]?\d+)"
 _RELEASED = re.compile(r"\[" + ", ".join([_SIGNED] * 6) + r"\]")
-_NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*"
-_BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
 _WHOLE = np.array([0, 0, 0, 1, 1, 1], float)
 
 Box = Float[np.ndarray, "6"]
@@ -26,7 +24,7 @@ def read_box(text: str) -> Box | None:
     tokens around; each from 0 to 1, and every maximum at least its minimum. An answer that gives
     different boxes, or a broken one beside a good one, is not certain.
     """
-    found = np.array(_BOX.findall(text), np.float64).reshape(-1, 6)
+    found = boxes.text_to_boxes(text)
     if not len(found) or text.count("[") != len(found) or np.any(found != found[0]):
         return None
     box = found[0]

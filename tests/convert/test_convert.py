@@ -26,7 +26,7 @@ from m3djax.evaluate.run import read_params
 from m3djax.experiment import Experiment
 from m3djax.models.positions import resize_table
 from m3djax.run_folder import RunError, open_for_training
-from m3djax.train import abstract_state, start_from
+from m3djax.train import initial_state, trainer_of
 from tests import tiny
 from tests.convert.test_files import torch_zip
 
@@ -157,12 +157,9 @@ def test_training_starts_from_a_component(source: pathlib.Path, tmp_path: pathli
     Convert(str(source), str(tmp_path / "out")).load(CLIP)
     experiment = dataclasses.replace(CLIP, init_from={"vision": str(tmp_path / "out")})
     mesh = sharding.make_mesh((2, 2, 2))
-    fresh = jax.tree.map(
-        lambda leaf: jax.device_put(np.full(leaf.shape, 7, leaf.dtype), leaf.sharding),
-        abstract_state(CLIP, mesh),
-    )
+    fresh = sharding.sharded(mesh, trainer_of(CLIP).init, jax.random.key(CLIP.seed))
     with jax.set_mesh(mesh):
-        state = start_from(fresh, experiment)
+        state = initial_state(experiment, mesh)
     imported = params.flatten(read(tmp_path / "out", CLIP))
     for path, leaf in state.trainable.items():
         wanted = imported[path] if path.startswith("vision/") else fresh.trainable[path]

@@ -21,7 +21,7 @@ from m3djax.convert import layouts, name_map
 from m3djax.convert.run import Convert, expected_shapes
 from m3djax.convert.safetensors_files import INDEX, open_checkpoint, write_checkpoint
 from m3djax.lora import LoRA
-from m3djax.train import abstract_state, start_from
+from m3djax.train import initial_state
 from tests import tiny
 
 KEYS = pathlib.Path(__file__).parent / "keys"
@@ -95,11 +95,7 @@ def test_a_run_with_adapters_starts_from_it(tmp_path: pathlib.Path) -> None:
     parts = dict.fromkeys(("vision", "projector", "llm"), str(out))
     experiment = dataclasses.replace(ADAPTED, init_from=parts)
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    blank = jax.tree.map(
-        lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
-        abstract_state(experiment, mesh),
-    )
-    state = start_from(blank, experiment)
+    state = initial_state(experiment, mesh)
     shapes = expected_shapes(PLAIN, ("vision", "projector", "llm"))
     rules = layouts.rules_of("m3d_lamed", TASK)
     theirs = {k: v for k, v in published("m3d_lamed").items() if "seg_" not in k}

@@ -116,6 +116,38 @@ def test_a_text_that_cannot_be_used_names_its_record(m3d: Path) -> None:
         data.check()
 
 
+@dataclasses.dataclass(frozen=True)
+class RefusingOne(WordLengths):
+    refused: str = ""
+
+    def __call__(self, text: str, rng: np.random.Generator | None = None) -> Any:
+        if text == self.refused:
+            raise DataError("report", "does not fit", "a greater length")
+        return super().__call__(text, rng)
+
+
+def test_training_leaves_out_a_text_that_cannot_be_used_and_says_so(
+    m3d: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = open_dataset(str(m3d), "test")
+    texts = [records[n]["report"] for n in range(len(records))]
+    refused = next(text for text in texts if text not in ("", texts[0]))
+    data = reports(m3d, text=Text(RefusingOne(refused=refused)))
+    data.check()
+    wanted = take(reports(m3d), 8)
+    caplog.clear()
+    found = take(data, 8)
+    without = np.concatenate([~batch["report_valid"] for batch in found])
+    assert without.any() and not without.all()
+    for batch, full in zip(found, wanted, strict=True):
+        gone = ~batch["report_valid"]
+        np.testing.assert_array_equal(batch["image"], full["image"])
+        np.testing.assert_array_equal(batch["token_ids"][~gone], full["token_ids"][~gone])
+        assert not batch["token_ids"][gone].any()
+    (said,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "its text does not fit. Cure: a greater length. It is left out" in said
+
+
 def test_a_pass_over_a_split_is_in_order_and_always_the_same(prepared: str, m3d: Path) -> None:
     data = reports(m3d)
     batches = list(data.examine(Source(str(m3d), "test"), crops=2))

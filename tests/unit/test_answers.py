@@ -138,11 +138,15 @@ def test_who_knows_is_right_in_everything(
         assert number == {"value": 1.0, "interval": [1.0, 1.0]}, kind
         assert results[f"{kind}_{metric}"] == 1.0
         assert 2 <= kinds[kind]["units"] <= 4
-    assert kinds["choice"]["chance"]["all"] == pytest.approx(0.25)
+    assert kinds["choice"]["guesses"]["chance"]["all"] == pytest.approx(0.25)
+    assert set(kinds["rec"]["guesses"]) == {"the whole volume"}
+    assert 0 < kinds["rec"]["guesses"]["the whole volume"]["all"] < 1
+    assert "iou_whole" not in kinds["rec"]["models"][OWN]["all"] and not kinds["reg"]["guesses"]
     assert kinds["yes_no"]["models"][OWN]["all"]["balanced"]["value"] == 1
     assert kinds["choice"]["models"][OWN]["all"]["accuracy_m3d"]["value"] == 1
     said = " ".join(results["report"]["sentences"])
     assert "above chance (25.0%)" in said and "one answer for all" in said
+    assert "the box of the whole volume would have 0." in said
     assert "patients." in results["report"]["tables"][-1]["note"]
     (picture,) = results["report"]["pictures"]
     with Image.open(tmp_path / picture["file"]) as image:
