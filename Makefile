@@ -36,8 +36,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # The stamps are newer than the requirements they stand for, so a second make installs nothing.
+# Python compiles what it imports; to compile all that is installed would take as long as to install.
 .venv/runtime: requirements.txt | .venv/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	touch $@
 
 .venv/dev: requirements-dev.txt requirements-plan.txt requirements.txt | .venv/bin/pip
