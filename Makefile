@@ -9,6 +9,8 @@ BIN := .venv/bin
 
 setup: .venv/runtime
 
+# Large pages for what XLA allocates anew in every step: up to a tenth of the time on Linux, nothing elsewhere.
+quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: .venv/runtime
 	$(BIN)/python run.py quickstart
 

@@ -89,6 +89,7 @@ ANSWERS = Answers(
         "before training": Beside(untrained=True),
     },
     sampling=Sampling(16),
+    questions=32,
     caveats=(CAVEAT,),
 )
 

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.captions import Caption, View
 from data_pipelines.datasets.codec import LazyArray
 from data_pipelines.datasets.records import Record
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, TextError
 from data_pipelines.resample import linear
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
@@ -69,7 +69,7 @@ class RandomCrop(grain.transforms.RandomMap):
           record: see `data_pipelines.datasets.records`.
           rng: decides everything.
           train: choose also the wording and, of long reports, the sentences; a text that the
-            tokenizer cannot use is left out, and a warning names it. If not, that is a DataError,
+            tokenizer cannot use is left out, and a warning names it. If not, that is a TextError,
             and the sample also tells its `place`: int32 (3,), the voxel of the record in the
             crop's middle.
         """
@@ -111,7 +111,7 @@ class RandomCrop(grain.transforms.RandomMap):
             return self.text.fields(record, caption, None)
         try:
             return self.text.fields(record, caption, rng)
-        except DataError as error:
+        except TextError as error:
             # A single text among many must not end a training that has run for days.
             _warn_once(f"{error} It is left out: its volume is seen without a text.")
             return self.text.fields(record, None, rng)

@@ -22,6 +22,10 @@ class DataError(ValueError):
         return printable(f"{self.path or 'array'}: {self.problem}. Cure: {self.cure}.")
 
 
+class TextError(DataError):
+    """One text that cannot be used, where others of its kind can."""
+
+
 class ConfigError(ValueError):
     """Values of a config that cannot work, alone or together, and what to do about it."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.captions import Caption, CaptionSource, Question, Report
 from data_pipelines.datasets.records import Record
 from data_pipelines.directions import allowed
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, TextError
 from data_pipelines.specs import ArraySpec
 
 
@@ -100,7 +100,8 @@ class Text:
           rng: chooses the sentences of long texts; None takes the same ones every time.
 
         Raises:
-          DataError: the tokenizer cannot use the text; it names the record.
+          TextError: the tokenizer cannot use the text; it names the record.
+          DataError: the tokenizer itself cannot be used.
         """
         if caption is None:
             fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.tokens.spec().items()}
@@ -108,8 +109,8 @@ class Text:
         else:
             try:
                 fields = dict(self.tokens.of(caption, rng))
-            except DataError as error:
-                raise DataError(record["source"], f"its text {error.problem}", error.cure) from None
+            except TextError as error:
+                raise TextError(record["source"], f"its text {error.problem}", error.cure) from None
             meaning, text = _hash(caption.meaning), _words(caption)
         # A question is as false of a mirrored volume as its answer.
         may = allowed(text, record["affine"] if record["affine_valid"] else None)

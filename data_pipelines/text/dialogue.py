@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.captions import Caption, Question
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer
 from data_pipelines.text.learned import Span, learned_fields, learned_spec
@@ -124,7 +124,7 @@ class DialogueTokens(Tokens):
             ends it belongs to it. Rows without an answer are zero.
 
         Raises:
-          DataError: the question or the answer has no words, or they do not fit.
+          TextError: the question or the answer has no words, or they do not fit.
           ConfigError: the tokenizer cannot make such prompts.
         """
         tokenizer = self.load()
@@ -170,7 +170,7 @@ class DialogueTokens(Tokens):
         if len(ids) <= self.length:
             return turn, ids, spans
         what = "the answer's first sentence does" if start < self.length else "the question does"
-        raise DataError(
+        raise TextError(
             "text",
             f"does not fit: {what} not, prompt {start} and answer {len(ids) - start} tokens of "
             f"{self.length}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import TextError
 
 # What tables and their readers write where there is no text.
 _NOTHING = frozenset(
@@ -40,19 +40,19 @@ def clean_report(
       empty: what counts as no text; of a report more than of an answer, which may be "None".
 
     Raises:
-      DataError: it is not text (NaN, None), not UTF-8, or has no words.
+      TextError: it is not text (NaN, None), not UTF-8, or has no words.
     """
     if isinstance(text, bytes):
         try:
             text = text.decode()
         except UnicodeDecodeError as error:
             problem = f"is not UTF-8 (byte {error.start})"
-            raise DataError(source, problem, "save the file as UTF-8") from None
+            raise TextError(source, problem, "save the file as UTF-8") from None
     cure = "leave the report empty in the table, or the study out, where there is none"
     if not isinstance(text, str):
-        raise DataError(source, f"is {text!r:.40} where a text is needed", cure)
+        raise TextError(source, f"is {text!r:.40} where a text is needed", cure)
     if any("\ud800" <= c <= "\udfff" for c in text):
-        raise DataError(source, "was not UTF-8 when it was read", "save the file as UTF-8")
+        raise TextError(source, "was not UTF-8 when it was read", "save the file as UTF-8")
     if empty(text):
-        raise DataError(source, "has no words", cure)
+        raise TextError(source, "has no words", cure)
     return text.removeprefix("\ufeff").replace("\x00", " ")

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text.reports import clean_report
 from data_pipelines.text.sentences import sentence_spans
@@ -88,7 +88,7 @@ class ReportTokens(Tokens):
             encoding = tokenizer.encode(text)
         ids, sentences = np.array(encoding.ids), _sentences(text, encoding)
         if not sentences.any():
-            raise DataError("report", "has no word that the tokenizer knows", "check its language")
+            raise TextError("report", "has no word that the tokenizer knows", "check its language")
         keep = self._keep(text, sentences, rng)
         # Sentences that were left out leave no gap in the numbers; 0 stays 0.
         numbers = np.unique(np.append(0, sentences[keep]), return_inverse=True)[1][1:]

@@ -17,7 +17,7 @@ from data_pipelines.anatomy import phrases, spoken
 from data_pipelines.captions import MaskCaption, Report, View
 from data_pipelines.datasets import open_dataset
 from data_pipelines.directions import Allowed, allowed
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
@@ -107,7 +107,7 @@ def test_a_record_without_a_report_gives_zeros_and_no_restrictions(prepared: str
 
 class Refusing(WordLengths):
     def __call__(self, text: str, rng: np.random.Generator | None = None) -> Any:
-        raise DataError("report", "has no words", "leave it empty")
+        raise TextError("report", "has no words", "leave it empty")
 
 
 def test_a_text_that_cannot_be_used_names_its_record(m3d: Path) -> None:
@@ -122,7 +122,7 @@ class RefusingOne(WordLengths):
 
     def __call__(self, text: str, rng: np.random.Generator | None = None) -> Any:
         if text == self.refused:
-            raise DataError("report", "does not fit", "a greater length")
+            raise TextError("report", "does not fit", "a greater length")
         return super().__call__(text, rng)
 
 
