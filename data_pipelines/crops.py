@@ -143,6 +143,7 @@ class RandomCrop(grain.transforms.RandomMap):
 
 @functools.lru_cache(1 << 12)
 def _warn_once(message: str) -> None:
+    """Of threads that meet here, each may warn."""
     log.warning(message)
 
 

@@ -144,7 +144,7 @@ def test_training_leaves_out_a_text_that_cannot_be_used_and_says_so(
         np.testing.assert_array_equal(batch["image"], full["image"])
         np.testing.assert_array_equal(batch["token_ids"][~gone], full["token_ids"][~gone])
         assert not batch["token_ids"][gone].any()
-    (said,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    (said,) = {r.message for r in caplog.records if r.levelname == "WARNING"}
     assert "its text does not fit. Cure: a greater length. It is left out" in said
 
 

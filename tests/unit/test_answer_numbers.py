@@ -42,8 +42,9 @@ def test_types_and_chance() -> None:
     assert model["plane"]["accuracy"]["value"] == pytest.approx(2 / 3)
     assert model[TYPES_MEAN]["accuracy"]["value"] == pytest.approx((2 / 3 + 0 + 1) / 3)
     assert numbers["questions_by_type"] == {"organ": 1, "phase": 1, "plane": 3}
-    assert numbers["chance"]["all"] == 0.25
-    assert numbers["most_frequent_answer"] == pytest.approx(
+    assert set(numbers["guesses"]) == {"chance", "one answer for all"}
+    assert numbers["guesses"]["chance"]["all"] == 0.25
+    assert numbers["guesses"]["one answer for all"] == pytest.approx(
         {"all": 3 / 5, "plane": 1, "phase": 1, "organ": 1}
     )
     low, high = model["all"]["accuracy"]["interval"]
