@@ -89,7 +89,7 @@ class RandomCrop(grain.transforms.RandomMap):
         if wanted != self.size:
             patch = np.rint(resize(patch, self.size)).astype(np.int16)
         spacing = record["spacing"] * np.array(wanted) / np.array(self.size)
-        words = self._words(record, caption, rng, train=train)
+        words = self._words(record, caption, wording)
         where = {} if train else {"place": np.array(window.middle, np.int32)}
         sample = {
             "image": patch[..., None],
@@ -102,19 +102,19 @@ class RandomCrop(grain.transforms.RandomMap):
         return sample, view
 
     def _words(
-        self, record: Record, caption: Caption | None, rng: np.random.Generator, *, train: bool
+        self, record: Record, caption: Caption | None, wording: np.random.Generator | None
     ) -> dict[str, np.ndarray]:
         """The fields of the text, if there is any."""
         if self.text is None:
             return {}
-        if not train:
-            return self.text.fields(record, caption, None)
         try:
-            return self.text.fields(record, caption, rng)
+            return self.text.fields(record, caption, wording)
         except TextError as error:
+            if wording is None:
+                raise
             # A single text among many must not end a training that has run for days.
             _warn_once(f"{error} It is left out: its volume is seen without a text.")
-            return self.text.fields(record, None, rng)
+            return self.text.fields(record, None, wording)
 
     def _told(
         self,

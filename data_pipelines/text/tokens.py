@@ -75,7 +75,8 @@ class ReportTokens(Tokens):
           text_mask: bool (length,), True where there is a token, special ones included.
 
         Raises:
-          DataError: the text has no words, or the tokenizer cannot be used.
+          TextError: the text has no words.
+          DataError: the tokenizer cannot be used.
         """
         text = clean_report(text)
         tokenizer, pad = self._load()
