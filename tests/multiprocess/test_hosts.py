@@ -49,10 +49,9 @@ def two(prepared: str, home: Path) -> list[dict]:
     with together(home, 2, orders) as group:
         told = group.finish()
         assert group.said() == ["", ""]
-        # Gloo, which stands in for the accelerators' network, greets by itself.
-        prints = [[line for line in output.read_text().splitlines() if "[Gloo]" not in line]
-                  for output in group.outputs]  # fmt: skip
-        assert len(prints[0]) > 1 and len(prints[1]) == 1, "only process 0 shows its progress"
+        # The network prints here as well, in pieces: only what is ours counts.
+        shown = ["loss" in output.read_text() for output in group.outputs]
+        assert shown == [True, False], "only process 0 shows its progress"
     return told
 
 
