@@ -5,6 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Whatever the shell says: who compiles nothing ahead, see .venv/runtime, must keep what is compiled.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: setup quickstart test plans format clean
 
 setup: .venv/runtime

@@ -242,7 +242,7 @@ def set_up_jax() -> None:
     from data_pipelines import fetch
 
     jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

@@ -9,7 +9,6 @@ from typing import Self
 
 from etils import epath
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from m3djax import distributed
 
@@ -33,6 +32,9 @@ class MetricsWriter:
             self._file.write_text("".join(json.dumps(row) + "\n" for row in kept))
         elif not start:
             self._file.write_text("")
+        # It imports torch where that is installed: readers of a run need not wait for it.
+        from tensorboardX import SummaryWriter
+
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}")
         self._bar = Progress(*columns, TimeElapsedColumn(), "<", TimeRemainingColumn(),

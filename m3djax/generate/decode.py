@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from m3djax.generate.sampling import Chooser
 from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
+from m3djax.models.llm.rotary import Rotation
 from m3djax.sharding import constrain
 from m3djax.tasks.base import apply
 
@@ -175,19 +176,32 @@ def forward(
         mask = causal
         if (window := block_of(stage).attention.window) is not None and slots > window:
             mask = mask & (here[:, :, None] - position[:, None] < window)
+        run = functools.partial(_layer, block_of(stage))
         for _ in range(stage.num_layers):
-            key, value = cache.layers[at]
-            variables = {
-                "params": {"block": weights.layers[at]},
-                "cache": {"block": {"attention": {"keys": key, "values": value}}},
-            }
-            x, changed = _Layer(block_of(stage)).apply(
-                variables, x, rotation, mask[:, None], slot, mutable=["cache"]
-            )
-            found = changed["cache"]["block"]["attention"]
-            layers.append((found["keys"], found["values"]))
+            x, pair = run(weights.layers[at], cache.layers[at], x, rotation, mask[:, None], slot)
+            layers.append(pair)
             at += 1
     return x, Cache(tuple(layers), every)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _layer(
+    block: DecoderBlock,
+    params: dict[str, Any],
+    cache: LayerCache,
+    x: Float[Array, "b n c"],
+    rotation: Rotation,
+    mask: Bool[Array, "b 1 n s"],
+    slot: Int[Array, ""] | int,
+) -> tuple[Float[Array, "b n c"], LayerCache]:
+    """One block; compiled with what is around it, and traced once for all layers."""
+    variables = {
+        "params": {"block": params},
+        "cache": {"block": {"attention": dict(zip(("keys", "values"), cache, strict=True))}},
+    }
+    x, changed = _Layer(block).apply(variables, x, rotation, mask, slot, mutable=["cache"])
+    found = changed["cache"]["block"]["attention"]
+    return x, (found["keys"], found["values"])
 
 
 def scores(model: Decoder, weights: Weights, last: Float[Array, "b c"]) -> Float[Array, "b v"]:
