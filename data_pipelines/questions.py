@@ -16,7 +16,7 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.scene import Asked, Kind, Scene
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_PLACES: tuple[Kind, ...] = ("rec", "reg", "rec_described", "reg_described")
+_PLACES: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("yes_no", "choice"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MaskQuestions(CaptionSource):
     holds a few voxels only. Answers cannot be guessed from the words: "yes_no" and "choice" ask
     about labels that some crops of the record show and others do not, and for each of them both
     answers are equally likely over the crops; see `balance`. A volume that is taken whole has no
-    other crops, so that it is asked for places and contents of boxes only.
+    other crops, so that it is asked for places, contents of boxes and masks only.
 
     Attributes:
       labels: Regular expressions of the names of labels to ask about; () asks about all. Best are
@@ -38,11 +38,15 @@ class MaskQuestions(CaptionSource):
       choice: Likewise of the same question with four choices, one of which is in the crop.
       rec: Likewise of "Give the bounding box of the liver.", answered by a box.
       reg: Likewise of "What fills [box]?", answered by a name.
+      seg: Likewise of "Segment the liver.", answered by a sentence with [SEG], the token that
+        stands for a mask. The mask itself is not in the answer.
       rec_described: Likewise of "Where is the organ that makes bile?", answered by name and box;
         asked of labels that `describe` knows, where it fits no other label.
       reg_described: Likewise of "What fills [box], and what is that?", answered by name and
         description.
-      absent: Share of the questions for a place that ask for a label which is not in the crop.
+      seg_described: Likewise of "Segment the organ that makes bile, and say what it is called."
+      absent: Share of the questions for a place or a mask that ask for a label which is not in the
+        crop.
       released: Boxes as M3D makes them; see `boxes.mask_to_box`.
       short: Boxes of one decimal without spaces and box tokens, in answers of one form, the first:
         a third of the tokens, and none that is new. A new row of the token table starts as the mean
@@ -55,8 +59,10 @@ class MaskQuestions(CaptionSource):
     choice: float = 1.0
     rec: float = 1.0
     reg: float = 1.0
+    seg: float = 0.0
     rec_described: float = 0.0
     reg_described: float = 0.0
+    seg_described: float = 0.0
     absent: float = 0.0
     released: bool = False
     short: bool = False
@@ -92,11 +98,14 @@ class MaskQuestions(CaptionSource):
         """All questions of these kinds about a crop, in fixed order and wording.
 
         In "choice", every label that is visible is the answer once, and the others are drawn.
+        Places and masks of labels that are not in the crop are asked for if `absent` is not zero.
         """
         scene = self._scene(view)
         if scene is None:
             return []
-        return [q for kind in KINDS if getattr(self, kind) for q in _all(kind, scene, fixed(view))]
+        kinds = [kind for kind in KINDS if getattr(self, kind)]
+        rng, lacks = fixed(view), self.absent > 0
+        return [q for kind in kinds for q in _all(kind, scene, rng, lacks=lacks)]
 
     def _scene(self, view: View) -> Scene | None:
         if view.mask is None or not view.record["mask_valid"]:
@@ -133,7 +142,7 @@ class MaskQuestions(CaptionSource):
         return asked.worded(rng if wording else None)
 
 
-def _all(kind: Kind, scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
+def _all(kind: Kind, scene: Scene, rng: np.random.Generator, *, lacks: bool) -> Iterator[Question]:
     asked: Iterator[Asked | None]
     match kind:
         case "yes_no":
@@ -141,7 +150,8 @@ def _all(kind: Kind, scene: Scene, rng: np.random.Generator) -> Iterator[Questio
         case "choice":
             asked = (scene.choice(value, rng) for value in scene.odds.yes)
         case _:
-            asked = (scene.place(kind, value) for value in scene.placed(kind))
+            absent = scene.placed(kind, lacks=True) if lacks and not kind.startswith("reg") else []
+            asked = (scene.place(kind, value) for value in [*scene.placed(kind), *absent])
     return (one.worded(None) for one in asked if one is not None)
 
 

@@ -9,39 +9,49 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines import boxes, templates
-from data_pipelines import place_templates as words
+from data_pipelines import place_templates as places
+from data_pipelines import segment_templates as masks
 from data_pipelines.anatomy import phrases
 from data_pipelines.balance import Odds
 from data_pipelines.captions import Question
 from data_pipelines.datasets.qa import with_choices
+from data_pipelines.text.llm_tokenizer import SEGMENT
 
-Kind = Literal["yes_no", "choice", "rec", "reg", "rec_described", "reg_described"]
+Kind = Literal[
+    "yes_no", "choice", "rec", "reg", "seg", "rec_described", "reg_described", "seg_described"
+]
 _CHOICES = 4
 _APART = 0.5
 """Two structures whose boxes overlap more (IoU) cannot be told apart by their boxes."""
 _PLACE: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
-    "rec": (words.REC, words.REC_ANSWERS, words.REC_ABSENT),
-    "reg": (words.REG, words.REG_ANSWERS, ()),
+    "rec": (places.REC, places.REC_ANSWERS, places.REC_ABSENT),
+    "reg": (places.REG, places.REG_ANSWERS, ()),
     "rec_described": (
-        words.REC_DESCRIBED,
-        words.REC_DESCRIBED_ANSWERS,
-        words.REC_DESCRIBED_ABSENT,
+        places.REC_DESCRIBED,
+        places.REC_DESCRIBED_ANSWERS,
+        places.REC_DESCRIBED_ABSENT,
     ),
-    "reg_described": (words.REG_DESCRIBED, words.REG_DESCRIBED_ANSWERS, ()),
+    "reg_described": (places.REG_DESCRIBED, places.REG_DESCRIBED_ANSWERS, ()),
+    "seg": (masks.SEG, masks.SEG_ANSWERS, masks.SEG_ABSENT),
+    "seg_described": (
+        masks.SEG_DESCRIBED,
+        masks.SEG_DESCRIBED_ANSWERS,
+        masks.SEG_DESCRIBED_ABSENT,
+    ),
 }
 """Ways to ask, to answer, and to say that there is nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A question before it is put into words.
+    """A question before it is put into places.
 
     Attributes:
       kind: its kind.
       label: name of the label that it is about.
       questions: ways to ask.
       answers: ways to answer.
-      name: of the structure, in words.
+      name: of the structure, in places.
       box: its box as text.
       about: descriptions of the structure.
       choices: see `Question`.
@@ -65,7 +75,8 @@ class Asked:
             for texts in (self.questions, self.answers, self.about)
         )
         question, answer = (
-            text.format(self.name, box=self.box, about=about) for text in (question, answer)
+            text.format(self.name, box=self.box, about=about, mask=SEGMENT)
+            for text in (question, answer)
         )
         if self.choices:
             question = with_choices(question, self.choices)
@@ -117,14 +128,14 @@ class Scene:
         return dataclasses.replace(asked, choices=texts)
 
     def placed(self, kind: Kind, *, lacks: bool = False) -> list[int]:
-        """Labels that can be asked about by place or box; `lacks`: those that are not there."""
+        """Labels that can be asked about by place, box or mask; `lacks`: those not there."""
         values = self.missing if lacks else self.visible
         if kind.startswith("reg"):
             values = self.distinct()
         return [v for v in values if v in self.about] if kind.endswith("described") else values
 
     def place(self, kind: Kind, value: int) -> Asked:
-        """Where is it? Or what is in its box?"""
+        """Where is it, what is in its box, or which voxels are its own?"""
         questions, answers, absent = _PLACE[kind]
         about = self.about.get(value, ("",))
         if value in self.missing:

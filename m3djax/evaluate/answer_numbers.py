@@ -18,6 +18,8 @@ from m3djax.evaluate.statistics import Estimate
 MAIN = {
     "choice": "accuracy",
     "yes_no": "accuracy",
+    "seg": "accuracy",
+    "seg_described": "accuracy",
     "rec": "iou",
     "rec_described": "iou",
     "reg": "exact",

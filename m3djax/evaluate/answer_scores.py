@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.text.llm_tokenizer import SEGMENT
 from m3djax.evaluate.answer_table import Row
 from m3djax.evaluate.boxes import box_scores
 from m3djax.evaluate.choices import is_right_released, read_choice, read_yes_no
@@ -114,6 +115,11 @@ def boxes(rows: Sequence[Row]) -> Scores:
     return _columns(box_scores(row.said, row.truth) for row in rows)
 
 
+def masks(rows: Sequence[Row]) -> Scores:
+    """Questions for a mask: whether one is announced where there is one, and only there."""
+    return _columns({"accuracy": (SEGMENT in row.said) == (SEGMENT in row.truth)} for row in rows)
+
+
 def texts(rows: Sequence[Row], bert_score: BertScore | None = None) -> Scores:
     """Questions for free text, by every metric of words; CIDEr counts rarity in these rows.
 
@@ -163,6 +169,8 @@ SCORERS: dict[str, Callable[[Sequence[Row]], Scores]] = {
     "yes_no": yes_no,
     "rec": boxes,
     "rec_described": boxes,
+    "seg": masks,
+    "seg_described": masks,
 }
 """Kind -> its scorer; all other kinds are free text."""
 

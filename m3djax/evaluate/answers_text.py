@@ -17,8 +17,10 @@ _TITLES = {
     "report": "reports",
     "rec": "questions for a place",
     "reg": "questions for what is in a box",
+    "seg": "questions for a mask",
     "rec_described": "questions for the place of what is described",
     "reg_described": "questions for what is in a box and what that is",
+    "seg_described": "questions for the mask of what is described",
 }
 _TYPES = 12  # that are shown
 _METEOR = (

@@ -343,7 +343,8 @@ def test_small_arrays_of_m3d_segs_layout(small: Path, tmp_path: Path) -> None:
     seen = View(train, train["mask"], records.mask_names, Places(train, train["mask"].shape))
     lost = ask(seen, np.random.default_rng(0))
     assert lost is not None and lost.label == "spleen"
-    (found,) = ask.every(seen)
+    found, absent = ask.every(seen)
+    assert absent.label == "spleen"
     assert found.text.lower() == "<bx_start>[0.0, 0.0, 0.083, 1.0, 1.0, 0.375]<bx_end>."
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data_pipelines import fetch, place_templates, templates
+from data_pipelines import fetch, place_templates, segment_templates, templates
 from data_pipelines.boxes import mask_to_box, text_to_boxes
 from data_pipelines.captions import MaskCaption, Question, Report, View
 from data_pipelines.crops import Places, place
@@ -26,10 +26,11 @@ from m3djax.evaluate.boxes import read_box
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}
 SIZE = (6, 16, 16)
-ASK = MaskQuestions(least=10, rec_described=1.0, reg_described=1.0)
+ASK = MaskQuestions(least=10, seg=1.0, rec_described=1.0, reg_described=1.0, seg_described=1.0)
 
 
-PLACES = ("rec", "reg", "rec_described", "reg_described")
+PLACES = ("rec", "reg", "seg", "rec_described", "reg_described", "seg_described")
+WORDS = (templates, place_templates, segment_templates)
 TEMPLATES: dict[str, tuple[int, *tuple[str, ...]]] = {  # M3D's number of them, and their fields
     "REPORT": (42,),
     "YES_NO": (8, ""),
@@ -44,6 +45,12 @@ TEMPLATES: dict[str, tuple[int, *tuple[str, ...]]] = {  # M3D's number of them, 
     "REC_DESCRIBED_ABSENT": (13 + 6, ""),
     "REG_DESCRIBED": (17, "box"),
     "REG_DESCRIBED_ANSWERS": (18, "", "about"),
+    "SEG": (26, ""),
+    "SEG_ANSWERS": (13, "mask"),
+    "SEG_ABSENT": (12,),
+    "SEG_DESCRIBED": (21, "about"),
+    "SEG_DESCRIBED_ANSWERS": (12, "", "mask"),
+    "SEG_DESCRIBED_ABSENT": (10, ""),
 }
 
 
@@ -78,11 +85,13 @@ def true(question: Question, seen: View) -> bool:
     if question.kind == "choice":
         there = [str(text) for text in question.lettered.values() if _shown(text, seen)]
         return [question.lettered[question.text[0]]] == there
-    (box,) = text_to_boxes(question.question + question.text)
     if question.kind.endswith("described"):
-        there = question.question if question.kind == "rec_described" else question.text
+        there = question.text if question.kind == "reg_described" else question.question
         assert any(about in there for about in describe(question.label))
         assert _name(question.label) in question.text
+    if question.kind.startswith("seg"):
+        return question.text.count("[SEG]") == 1 and bool((seen.mask == value).any())
+    (box,) = text_to_boxes(question.question + question.text)
     return bool((box == mask_to_box(seen.mask == value)).all())
 
 
@@ -142,25 +151,34 @@ def test_a_volume_that_is_taken_whole_is_asked_for_places_only() -> None:
     assert {question.kind for question in ASK.every(seen)} == set(PLACES)
 
 
-@pytest.mark.parametrize("kind", ["rec", "rec_described"])
-def test_what_is_not_there_has_no_box(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["rec", "rec_described", "seg", "seg_described"])
+def test_what_is_not_there_has_no_box_and_no_mask(kind: str) -> None:
     ask = dataclasses.replace(ASK, **dict.fromkeys(KINDS, 0.0) | {kind: 1.0}, absent=1.0)
     told = set()
     for seed in range(200):
         seen = view(seed, record())
         answer = ask(seen, np.random.default_rng(seed))
         assert answer is not None and answer.kind == kind
-        if len(text_to_boxes(answer.text)):
+        if len(text_to_boxes(answer.text)) or "[SEG]" in answer.text:
             assert true(answer, seen)
             continue
         values = {name: value for value, name in NAMES.items()}
         assert not (seen.mask == values[answer.label]).any()
         told.add(answer.text)
-        if kind == "rec":
-            assert answer.text in place_templates.REC_ABSENT
+        if kind in ("rec", "seg"):
+            absent = {"rec": place_templates.REC_ABSENT, "seg": segment_templates.SEG_ABSENT}
+            assert answer.text in absent[kind]
         else:
             assert _name(answer.label) in answer.text and "liver" not in answer.question
-    assert len(told) > 15
+    assert len(told) > 10
+
+
+def test_what_is_not_there_is_among_all_questions_if_it_may_be_asked_for() -> None:
+    seen = view(0, record())
+    there = ASK.every(seen)
+    more = [q for q in dataclasses.replace(ASK, absent=0.1).every(seen) if q not in there]
+    assert {question.kind for question in more} == {*PLACES} - {"reg", "reg_described"}
+    assert all(question.meaning.endswith("absent") for question in more)
 
 
 def test_short_boxes_in_one_form() -> None:
@@ -240,7 +258,7 @@ def test_mixtures_draw_by_weight_and_fall_back_on_what_needs_no_crop() -> None:
 
 def test_templates_name_no_side_and_have_room_for_what_they_need() -> None:
     for name, (least, *fields) in TEMPLATES.items():
-        texts = getattr(templates, name, None) or getattr(place_templates, name)
+        (texts,) = (getattr(some, name) for some in WORDS if hasattr(some, name))
         assert len(set(texts)) == len(texts) >= least, name
         for text in texts:
             assert allowed(text, None) == Allowed(), text

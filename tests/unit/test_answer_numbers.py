@@ -70,6 +70,14 @@ def test_yes_and_no_are_balanced() -> None:
     assert model["balanced"]["value"] == 0.5
 
 
+def test_a_mask_is_to_be_announced_where_there_is_one() -> None:
+    pairs = [("It is [SEG].", "[SEG]."), ("[SEG].", "None."), ("None.", "[SEG]."), ("No.", "None.")]
+    rows = [row(n, "liver", truth, said, "seg") for n, (said, truth) in enumerate(pairs)]
+    assert answer_scores.score("seg", rows)["accuracy"].tolist() == [1, 0, 0, 1]
+    findings = present({"seg": kind(rows, [0, 1, 2, 3]).numbers(0)}, "patients", (), ())
+    assert [line[0] for line in findings.tables[0].rows] == ["accuracy"]
+
+
 def test_free_text_has_all_metrics() -> None:
     said = ["the liver is large", "", "no fluid"]
     meant = ["the liver is large", "no nodule", "a fluid level"]

@@ -1,0 +1,116 @@
+"""How masks are asked for and told: the project's own words.
+
+"{}" stands for a structure ("the liver"), "{about}" for a description ("the organ that makes
+bile"), "{mask}" for the token that stands for a mask. As in `place_templates` none of them names a
+side, an end or a plane, none needs to know whether a name is plural, and of each kind here are at
+least as many as M3D has (LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D).
+"""
+
+from __future__ import annotations
+
+SEG = (
+    "Segment {}.",
+    "Please segment {} in this volume.",
+    "Give the mask of {}.",
+    "Which voxels belong to {}?",
+    "Delineate {} slice by slice.",
+    "Colour in all of {}.",
+    "I need {} as a mask. Can you make one?",
+    "Separate {} from everything around.",
+    "Could you cut {} out of this scan?",
+    "Label every voxel of {}.",
+    "Draw the outline of {} in all slices.",
+    "Make a segmentation of {}, please.",
+    "Show the exact extent of {}.",
+    "For a measurement of its volume, segment {}.",
+    "Contour {} as one would for radiotherapy.",
+    "Extract {} from the image.",
+    "Find {} and mark it voxel by voxel.",
+    "What is the mask of {} here?",
+    "Isolate {} in these slices.",
+    "Trace the surface of {}.",
+    "Paint over {}, and over nothing else.",
+    "Is it possible to segment {} in this scan? Then do so.",
+    "Produce a binary mask for {}.",
+    "Highlight {} in the image.",
+    "Tell me which part of the image is {}, as a mask.",
+    "A surgeon wants to see {} alone. Segment it.",
+)
+SEG_ANSWERS = (
+    "{mask}.",
+    "The mask is {mask}.",
+    "Here it is: {mask}.",
+    "Its voxels are {mask}.",
+    "It is segmented as {mask}.",
+    "{mask} is what you asked for.",
+    "Segmentation: {mask}.",
+    "I have marked it: {mask}.",
+    "Its extent is {mask}.",
+    "The result is {mask}.",
+    "As a mask: {mask}.",
+    "This is its outline: {mask}.",
+    "Done: {mask}.",
+)
+SEG_ABSENT = (
+    "There is nothing of it to segment.",
+    "Its mask would be empty.",
+    "No voxel belongs to it.",
+    "This scan does not show it, so there is no mask.",
+    "It is not in this volume.",
+    "I cannot segment it: no part of it was captured.",
+    "It lies outside of the field of view.",
+    "None of the slices holds any of it.",
+    "That does not appear in the image.",
+    "There is no outline to draw.",
+    "I find none of it here.",
+    "It is missing from these slices, and so is its mask.",
+)
+SEG_DESCRIBED = (
+    "Segment {about}, and say what it is called.",
+    "Description: {about}. Name it and give its mask.",
+    "Which structure is {about}? Please segment it.",
+    "I am looking for {about}. What is it, and which voxels belong to it?",
+    "Delineate what is described here: {about}.",
+    "Mark {about} voxel by voxel, with its name.",
+    "Somebody asks for {about}. Answer with a name and a mask.",
+    "Name {about} and cut it out of this scan.",
+    "Without naming it: {about}. You name and segment it.",
+    "Could you colour in {about} and tell me its name?",
+    "A riddle: {about}. Solve it by a segmentation.",
+    "Read this and segment what it means: {about}.",
+    "What do you call {about}? Draw its outline as well.",
+    "Separate {about} from everything around, and label it.",
+    "Which part of the body is {about}? Show it as a mask.",
+    "Match this to a structure of the scan and segment that: {about}.",
+    "I only remember that it is {about}. Can you find and segment it?",
+    "Make a mask of {about}. Do not forget the name.",
+    "Given is {about}. Asked for are its name and its segmentation.",
+    "Use what you know of anatomy to segment {about}.",
+    "Contour {about} and add how one calls it.",
+)
+SEG_DESCRIBED_ANSWERS = (
+    "That is {}: {mask}.",
+    "It is {}, segmented as {mask}.",
+    "You mean {}. The mask is {mask}.",
+    "The description fits {}: {mask}.",
+    "Its name: {}. Its mask: {mask}.",
+    "What you look for is {}, and its voxels are {mask}.",
+    "{}, here as a mask: {mask}.",
+    "The structure is {}; its extent is {mask}.",
+    "I recognise {} in these words and have marked it: {mask}.",
+    "Meant is {}. Segmentation: {mask}.",
+    "It is called {}, and {mask} is its mask.",
+    "This must be {}: {mask}.",
+)
+SEG_DESCRIBED_ABSENT = (
+    "That is {}, of which there is nothing to segment.",
+    "You mean {}, whose mask would be empty here.",
+    "The description fits {}, and no voxel belongs to it.",
+    "It would be {}. This scan does not show it.",
+    "What you look for is {}; it was not captured.",
+    "Its name: {}. There is no mask, as it is not in this volume.",
+    "The words describe {}, which lies outside of the field of view.",
+    "Meant is {}. I find none of it here.",
+    "It is called {}, and it is missing from these slices.",
+    "I recognise {} in these words, but there is no outline to draw.",
+)
