@@ -24,9 +24,9 @@ import dataclasses
 
 from configs.quickstart_clip import LEARNED
 from data_pipelines.captions import MaskCaption
-from data_pipelines.instructions import Describe, Mixture
+from data_pipelines.captions.instructions import Describe, Mixture
+from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
-from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window

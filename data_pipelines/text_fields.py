@@ -11,9 +11,9 @@ import numpy as np
 
 from data_pipelines.captions import Caption, CaptionSource, Question, Report
 from data_pipelines.datasets.records import Record
-from data_pipelines.directions import allowed
 from data_pipelines.errors import ConfigError, TextError
 from data_pipelines.specs import ArraySpec
+from data_pipelines.text.directions import allowed
 
 
 class Tokens(abc.ABC):

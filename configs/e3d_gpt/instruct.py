@@ -14,7 +14,7 @@ import dataclasses
 
 from configs.e3d_gpt import align
 from configs.m3d import instruct
-from data_pipelines.instructions import Describe
+from data_pipelines.captions.instructions import Describe
 from m3djax.experiment import Experiment
 
 

@@ -19,7 +19,7 @@ It has not been trained here: no figure is claimed. Expect `loss` to begin near 
 """
 
 from data_pipelines.captions import CaptionSource
-from data_pipelines.instructions import Describe, Mixture, Stored
+from data_pipelines.captions.instructions import Describe, Mixture, Stored
 from data_pipelines.pipeline import Crop, Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text

@@ -23,9 +23,9 @@ from typing import Any
 
 from configs.m3d import align
 from data_pipelines.captions import CaptionSource
-from data_pipelines.instructions import Describe, Mixture, Stored
+from data_pipelines.captions.instructions import Describe, Mixture, Stored
+from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
-from data_pipelines.questions import MaskQuestions
 from data_pipelines.text_fields import Text
 from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.base import Evaluator

@@ -7,7 +7,8 @@ import sys
 
 import tyro
 
-from data_pipelines import readers, templates
+from data_pipelines import readers
+from data_pipelines.captions import templates
 from data_pipelines.errors import printable
 from data_pipelines.plausible import check_values
 from data_pipelines.volume import Units, Volume

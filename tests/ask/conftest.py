@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.prepare import Prepare
-from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from data_pipelines.text_fields import Text

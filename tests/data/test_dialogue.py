@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.captions import Caption, Question, Report, View
-from data_pipelines.directions import Allowed, allowed
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines.text.directions import Allowed, allowed
 from data_pipelines.text.prompts import Prompt
 from data_pipelines.text.tokens import ReportTokens
 from data_pipelines.text_fields import Text

@@ -15,18 +15,17 @@ import pytest
 from etils import epath
 
 from configs.m3d import align, instruct
-from data_pipelines import templates
 from data_pipelines.boxes import START, mask_to_box, text_to_boxes
-from data_pipelines.captions import View
+from data_pipelines.captions import View, templates
+from data_pipelines.captions.descriptions import describe
+from data_pipelines.captions.instructions import Stored
+from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.crops import Places
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.qa import with_choices
-from data_pipelines.descriptions import describe
 from data_pipelines.errors import DataError
-from data_pipelines.instructions import Stored
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.prepare import QUARANTINED, Prepare
-from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from data_pipelines.text_fields import Text

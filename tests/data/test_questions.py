@@ -12,16 +12,24 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data_pipelines import fetch, place_templates, segment_templates, templates
+from data_pipelines import fetch
 from data_pipelines.boxes import mask_to_box, text_to_boxes
-from data_pipelines.captions import MaskCaption, Question, Report, View
+from data_pipelines.captions import (
+    MaskCaption,
+    Question,
+    Report,
+    View,
+    place_templates,
+    segment_templates,
+    templates,
+)
+from data_pipelines.captions.descriptions import describe
+from data_pipelines.captions.instructions import Conversation, Describe, Mixture, Stored
+from data_pipelines.captions.questions import KINDS, MaskQuestions
+from data_pipelines.captions.scene import bare
 from data_pipelines.crops import Places, place
-from data_pipelines.descriptions import describe
-from data_pipelines.directions import Allowed, allowed
 from data_pipelines.errors import ConfigError
-from data_pipelines.instructions import Conversation, Describe, Mixture, Stored
-from data_pipelines.questions import KINDS, MaskQuestions
-from data_pipelines.scene import bare
+from data_pipelines.text.directions import Allowed, allowed
 from m3djax.evaluate.boxes import read_box
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}

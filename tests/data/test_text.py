@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.anatomy import phrases, spoken
 from data_pipelines.captions import MaskCaption, Report, View
+from data_pipelines.captions.anatomy import phrases, spoken
 from data_pipelines.datasets import open_dataset
-from data_pipelines.directions import Allowed, allowed
 from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.text.directions import Allowed, allowed
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
 from tests.data.words import WordLengths

@@ -15,9 +15,9 @@ from etils import epath
 from PIL import Image
 
 from data_pipelines import pipeline
+from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
-from data_pipelines.questions import MaskQuestions
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax.evaluate import answers as answers_module

@@ -9,11 +9,11 @@ from typing import get_args
 
 import numpy as np
 
-from data_pipelines.balance import odds
 from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen, fixed
-from data_pipelines.descriptions import describe
+from data_pipelines.captions.balance import odds
+from data_pipelines.captions.descriptions import describe
+from data_pipelines.captions.scene import Asked, Kind, Scene
 from data_pipelines.errors import ConfigError
-from data_pipelines.scene import Asked, Kind, Scene
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _PLACES: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("yes_no", "choice"))

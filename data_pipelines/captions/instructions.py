@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines import templates
-from data_pipelines.captions import Caption, CaptionSource, Question, Report, View, fixed
+from data_pipelines.captions import Caption, CaptionSource, Question, Report, View, fixed, templates
 from data_pipelines.datasets import qa
 from data_pipelines.errors import ConfigError
 

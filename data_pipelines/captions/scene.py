@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines import boxes, templates
-from data_pipelines import place_templates as places
-from data_pipelines import segment_templates as masks
-from data_pipelines.anatomy import phrases
-from data_pipelines.balance import Odds
-from data_pipelines.captions import Question
+from data_pipelines import boxes
+from data_pipelines.captions import Question, templates
+from data_pipelines.captions import place_templates as places
+from data_pipelines.captions import segment_templates as masks
+from data_pipelines.captions.anatomy import phrases
+from data_pipelines.captions.balance import Odds
 from data_pipelines.datasets.qa import with_choices
 from data_pipelines.text.llm_tokenizer import SEGMENT
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_pipelines.anatomy import phrases, spoken
+from data_pipelines.captions.anatomy import phrases, spoken
 from data_pipelines.datasets.records import Record
 from data_pipelines.errors import ConfigError
 
