@@ -110,16 +110,28 @@ def from_json(value: Any) -> Any:
     fields = {key: from_json(item) for key, item in value.items() if key != "class"}
     if "class" not in value:
         return fields
-    module, _, name = value["class"].partition(":")
-    if not module.startswith(_PACKAGES):
-        raise ConfigError(f"config class {value['class']!r} is not one of {_PACKAGES}.")
-    cls = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ConfigError(f"config class {value['class']!r} does not exist in this version.")
+    cls = _class(value["class"])
     try:
         return cls(**fields)
     except TypeError as error:
         raise ConfigError(f"config of {value['class']!r} is of another version: {error}") from error
+
+
+def _class(path: str) -> type:
+    """What "module:name" stands for: a dataclass of this project, and nothing else."""
+    module, _, name = path.partition(":")
+    if not module.startswith(_PACKAGES):
+        raise ConfigError(f"config class {path!r} is not one of {_PACKAGES}.")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError:
+        found = None
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(
+            f"config class {path!r} does not exist in this version. "
+            "Cure: the version that wrote it."
+        )
+    return found
 
 
 def dumps(config: Any) -> str:

@@ -65,6 +65,8 @@ def test_foreign_classes_are_refused() -> None:
         from_json({"class": "subprocess:Popen", "args": ["true"]})
     with pytest.raises(ValueError, match="does not exist in this version"):
         from_json({"class": "m3djax.experiment:dumps", "config": 1})
+    with pytest.raises(ValueError, match="does not exist in this version"):
+        from_json({"class": "m3djax.moved:Experiment"})
 
 
 def test_unknown_fields_are_refused() -> None:
