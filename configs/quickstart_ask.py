@@ -31,7 +31,7 @@ from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.evaluate.answers import Answers
-from m3djax.evaluate.beside import Beside
+from m3djax.evaluate.answers.beside import Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.lora import LoRA

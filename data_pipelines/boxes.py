@@ -8,10 +8,16 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from jaxtyping import Float
 
 START, END = "<bx_start>", "<bx_end>"
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 6) + r"\]")
+_SIGNED = r"([-+]?\d*\.\d+|[-+]?\d+)"
+_RELEASED = re.compile(r"\[" + ", ".join([_SIGNED] * 6) + r"\]")
+
+Box = Float[np.ndarray, "6"]
+"""Least and largest d, h, w, as parts of the volume."""
 
 
 def mask_to_box(mask: np.ndarray, *, released: bool = False, decimals: int = 3) -> np.ndarray:
@@ -47,6 +53,30 @@ def box_to_short_text(box: np.ndarray) -> str:
 def text_to_boxes(text: str) -> np.ndarray:
     """All boxes (N, 6) in a text, in order, min and max as written; (0, 6) if there are none."""
     return np.array(_BOX.findall(text), np.float64).reshape(-1, 6)
+
+
+def read_box(text: str) -> Box | None:
+    """The box that an answer gives; None if it gives none, or which one is not certain.
+
+    A box is six plain numbers in square brackets, cut by commas, with or without spaces and box
+    tokens around; each from 0 to 1, and every maximum at least its minimum. An answer that gives
+    different boxes, or a broken one beside a good one, is not certain.
+    """
+    found = text_to_boxes(text)
+    if not len(found) or text.count("[") != len(found) or np.any(found != found[0]):
+        return None
+    box = found[0]
+    fine = np.all((box >= 0) & (box <= 1)) and np.all(box[:3] <= box[3:])
+    return box if fine else None
+
+
+def read_box_released(text: str) -> Box | None:
+    """M3D's `extract_box_from_text`: the first six numbers cut by exactly ", ", whatever they are.
+
+    Source: LaMed/src/utils/utils.py of BAAI-DCAI/M3D.
+    """
+    found = _RELEASED.search(text)
+    return np.array(found.groups(), np.float64) if found else None
 
 
 def iou(box: np.ndarray, other: np.ndarray, *, released: bool = False) -> float:

@@ -28,8 +28,8 @@ from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from m3djax.evaluate.answers import Answers
+from m3djax.evaluate.answers.beside import Beside
 from m3djax.evaluate.base import Evaluator
-from m3djax.evaluate.beside import Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.lora import LoRA

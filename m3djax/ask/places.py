@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.boxes import Box, read_box
 from data_pipelines.preprocess import boxes_to_source
 from data_pipelines.volume import Volume, corners, transform
 from m3djax.ask.part import Part
-from m3djax.evaluate.boxes import Box, read_box
 
 _BRACKETS = re.compile(r"\[[^\[\]]*\d[^\[\]]*(?:\]|$|(?=\[))")
 _BARE = re.compile(r"(?:[-+]?\d*\.\d+\s*,\s*){3,}[-+]?\d*\.?\d+")

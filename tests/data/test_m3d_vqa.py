@@ -32,9 +32,8 @@ from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
 from m3djax.cli import main
 from m3djax.convert.new_tokens import grow
-from m3djax.evaluate import beside
-from m3djax.evaluate.answers import Answers
-from m3djax.evaluate.asked import asked
+from m3djax.evaluate.answers import Answers, beside
+from m3djax.evaluate.answers.asked import asked
 from m3djax.evaluate.run import evaluate, read_params
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from data_pipelines import fetch
-from data_pipelines.boxes import mask_to_box, text_to_boxes
+from data_pipelines.boxes import mask_to_box, read_box, text_to_boxes
 from data_pipelines.captions import (
     MaskCaption,
     Question,
@@ -30,7 +30,6 @@ from data_pipelines.captions.scene import bare
 from data_pipelines.crops import Places, place
 from data_pipelines.errors import ConfigError
 from data_pipelines.text.directions import Allowed, allowed
-from m3djax.evaluate.boxes import read_box
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}
 SIZE = (6, 16, 16)

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from m3djax import params as params_lib
 from m3djax import sharding
-from m3djax.evaluate.answer_table import Row
-from m3djax.evaluate.answerers import Seeing, placed
+from m3djax.evaluate.answers.answerers import Seeing, placed
+from m3djax.evaluate.answers.table import Row
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import VolumeReader

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m3djax.evaluate.boxes import box_scores, read_box, read_box_released
+from data_pipelines.boxes import read_box, read_box_released
+from m3djax.evaluate.answers.boxes import box_scores
 
 TRUTH = "<bx_start>[0.0, 0.0, 0.0, 0.5, 1.0, 1.0]<bx_end>"
 

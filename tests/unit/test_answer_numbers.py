@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m3djax.evaluate import answer_scores
-from m3djax.evaluate.answer_numbers import TYPES_MEAN, Kind
-from m3djax.evaluate.answer_table import Row
-from m3djax.evaluate.answers_text import present
+from m3djax.evaluate.answers import scores as answer_scores
+from m3djax.evaluate.answers.numbers import TYPES_MEAN, Kind
+from m3djax.evaluate.answers.table import Row
+from m3djax.evaluate.answers.text import present
 from m3djax.evaluate.findings import EvaluationError
 
 CHOICES = {"A": "Axial", "B": "Coronal", "C": "Venous", "D": "Arterial"}

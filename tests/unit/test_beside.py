@@ -15,7 +15,7 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
-from m3djax.evaluate.beside import Beside, Model
+from m3djax.evaluate.answers.beside import Beside, Model
 from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
 from m3djax.params import Params, flatten

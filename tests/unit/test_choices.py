@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from m3djax.evaluate.choices import is_right_released, read_choice, read_yes_no
+from m3djax.evaluate.answers.choices import is_right_released, read_choice, read_yes_no
 
 CHOICES = {"A": "Spleen", "B": "Liver", "C": "Left kidney", "D": "Left kidney cyst"}
 

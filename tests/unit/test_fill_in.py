@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse import lil_array
 from scipy.sparse.linalg import spsolve
 
-from m3djax.evaluate import fill_in
+from m3djax.evaluate.reconstruction import fill_in
 
 harmonic = jax.jit(fill_in.harmonic)
 

@@ -7,9 +7,9 @@ import pytest
 
 from m3djax.evaluate import probe
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.linear import fit_linear
-from m3djax.evaluate.organs import group_names, label_patches
 from m3djax.evaluate.probe import OrganProbe
+from m3djax.evaluate.probe.linear import fit_linear
+from m3djax.evaluate.probe.organs import group_names, label_patches
 from tests import tiny
 from tests.unit.fakes import SIZE, Records, init, record, scan
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from m3djax.evaluate import reconstruction
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.masked import METHODS, fill
 from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate.reconstruction.masked import METHODS, fill
 from m3djax.evaluate.tiles import cut
 from m3djax.models.patches import patchify
 from m3djax.tasks.mae import MAE

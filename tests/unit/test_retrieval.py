@@ -20,10 +20,10 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Volume
-from m3djax.evaluate import pairs as pairs_module
 from m3djax.evaluate import retrieval
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.retrieval import Retrieval
+from m3djax.evaluate.retrieval import pairs as pairs_module
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
 from tests import tiny

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.captions import Question, View
 from data_pipelines.pipeline import Batch, Data, Source
-from m3djax.evaluate.answer_table import Row
+from m3djax.evaluate.answers.table import Row
 
 
 @runtime_checkable

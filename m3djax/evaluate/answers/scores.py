@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.text.llm_tokenizer import SEGMENT
-from m3djax.evaluate.answer_table import Row
-from m3djax.evaluate.boxes import box_scores
-from m3djax.evaluate.choices import is_right_released, read_choice, read_yes_no
+from m3djax.evaluate.answers.boxes import box_scores
+from m3djax.evaluate.answers.choices import is_right_released, read_choice, read_yes_no
+from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.text import bleu, cider, coco, meteor, rouge
 from m3djax.evaluate.text.bert_score import BertScore
 
 Scores = dict[str, Float[np.ndarray, " n"]]
@@ -127,24 +126,15 @@ def texts(rows: Sequence[Row], bert_score: BertScore | None = None) -> Scores:
       rows: all texts of one kind.
       bert_score: the encoder, if BERTScore is asked for.
     """
+    # They bring nltk, whose import takes seconds: not for those who only read a config.
+    from m3djax.evaluate.text import cider, words
+
     said, meant = [row.said for row in rows], [row.truth for row in rows]
-    scores = _columns(_texts(*pair) for pair in zip(said, meant, strict=True))
+    scores = _columns(words.scores(*pair) for pair in zip(said, meant, strict=True))
     scores["cider"] = np.array(cider.cider(said, meant))
     if bert_score is not None:
         scores["bert_score"] = bert_score(said, meant)[:, 2]
     return scores
-
-
-def _texts(said: str, meant: str) -> dict[str, float]:
-    overlap = rouge.rouge(said, meant)
-    return {
-        **{f"bleu{order}": bleu.bleu(said, meant, order) for order in range(1, 5)},
-        **{kind: overlap[kind].f for kind in ("rouge1", "rouge2", "rougeL")},
-        "meteor": meteor.meteor(said, meant),
-        **{f"coco_bleu{n}": value for n, value in enumerate(coco.bleu(said, meant), 1)},
-        "coco_rougeL": coco.rouge_l(said, meant),
-        "exact": coco.tokens(said) == coco.tokens(meant),
-    }
 
 
 def _columns(rows: Iterable[dict[str, float]]) -> Scores:

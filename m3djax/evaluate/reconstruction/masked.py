@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from m3djax.evaluate.fill_in import harmonic
+from m3djax.evaluate.reconstruction.fill_in import harmonic
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.params import Params
 from m3djax.tasks.mae import MAE

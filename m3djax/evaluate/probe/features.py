@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from m3djax.augment import Intensity
-from m3djax.evaluate.organs import LabelledPatches
+from m3djax.evaluate.probe.organs import LabelledPatches
 from m3djax.evaluate.tiles import batches
 from m3djax.models.patches import patchify
 from m3djax.params import Params

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from data_pipelines.errors import printable
 from data_pipelines.text_fields import Tokens
 from m3djax.evaluate.findings import Picture
-from m3djax.evaluate.pairs import Pairs
 from m3djax.evaluate.pictures import BACKGROUND, TEXT
+from m3djax.evaluate.retrieval.pairs import Pairs
 
 _BEST = 5
 _RIGHT, _WRONG = "#3fb950", "#f85149"

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from data_pipelines import boxes
+from data_pipelines.boxes import Box, read_box
 from data_pipelines.errors import printable
 from data_pipelines.pipeline import Batch
 from m3djax.augment import Window
-from m3djax.evaluate.answer_numbers import Kind
-from m3djax.evaluate.boxes import Box, read_box
+from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.findings import Picture
 from m3djax.evaluate.pictures import BACKGROUND, TEXT
 

@@ -12,17 +12,17 @@ from etils import epath
 from data_pipelines.datasets import open_dataset
 from m3djax.evaluate import statistics
 from m3djax.evaluate.base import Evaluator
-from m3djax.evaluate.features import patch_features
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.linear import fit_linear
-from m3djax.evaluate.organs import (
+from m3djax.evaluate.probe.features import patch_features
+from m3djax.evaluate.probe.linear import fit_linear
+from m3djax.evaluate.probe.organs import (
     Groups,
     LabelledPatches,
     group_names,
     joined,
     label_patches,
 )
-from m3djax.evaluate.probe_text import present
+from m3djax.evaluate.probe.text import present
 from m3djax.models.patches import Size
 from m3djax.params import Params
 

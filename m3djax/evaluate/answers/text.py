@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from m3djax.evaluate.answer_numbers import ONE_FOR_ALL, TYPES_MEAN, main_of
-from m3djax.evaluate.answer_scores import GUESSES, METRICS, SCORERS
+from m3djax.evaluate.answers.numbers import ONE_FOR_ALL, TYPES_MEAN, main_of
+from m3djax.evaluate.answers.scores import GUESSES, METRICS, SCORERS
 from m3djax.evaluate.findings import Findings, Picture, Table
 from m3djax.evaluate.statistics import number_text, verdict
 

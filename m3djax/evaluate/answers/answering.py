@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from m3djax.evaluate.answer_table import AnswerTable, Row
-from m3djax.evaluate.answerers import Answerer
-from m3djax.evaluate.asked import Asked
+from m3djax.evaluate.answers.answerers import Answerer
+from m3djax.evaluate.answers.asked import Asked
+from m3djax.evaluate.answers.table import AnswerTable, Row
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from data_pipelines.crops import WHOLE, Part
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
-from m3djax.evaluate import retrieval_sheet, statistics
+from m3djax.evaluate import statistics
 from m3djax.evaluate.base import Evaluator
 from m3djax.evaluate.findings import EvaluationError, Picture
-from m3djax.evaluate.pairs import Pairs, read_pairs
-from m3djax.evaluate.ranks import chance, ranks
-from m3djax.evaluate.retrieval_text import present
+from m3djax.evaluate.retrieval.pairs import Pairs, read_pairs
+from m3djax.evaluate.retrieval.ranks import chance, ranks
+from m3djax.evaluate.retrieval.text import present
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
 
@@ -175,7 +175,10 @@ class Retrieval(Evaluator):
 
     def _sheet(self, split: str, pairs: Pairs, folder: epath.Path) -> list[Picture]:
         """Some queries of both directions with the five that the model finds nearest."""
+        # Here, for those who only read a config: drawing takes a second to import.
+        from m3djax.evaluate.retrieval import sheet
+
         assert self.data is not None and self.data.text is not None
         rng = np.random.default_rng(self.seed)
         rows = np.sort(rng.permutation(len(pairs))[: self.queries])
-        return retrieval_sheet.draw(pairs, rows, self.data.text.tokens, split, folder)
+        return sheet.draw(pairs, rows, self.data.text.tokens, split, folder)

@@ -15,11 +15,11 @@ from etils import epath
 
 from data_pipelines.datasets import open_dataset
 from m3djax.augment import Window
-from m3djax.evaluate import pictures, statistics
+from m3djax.evaluate import statistics
 from m3djax.evaluate.base import Evaluator
 from m3djax.evaluate.findings import EvaluationError, Picture
-from m3djax.evaluate.masked import METHODS, Filled, fill
-from m3djax.evaluate.reconstruction_text import caption, present
+from m3djax.evaluate.reconstruction.masked import METHODS, Filled, fill
+from m3djax.evaluate.reconstruction.text import caption, present
 from m3djax.evaluate.tiles import Tiles, batches, cut
 from m3djax.params import Params
 from m3djax.step import sample_keys
@@ -171,6 +171,9 @@ def _joined(parts: list[Arrays]) -> Arrays:
 
 def _draw(path: epath.Path, record: Record, tiles: Tiles, crops: Arrays, window: Window) -> None:
     """The whole scan, put together from its crops, in three planes."""
+    # Here, for those who only read a config: drawing takes a second to import.
+    from m3djax.evaluate import pictures
+
     volumes = {name: tiles.stitch(part) for name, part in crops.items()}
     truth = np.asarray(window.inverse(volumes["truth"]))
     columns = {

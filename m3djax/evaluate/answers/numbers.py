@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from m3djax.evaluate import answer_scores, statistics
-from m3djax.evaluate.answer_scores import Scores
-from m3djax.evaluate.answer_table import Row
+from m3djax.evaluate import statistics
+from m3djax.evaluate.answers import scores as answer_scores
+from m3djax.evaluate.answers.scores import Scores
+from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.statistics import Estimate
 
 MAIN = {

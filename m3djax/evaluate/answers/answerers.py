@@ -16,7 +16,7 @@ from data_pipelines.pipeline import Batch, Data
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
 from m3djax import sharding
-from m3djax.evaluate.answer_table import Row
+from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling

@@ -23,15 +23,15 @@ from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from m3djax import experiment, sharding
-from m3djax.evaluate import answer_scores, answer_sheet
-from m3djax.evaluate.answer_numbers import Kind
-from m3djax.evaluate.answer_table import AnswerTable, Row
-from m3djax.evaluate.answerers import answerer, placed
-from m3djax.evaluate.answering import answer_all
-from m3djax.evaluate.answers_text import present
-from m3djax.evaluate.asked import Asked, Enumerates, asked
+from m3djax.evaluate.answers import scores as answer_scores
+from m3djax.evaluate.answers.answerers import answerer, placed
+from m3djax.evaluate.answers.answering import answer_all
+from m3djax.evaluate.answers.asked import Asked, Enumerates, asked
+from m3djax.evaluate.answers.beside import Beside, Model
+from m3djax.evaluate.answers.numbers import Kind
+from m3djax.evaluate.answers.table import AnswerTable, Row
+from m3djax.evaluate.answers.text import present
 from m3djax.evaluate.base import Evaluator
-from m3djax.evaluate.beside import Beside, Model
 from m3djax.evaluate.findings import EvaluationError, Picture
 from m3djax.evaluate.fingerprint import fingerprint
 from m3djax.evaluate.text.bert_score import BertScore
@@ -251,11 +251,14 @@ class Answers(Evaluator):
         """Some crops with their questions and answers."""
         if not self.pictures or not isinstance(task, VisionLanguage):
             return ()
+        # Here, for those who only read a config: drawing takes a second to import.
+        from m3djax.evaluate.answers import sheet
+
         keys = sorted({row.key[:2] for kind in kinds for row in kind.rows})
         order = np.random.default_rng(self.seed).permutation(len(keys))
         picked = {keys[number] for number in order[: self.pictures]}
         crops = [one.sample for one in self._asked() if one.rows[0].key[:2] in picked]
-        return answer_sheet.draw(crops, kinds, task.intensity.window, folder)
+        return sheet.draw(crops, kinds, task.intensity.window, folder)
 
 
 def _text_of(theirs: Data, ours: Text | None) -> Text | None:
