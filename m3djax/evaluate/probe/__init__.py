@@ -14,7 +14,6 @@ from m3djax.evaluate import statistics
 from m3djax.evaluate.base import Evaluator
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.probe.features import patch_features
-from m3djax.evaluate.probe.linear import fit_linear
 from m3djax.evaluate.probe.organs import (
     Groups,
     LabelledPatches,
@@ -102,6 +101,9 @@ class OrganProbe(Evaluator):
         self, train: list[LabelledPatches], known: np.ndarray, asked: np.ndarray
     ) -> np.ndarray:
         """Answers to the features `asked` of a probe that is fitted on the features `known`."""
+        # Here, for those who only read a config: sklearn takes seconds to import.
+        from m3djax.evaluate.probe.linear import fit_linear
+
         probe = fit_linear(known, joined(train, "organ"), joined(train, "block"))
         return probe.predict(asked)
 
