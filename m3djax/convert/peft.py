@@ -31,11 +31,13 @@ def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> t
       lora: which layers are adapted.
       name: the adapter's name in PEFT.
     """
+    adapted = {_layer(rule) for rule in rules if _adapted(rule, lora)}
     found = []
     for rule in rules:
         theirs = rule.theirs
-        if _adapted(rule, lora):
-            theirs = f"{theirs.removesuffix('.weight')}.base_layer.weight"
+        if _layer(rule) in adapted:  # its kernel, and its bias if it has one
+            layer, _, leaf = theirs.rpartition(".")
+            theirs = f"{layer}.base_layer.{leaf}"
         found.append(Rule(PREFIX + theirs, rule.ours, rule.via, rule.layers))
     return (*found, *adapters(rules, lora, name))
 
@@ -122,6 +124,10 @@ def load(
 
 
 def _adapted(rule: Rule, lora: LoRA) -> bool:
-    ours = rule.paths[0] if len(rule.paths) == 1 else ""
-    layer = ours.removesuffix("/kernel")
-    return layer != ours and bool(re.fullmatch(lora.targets, layer))
+    layer = _layer(rule)
+    return rule.paths == (f"{layer}/kernel",) and bool(re.fullmatch(lora.targets, layer))
+
+
+def _layer(rule: Rule) -> str:
+    """The path of the layer that a rule's one parameter is of; "" if it has not one."""
+    return rule.paths[0].rpartition("/")[0] if len(rule.paths) == 1 else ""
