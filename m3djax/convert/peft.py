@@ -21,6 +21,7 @@ from m3djax.params import FlatParams
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_OTHER_KINDS = ("use_rslora", "use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern")
 
 
 def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> tuple[Rule, ...]:
@@ -109,7 +110,7 @@ def load(
         rank, alpha = config["r"], config["lora_alpha"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(root, f"no readable {CONFIG} ({error!r})", "fetch it again") from error
-    if other := [k for k in ("use_rslora", "use_dora", "fan_in_fan_out") if config.get(k)]:
+    if other := [k for k in _OTHER_KINDS if config.get(k)]:
         raise DataError(root, f"{other[0]} is not supported", "use plain LoRA adapters")
     if (rank, alpha) != (lora.rank, lora.alpha):
         problem = f"its rank and alpha are {rank} and {alpha}, not {lora.rank} and {lora.alpha}"

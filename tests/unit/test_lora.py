@@ -199,9 +199,10 @@ def test_peft_folders(task: LoRA, flat: dict, tmp_path: pathlib.Path) -> None:
         DataError, match=r"rank and alpha are 4 and 8, .*use LoRA\(rank=4, alpha=8\)"
     ):
         peft.load(tmp_path, rules, dataclasses.replace(task, rank=2), expected)
-    (tmp_path / peft.CONFIG).write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(DataError, match="use_dora is not supported"):
-        peft.load(tmp_path, rules, task, expected)
+    for kind in ({"use_dora": True}, {"alpha_pattern": {"o_proj": 16}}):
+        (tmp_path / peft.CONFIG).write_text(json.dumps(config | kind))
+        with pytest.raises(DataError, match=f"{next(iter(kind))} is not supported"):
+            peft.load(tmp_path, rules, task, expected)
     (tmp_path / peft.CONFIG).write_text(json.dumps(config))
     del names[first]
     save_file(names, tmp_path / peft.WEIGHTS)
