@@ -21,6 +21,7 @@ from m3djax.params import FlatParams
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_OTHER_KINDS = ("use_rslora", "use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern")
 
 
 def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> tuple[Rule, ...]:
@@ -31,11 +32,13 @@ def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> t
       lora: which layers are adapted.
       name: the adapter's name in PEFT.
     """
+    adapted = {_layer(rule) for rule in rules if _adapted(rule, lora)}
     found = []
     for rule in rules:
         theirs = rule.theirs
-        if _adapted(rule, lora):
-            theirs = f"{theirs.removesuffix('.weight')}.base_layer.weight"
+        if _layer(rule) in adapted:  # its kernel, and its bias if it has one
+            layer, _, leaf = theirs.rpartition(".")
+            theirs = f"{layer}.base_layer.{leaf}"
         found.append(Rule(PREFIX + theirs, rule.ours, rule.via, rule.layers))
     return (*found, *adapters(rules, lora, name))
 
@@ -107,7 +110,7 @@ def load(
         rank, alpha = config["r"], config["lora_alpha"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(root, f"no readable {CONFIG} ({error!r})", "fetch it again") from error
-    if other := [k for k in ("use_rslora", "use_dora", "fan_in_fan_out") if config.get(k)]:
+    if other := [k for k in _OTHER_KINDS if config.get(k)]:
         raise DataError(root, f"{other[0]} is not supported", "use plain LoRA adapters")
     if (rank, alpha) != (lora.rank, lora.alpha):
         problem = f"its rank and alpha are {rank} and {alpha}, not {lora.rank} and {lora.alpha}"
@@ -122,6 +125,10 @@ def load(
 
 
 def _adapted(rule: Rule, lora: LoRA) -> bool:
-    ours = rule.paths[0] if len(rule.paths) == 1 else ""
-    layer = ours.removesuffix("/kernel")
-    return layer != ours and bool(re.fullmatch(lora.targets, layer))
+    layer = _layer(rule)
+    return rule.paths == (f"{layer}/kernel",) and bool(re.fullmatch(lora.targets, layer))
+
+
+def _layer(rule: Rule) -> str:
+    """The path of the layer that a rule's one parameter is of; "" if it has not one."""
+    return rule.paths[0].rpartition("/")[0] if len(rule.paths) == 1 else ""

@@ -199,11 +199,25 @@ def test_peft_folders(task: LoRA, flat: dict, tmp_path: pathlib.Path) -> None:
         DataError, match=r"rank and alpha are 4 and 8, .*use LoRA\(rank=4, alpha=8\)"
     ):
         peft.load(tmp_path, rules, dataclasses.replace(task, rank=2), expected)
-    (tmp_path / peft.CONFIG).write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(DataError, match="use_dora is not supported"):
-        peft.load(tmp_path, rules, task, expected)
+    for kind in ({"use_dora": True}, {"alpha_pattern": {"o_proj": 16}}):
+        (tmp_path / peft.CONFIG).write_text(json.dumps(config | kind))
+        with pytest.raises(DataError, match=f"{next(iter(kind))} is not supported"):
+            peft.load(tmp_path, rules, task, expected)
     (tmp_path / peft.CONFIG).write_text(json.dumps(config))
     del names[first]
     save_file(names, tmp_path / peft.WEIGHTS)
     with pytest.raises(DataError, match="layers of .*qkv_proj.lora_A.weight are not 0..1"):
         peft.load(tmp_path, rules, task, expected)
+
+
+def test_biases_of_adapted_layers_move_with_their_kernels() -> None:
+    """PEFT keeps the whole layer as its base layer."""
+    model = tiny_llm.pretrained("qwen2").model
+    rules = peft.with_adapters(llm.rules(model), LoRA(Language(model)))
+    names = {path: rule.theirs for rule in rules for path in rule.paths}
+    attention = "base_model.model.model.layers.{i}.self_attn.q_proj"
+    block = "llm/stages_0/block"
+    assert names[f"{block}/attention/query/kernel"] == f"{attention}.base_layer.weight"
+    assert names[f"{block}/attention/query/bias"] == f"{attention}.base_layer.bias"
+    norm = "base_model.model.model.layers.{i}.input_layernorm.weight"
+    assert names[f"{block}/norm1/scale"] == norm
