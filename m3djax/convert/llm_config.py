@@ -91,9 +91,16 @@ def decoder(
         rotary=_rotary(config),
         tie_embeddings=bool(config.tie_word_embeddings),
         norm_eps=config.rms_norm_eps,
-        context=config.max_position_embeddings,
+        context=_context(config),
         dtype=dtype,
     )
+
+
+def _context(config: Any) -> int:
+    """Of a dynamic scaling the config names the positions where it begins, not where it ends."""
+    values = config.rope_parameters
+    stretch = values["factor"] if values.get("rope_type") == "dynamic" else 1
+    return int(config.max_position_embeddings * stretch)
 
 
 def _block(config: Any, window: int | None) -> DecoderBlock:

@@ -293,6 +293,15 @@ def test_long_and_short_rotations(tiny: Pretrained) -> None:
     assert generator([[4]], Sampling(31), prefix=prefix) == whole
 
 
+def test_a_dynamic_scaling_reaches_beyond_the_trained_positions() -> None:
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    model = tiny_llm.pretrained(rope_scaling=scaling, max_position_embeddings=32).model
+    assert model.context == 64
+    within, beyond = (model.rotary.frequencies(8, length) for length in (32, 64))
+    np.testing.assert_array_equal(within, model.rotary.frequencies(8, 1))
+    assert (beyond[1:] < within[1:]).all()
+
+
 def test_buckets() -> None:
     sizes = {size: bucket(size) for size in range(1, 5000)}
     assert all(size <= slots <= max(32, 1.25 * size + 1) for size, slots in sizes.items())
