@@ -155,6 +155,8 @@ def test_what_files_say_is_escaped(results, config, tmp_path):
     page = report.write(run).read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 8
+    body = page.split("</style>")[1]
+    assert "measured, no test to pass" in body and "badge" not in body
 
 
 def test_a_run_without_metrics_or_results_has_a_page(config, tmp_path):
