@@ -34,6 +34,23 @@ def write_whole(path: epath.PathLike, content: str | bytes, *, private: bool = F
     return partial.replace(target)
 
 
+def check_target(path: epath.PathLike) -> None:
+    """Checks that a file can be written, before there is something that could be lost.
+
+    Raises:
+      DataError: it is a folder, its folder is not there, or may not be written to.
+    """
+    target = epath.Path(path)
+    if not is_local(target):
+        return
+    if target.is_dir():
+        raise DataError(path, "is a folder, and a file is to be written", "name a file in it")
+    if not target.parent.is_dir():
+        raise DataError(path, "its folder is not there", "make the folder, or name another file")
+    if not os.access(target.parent, os.W_OK):
+        raise DataError(path, "its folder may not be written to", "name a file in another folder")
+
+
 def is_local(path: epath.PathLike) -> bool:
     """Whether the path is on a file system of this machine, not gs:// and the like."""
     return "://" not in os.fspath(path)

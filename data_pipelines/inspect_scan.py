@@ -16,6 +16,7 @@ from nibabel import orientations
 from data_pipelines import readers
 from data_pipelines.datasets.search import Search
 from data_pipelines.errors import DataError
+from data_pipelines.files import check_target
 from data_pipelines.inspect_text import print_facts, print_scans
 from data_pipelines.oddities import oddities
 from data_pipelines.planes import draw_planes
@@ -59,8 +60,10 @@ class Inspect:
         """Prints and draws; returns the exit status.
 
         Raises:
-          DataError: the scan or the mask cannot be read.
+          DataError: the scan or the mask cannot be read, or the picture has no place to go.
         """
+        if self.picture:
+            check_target(self.picture)
         path = epath.Path(self.path)
         scans = [path] if self.series else _scans(path)
         if len(scans) > 1:

@@ -38,7 +38,8 @@ class Orientation:
             raise DataError(
                 volume.source,
                 "nothing in the file says how the image lies in the patient",
-                "give an affine, or use a recipe without Orientation",
+                "give a file that says it, such as NIfTI (in Python: an affine), or use a recipe "
+                "without Orientation",
             )
         now = orientations.io_orientation(volume.affine)
         change = orientations.ornt_transform(now, orientations.axcodes2ornt(tuple(self.axcodes)))

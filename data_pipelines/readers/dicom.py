@@ -140,7 +140,7 @@ def _choice(path: epath.Path, found: _Series, series: str | None) -> str:
     ordered = sorted(found)
     if series is None and len(ordered) == 1:
         return ordered[0]
-    cure = "choose one by its number, series='1', or by its SeriesInstanceUID"
+    cure = "choose one by its number, --series 1 (series='1' in Python), or SeriesInstanceUID"
     if series is None:
         problem = f"{len(ordered)} series in one folder: {_listed(found)}"
         raise DataError(path, problem, cure)

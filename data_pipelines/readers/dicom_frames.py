@@ -74,8 +74,14 @@ class Slice:
     intercept: float
 
 
-def slices_of(path: epath.Path, header: pydicom.Dataset) -> list[Slice]:
+def slices_of(path: epath.Path, header: pydicom.Dataset, told: Units | None = None) -> list[Slice]:
     """The slices that a file holds, in the order in which it holds them.
+
+    Args:
+      path: of the file.
+      header: its tags.
+      told: units that the caller knows of, which count where the file leaves them open: CT whose
+        RescaleType is "US", unspecified (PS3.3 C.11.1.1.2), as ITK writes it.
 
     Raises:
       DataError: a scout image, frames without a place in the patient, or an unusable number.
@@ -89,7 +95,7 @@ def slices_of(path: epath.Path, header: pydicom.Dataset) -> list[Slice]:
     frames = whole(path, header, "NumberOfFrames", 1) or 1
     groups = items(path, header, _PER_FRAME)
     if not groups and frames == 1:
-        return [_slice(path, 0, header)]
+        return [_slice(path, 0, header, told)]
     if len(groups) != frames:
         raise DataError(
             path,
@@ -98,7 +104,8 @@ def slices_of(path: epath.Path, header: pydicom.Dataset) -> list[Slice]:
             "convert the original series with dcm2niix and read the NIfTI file",
         )
     shared = (*items(path, header, _SHARED), pydicom.Dataset())[0]
-    return [_slice(path, i, _flat(path, header, shared, group)) for i, group in enumerate(groups)]
+    flat = (_flat(path, header, shared, group) for group in groups)
+    return [_slice(path, i, frame, told) for i, frame in enumerate(flat)]
 
 
 def _flat(
@@ -113,14 +120,14 @@ def _flat(
     return flat
 
 
-def _slice(path: epath.Path, frame: int, header: pydicom.Dataset) -> Slice:
+def _slice(path: epath.Path, frame: int, header: pydicom.Dataset, told: Units | None) -> Slice:
     pixel_mm = _place(path, header, "PixelSpacing", 2)
     if min(pixel_mm) <= 0:
         raise DataError(path, "a PixelSpacing that is not positive", EXPORT)
     shape = whole(path, header, "Rows"), whole(path, header, "Columns")
     if 0 in shape:
         raise DataError(path, "Rows or Columns is 0: an image without pixels", EXPORT)
-    units = _units(header)
+    units = _units(header, told)
     slope, intercept = _rescale(path, header, units)
     gap = numbers(path, header, "SpacingBetweenSlices")
     thickness = gap or numbers(path, header, "SliceThickness") or (0.0,)
@@ -160,8 +167,9 @@ def _orientation(path: epath.Path, header: pydicom.Dataset) -> tuple[float, ...]
     return found
 
 
-def _units(header: pydicom.Dataset) -> Units:
-    hounsfield = text(header, "RescaleType") in ("", "HU")
+def _units(header: pydicom.Dataset, told: Units | None) -> Units:
+    kind = text(header, "RescaleType")
+    hounsfield = kind in ("", "HU") or (kind == "US" and told == "HU")
     return "HU" if text(header, "Modality") == "CT" and hounsfield else "raw"
 
 

@@ -32,7 +32,8 @@ def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = 
 
     Args:
       files: one slice each, or enhanced multi-frame files.
-      units: None: "HU" for CT, else "raw". Something else than the file says is an error.
+      units: None: "HU" for CT, else "raw". Something else than the file says is an error; a CT
+        whose RescaleType is "US", unspecified, is "raw" unless this says "HU".
 
     Raises:
       DataError: not one even, rectangular stack of decodable grey-value slices.
@@ -44,13 +45,15 @@ def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = 
     headers = {path: read_header(path, (*SLICE_TAGS, *PIXEL_TAGS)) for path in paths}
     slices = []
     for path, header in headers.items():
-        slices += (in_file := slices_of(path, header))
+        slices += (in_file := slices_of(path, header, units))
         check_pixels(path, header, hounsfield=in_file[0].units == "HU")
     stack = stack_slices(source, slices)
     native = stack.slices[0].units
     if units not in (None, native):
         raise DataError(
-            source, f"the series holds {native!r} values, not {units!r}", "leave out units"
+            source,
+            f"the series holds {native!r} values, not {units!r}",
+            f"leave out units, and take what follows (a recipe, a run) for {native!r} values",
         )
     array = _array(stack, headers)
     return Volume(array=array, units=native, affine=stack.affine, source=str(source))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 
 import tyro
 
 from data_pipelines import readers
 from data_pipelines.captions import templates
-from data_pipelines.errors import printable
+from data_pipelines.errors import ConfigError, DataError, printable
+from data_pipelines.files import check_target
 from data_pipelines.plausible import check_values
 from data_pipelines.volume import Units, Volume
 from m3djax.ask import draft, picture
@@ -70,9 +73,16 @@ class Ask:
 
         Raises:
           RunError, CheckpointError: the run cannot be read.
-          DataError: a scan or the tokenizer cannot be read, or a scan is of another kind.
-          ConfigError: options, run and scans do not fit together.
+          DataError: a scan or the tokenizer cannot be read, a scan is of another kind, or the
+            picture or the draft cannot be written.
+          ConfigError: options, run and scans do not fit together, or a question is empty.
         """
+        if not all(map(str.strip, self.questions)):
+            raise ConfigError(
+                "an empty question. Cure: words in it; no question at all lets you type them."
+            )
+        for target in filter(None, (self.picture, self.report)):
+            check_target(target)
         talk = self.conversation()
         print(picture.NOTICE, flush=True)
         said: list[Said] = []
@@ -127,7 +137,8 @@ class Ask:
 
     def _draw(self, talk: Conversation, said: list[Said]) -> None:
         assert self.picture
-        picture.draw(self.picture, talk.rows(said), talk.reader.task.intensity.window)
+        with _writing(self.picture):
+            picture.draw(self.picture, talk.rows(said), talk.reader.task.intensity.window)
 
     def _draft(self, talk: Conversation, said: list[Said]) -> int:
         assert self.report
@@ -136,6 +147,17 @@ class Ask:
         if not said[-1].answer.text.strip():
             print("ask: the model said nothing; no draft was written", file=sys.stderr)
             return 1
-        draft.write(self.report, said[-1], talk.parts, self.run)
+        with _writing(self.report):
+            draft.write(self.report, said[-1], talk.parts, self.run)
         print(f"draft: {self.report}")
         return 0
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Tells what the file system refuses as what a user can mend."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise DataError(path, problem, "name a file elsewhere, or make room") from error

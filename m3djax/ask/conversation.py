@@ -101,4 +101,8 @@ class Conversation:
             for place in one.boxes.places
         ]
         texts = "; ".join(f"{one.question}  >  {one.answer.text.strip()}" for one in said)
-        return rows or [Row(texts or "What the model looks at", part) for part in self.parts]
+        texts = texts or "What the model looks at"
+        several = len(self.parts) > 1
+        return rows or [
+            Row(f"{part.scan.source}: {texts}" if several else texts, part) for part in self.parts
+        ]

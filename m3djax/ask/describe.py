@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from nibabel import orientations
+from nibabel.affines import obliquity
 
 from data_pipelines.errors import printable
 from data_pipelines.volume import Volume
 from m3djax.ask.part import Part
 from m3djax.ask.places import millimetres, shown_mm, shown_voxels
+
+_TOLD = 0.05
+"""Least part of the model's input beyond the scan that is told."""
+_TILT = np.deg2rad(0.5)
 
 
 def describe(part: Part) -> list[str]:
@@ -19,6 +24,8 @@ def describe(part: Part) -> list[str]:
     how = "resampled as a whole, unlike in training" if part.whole else "cut as in training"
     share, size = part.share(), " x ".join(map(str, part.seen.shape))
     seen = f"looked at: {shown_voxels(frame)}, {share:.0%} of the scan, {how}, as {size} voxels"
+    if (beyond := part.beyond()) >= _TOLD:
+        seen += f", {beyond:.0%} of them beyond the scan and empty"
     where = millimetres(frame, scan)
     if where is not None:
         seen += f"; {shown_mm(where)}"
@@ -29,7 +36,9 @@ def _axes(scan: Volume) -> str:
     """Where the file's own axes run to."""
     if scan.source_affine is None:
         return ""
-    return f" along {''.join(orientations.aff2axcodes(scan.source_affine))}"
+    along = f" along {''.join(orientations.aff2axcodes(scan.source_affine))}"
+    tilted = obliquity(scan.source_affine).max() > _TILT
+    return along + (" (oblique: mm are of upright boxes around)" if tilted else "")
 
 
 def _spacing(scan: Volume) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import jax
 from etils import epath
@@ -99,8 +100,10 @@ class Run:
         """The crop that training cut most often, or one of another zoom."""
         if zoom is None:
             return max(self.experiment.data.crops, key=lambda crop: crop.weight)
-        if not zoom > 0:
-            raise ConfigError(f"--zoom {zoom} must be positive. Cure: 1, or a zoom of data.crops.")
+        if not 0 < zoom < math.inf:
+            raise ConfigError(
+                f"--zoom {zoom} must be positive and finite. Cure: 1, or a zoom of data.crops."
+            )
         return Crop(zoom)
 
     @property

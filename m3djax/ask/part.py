@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from data_pipelines.preprocess import Recipe, boxes_to_source
 from data_pipelines.volume import Volume, transform
 
 CENTRE, WHOLE = "centre", "whole"
+MOST = 2**30
+"""Voxels of a crop before it is resampled to the network's input: 2 GiB."""
 _NUMBER = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
 _POINT = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER}(mm)?")
 
@@ -74,13 +77,20 @@ class Part:
 
     def frame(self) -> np.ndarray:
         """Where it lies in the file: (6,) half-open voxels along its axes, cut at its edges."""
-        box = boxes_to_source(np.array([[0, 0, 0, *self.seen.shape]]), self.seen)[0]
-        return box.clip(0, np.tile(_source_shape(self.scan), 2))
+        return self._reach().clip(0, np.tile(_source_shape(self.scan), 2))
 
     def share(self) -> float:
         """How much of the scan it is."""
         low, high = np.split(self.frame(), 2)
         return float(np.prod((high - low) / _source_shape(self.scan)))
+
+    def beyond(self) -> float:
+        """How much of what the model sees is not of the scan, but filled with its lowest value."""
+        (low, high), (first, last) = np.split(self.frame(), 2), np.split(self._reach(), 2)
+        return 1 - float(np.prod((high - low) / (last - first)))
+
+    def _reach(self) -> np.ndarray:
+        return boxes_to_source(np.array([[0, 0, 0, *self.seen.shape]]), self.seen)[0]
 
 
 def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
@@ -97,7 +107,7 @@ def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
 
     Raises:
       DataError: the scan is in other units than the run's data, or cannot be preprocessed.
-      ConfigError: the place is not in the scan.
+      ConfigError: the place is not in the scan, or the crop is too large.
     """
     volume = recipe(scan)
     if volume.units != data.units:
@@ -105,7 +115,8 @@ def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
             scan.source,
             f"its voxels are {volume.units!r} after the run's preprocessing, and the run was "
             f"trained on {data.units!r} (data.units)",
-            f"say --units {data.units} if the file holds that, or ask a run for other scans",
+            f"say --units {data.units} if the file holds that, leave out --recipe, or ask a run "
+            "for other scans",
         )
     eight_bit = scan.array.dtype == np.uint8
     stored, scale, offset = quantize(volume.array, volume.units, scan.source, eight_bit=eight_bit)
@@ -114,6 +125,11 @@ def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
         start = np.zeros(3, int)
     else:
         wanted = tuple(max(round(side * crop.zoom), 1) for side in data.size)
+        if math.prod(wanted) > MOST:
+            raise ConfigError(
+                f"--zoom {crop.zoom:g} makes a crop of {' x '.join(map(str, wanted))} voxels, more "
+                f"than {MOST:,}. Cure: a smaller zoom, or --at whole."
+            )
         start = _start(volume.shape, wanted, _index(at, volume))
     patch = _window(volume.shape, wanted, start).of(stored, int(stored.min()))
     if wanted != data.size:
@@ -144,7 +160,7 @@ def _inside(at: At, index: np.ndarray, volume: Volume) -> np.ndarray:
     matrix = volume.affine if at.mm else volume.to_source
     assert matrix is not None
     ends = transform(matrix, np.array([[0, 0, 0], np.array(volume.shape) - 1]))
-    reach = ", ".join(f"{a:.0f} to {b:.0f}" for a, b in np.sort(ends, axis=0).T)
+    reach = ", ".join(f"{round(a)} to {round(b)}" for a, b in np.sort(ends, axis=0).T)
     unit = "mm" if at.mm else "voxels"
     raise ConfigError(
         f"--at {at.point} is not in {volume.source or 'the scan'}, of which the preprocessing "

@@ -67,7 +67,10 @@ def draw(path: epath.PathLike, rows: Sequence[Row], window: Window) -> None:
         one.draw(figure, (top - height, top - height + one.height()), total, _limits(one, window))
         top -= height
     more = f" The last {MOST} of {len(rows)} places are shown." if len(rows) > MOST else ""
-    note = f"{NOTICE} Yellow: the box of the answer; dashed: what the model looked at.{more}"
+    note = (
+        f"{NOTICE} Yellow: the box of the answer; dashed: what the model looked at; "
+        f"[:, n, :]: the slice, in voxels of the file.{more}"
+    )
     figure.text(0.01, 0.12 / total, note, color=TEXT, fontsize=8)
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -143,8 +146,8 @@ class _Shown:
             axes = figure.add_axes(place)
             index = int(at[plane.axis])
             draw_plane(axes, plane, self.volume, index, np.delete(spacing, plane.axis), limits)
-            axes.text(0.02, 0.03, f"{plane.name} {'DHW'[plane.axis]} {index}", color=TEXT,
-                      fontsize=6, transform=axes.transAxes)  # fmt: skip
+            label = f"{plane.name} {_slice_of_file(self.volume, plane.axis, index)}"
+            axes.text(0.02, 0.03, label, color=TEXT, fontsize=6, transform=axes.transAxes)
             _mark(axes, plane, self.frame, index, _FRAME, style="--")
             if self.box is not None:
                 _mark(axes, plane, self.box, index, _BOX)
@@ -164,6 +167,15 @@ def _mark(
     axes.add_patch(
         Rectangle(corner, right - x, bottom - y, fill=False, edgecolor=colour, linestyle=style)
     )
+
+
+def _slice_of_file(volume: Volume, axis: int, index: int) -> str:
+    """A slice of a volume that was turned, as NumPy takes it from the file: "[:, 12, :]"."""
+    along = volume.to_source[:3, axis]  # of the file's axes it follows one
+    point = np.zeros(3)
+    point[axis] = index
+    number = round(float(transform(volume.to_source, point)[np.abs(along).argmax()]))
+    return f"[{', '.join(str(number) if step else ':' for step in np.rint(along))}]"
 
 
 def _moved(box: np.ndarray, volume: Volume) -> np.ndarray:

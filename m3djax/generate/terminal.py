@@ -53,7 +53,7 @@ def chosen(dtype: AutoDtype) -> Dtype:
 
 
 def _typed() -> Iterator[str]:
-    while True:
+    while sys.stdin is not None:  # closed by who started this, as some schedulers do
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:

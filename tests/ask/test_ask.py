@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from m3djax import experiment as experiment_lib
@@ -48,7 +50,10 @@ def test_questions_are_answered(
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "> Is it there?\n" in out and "> And now?\n" in out and out.count(NOTICE) == 2
-    assert "36 x 30 x 24 voxels along LIP of 3 x 3 x 3 mm, HU" in out
+    assert (
+        "36 x 30 x 24 voxels along LIP (oblique: mm are of upright boxes around) of 3 x 3 x 3"
+        in out
+    )
     assert "looked at: voxels [10:26, " in out and "cut as in training" in out
     assert imread(home / "ask.png").shape[1] > 500
     answers = out.split("> Is it there?\n")[1]
@@ -80,15 +85,41 @@ def test_boxes_are_placed_drawn_and_counted(
     assert np.mean(yellow > 0.9) > 2 * np.mean(none > 0.9)
 
 
+def test_the_picture_names_slices_of_the_file(
+    run: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The axes of the file run to left, inferior and posterior: axial slices count downwards."""
+    written: list[str] = []
+    text = Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda axes, x, y, s, **how: written.append(s) or text(axes, x, y, s, **how)
+    )
+    says(monkeypatch, "Nothing.")
+    place = ["--at=16,9,13", "--units", "HU"]
+    assert main(["ask", str(run), str(scan), "Where?", *place]) == 0
+    found = dict(name.split(" ", 1) for name in written if "[" in name)
+    assert set(found) == {"axial", "coronal", "sagittal"}
+    for plane, axis, middle in (("axial", 1, 9), ("coronal", 2, 13), ("sagittal", 0, 16)):
+        numbers = found[plane].strip("[]").split(", ")
+        assert [n == ":" for n in numbers] == [i != axis for i in range(3)]
+        assert abs(int(numbers[axis]) - middle) <= 1
+
+
 def test_several_scans_of_a_prompt(
     run: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["ask", str(run), str(scan), "Is it there?", "--units", "HU", *LENGTH]
     assert main([*arguments, "--also", str(scan), "--picture", "two.png"]) == 0
     assert capsys.readouterr().out.count("looked at") == 2
+    titles: list[str] = []
+    monkeypatch.setattr(
+        "m3djax.ask.picture.draw",
+        lambda _, rows, window: titles.extend(row.title for row in rows),
+    )
     says(monkeypatch, "At [0.0, 0.0, 0.0, 1.0, 1.0, 1.0].")
     assert main([*arguments, "--also", str(scan)]) == 0
     assert "is not placed: the answer does not say in which" in capsys.readouterr().out
+    assert len(titles) == 2 and all(title.startswith(f"{scan}: Is it") for title in titles)
 
 
 def test_talking(
@@ -109,6 +140,9 @@ def test_talking(
     assert asked == ["Is it there?", long.strip(), "And now?"]
     assert "do not fit the context of 256. Cure: a shorter prompt" in printed.err
     assert printed.out.count(NOTICE) == 2
+    monkeypatch.setattr("sys.stdin", None)  # closed
+    assert main(["ask", str(run), str(scan), "--units", "HU", "--picture", "None"]) == 0
+    assert capsys.readouterr().out.count(NOTICE) == 2
 
 
 def test_a_draft_is_written_whole_or_not_at_all(
@@ -128,6 +162,20 @@ def test_a_draft_is_written_whole_or_not_at_all(
     assert main(arguments) == 1
     assert "the model said nothing" in capsys.readouterr().err
     assert not (home / "draft.md").exists()
+
+
+def test_a_disk_that_fills_up_is_no_trace(
+    run: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    says(monkeypatch, "Nothing.")
+    monkeypatch.setattr("m3djax.ask.picture.write_whole", full)
+    assert main(["ask", str(run), str(scan), "Where?", "--units", "HU"]) == 1
+    printed = capsys.readouterr()
+    assert "Nothing." in printed.out
+    assert "ask.png: cannot be written (No space left on device). Cure: " in printed.err
 
 
 def test_what_cannot_be_asked_says_why(
@@ -152,6 +200,14 @@ def test_what_cannot_be_asked_says_why(
         experiment_lib.from_json(json.loads((run / "config.json").read_text())),
     )
     assert "--units HU" in fails(str(run), path, "Why?")
+    for option in ("--picture", "--report"):
+        assert "its folder is not there" in fails(str(run), path, "Why?", option, "no/where.x")
+        assert "is a folder" in fails(str(run), path, "Why?", option, str(home))
+    units = ("--units", "HU")
+    for zoom in ("0", "nan", "inf"):
+        assert "positive and finite" in fails(str(run), path, "Why?", "--zoom", zoom, *units)
+    assert "a smaller zoom" in fails(str(run), path, "Why?", "--zoom", "1e9", *units)
+    assert "an empty question" in fails(str(run), path, "Why?", " ", "--units", "HU")
     assert "is not a run" in fails("nowhere", path, "Why?")
     assert "nowhere.nii" in fails(str(run), "nowhere.nii", "Why?")
     assert "has not the components vision" in fails(changed("mae", task=tiny.mae()), path, "Why?")

@@ -16,6 +16,7 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.preprocess import Recipe, as_is, ct
 from data_pipelines.volume import Volume
+from m3djax.ask.describe import describe
 from m3djax.ask.part import At, Part, take
 from m3djax.ask.places import place_boxes
 from tests.ask.conftest import AFFINE, ORGAN
@@ -133,3 +134,14 @@ def test_a_box_in_the_padding_is_not_in_the_scan(volume: Volume) -> None:
     looked = part(dataclasses.replace(volume), (80, 40, 40))
     boxes = place_boxes("[0, 0, 0, 0.1, 0.1, 0.1]", looked)
     assert not boxes.places and len(boxes.outside) == 1
+
+
+def test_what_lies_beyond_the_scan_is_told(volume: Volume) -> None:
+    """The scan has 30 voxels from inferior to superior, 24 to the back and 36 to the left."""
+    inside, twice = part(volume, (30, 24, 36)), part(volume, (60, 24, 36))
+    assert inside.beyond() == pytest.approx(0) and twice.beyond() == pytest.approx(0.5)
+    assert "beyond" not in describe(inside)[1]
+    assert "50% of them beyond the scan and empty" in describe(twice)[1]
+    assert "oblique" in describe(inside)[0]
+    upright = dataclasses.replace(volume, affine=np.diag([3.0, 3, 3, 1]), source_affine=None)
+    assert "oblique" not in describe(part(upright, (30, 24, 36)))[0]

@@ -294,6 +294,19 @@ def test_units(tmp_path: pathlib.Path, series: list[pydicom.Dataset]) -> None:
         readers.read(folder, units="HU")
 
 
+def test_ct_of_unspecified_units_takes_the_callers_word(tmp_path: pathlib.Path) -> None:
+    """ITK writes RescaleType US, "unspecified", into CT: the file neither says HU nor denies it."""
+    slices = [ct_slice(i, RescaleType="US") for i in range(6)]
+    folder = write(tmp_path / "itk", slices)
+    assert readers.read(folder).units == "raw"
+    volume = readers.read(folder, units="HU")
+    assert volume.units == "HU"
+    np.testing.assert_array_equal(volume.array, stored().astype(int) - 1024)
+    other = write(tmp_path / "od", [ct_slice(i, RescaleType="OD") for i in range(6)])
+    with pytest.raises(DataError, match="'raw' values, not 'HU'"):
+        readers.read(other, units="HU")
+
+
 def _changed(index: int, **fields: Any) -> Callable[[list[pydicom.Dataset]], None]:
     def change(series: list[pydicom.Dataset]) -> None:
         series[index] = ct_slice(index, **fields)

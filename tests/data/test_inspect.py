@@ -49,6 +49,13 @@ def test_a_ct_with_its_mask(
     assert colourful.sum() > 1000  # the outlines
 
 
+def test_a_picture_without_a_folder_is_told_first(home: Path) -> None:
+    with pytest.raises(DataError, match=r"no/where.png: its folder is not there. Cure: "):
+        Inspect("nowhere.nii.gz", picture="no/where.png").run()
+    with pytest.raises(DataError, match="is a folder"):
+        Inspect("nowhere.nii.gz", picture=str(home)).run()
+
+
 def test_json_is_all_that_is_printed(
     sample_scans: epath.Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,8 @@ def test_models_side_by_side(evaluate: Any, data: Data) -> None:
     assert results["kinds"]["rec"]["gain_over"]["the same, blind"]["interval"][0] > 0
     said = " ".join(results["report"]["sentences"])
     assert "better than the same, blind" in said
+    unread = lost["unparsed"]["value"]
+    assert f"; {unread:.0%} of its answers cannot be read)" in said
     assert "the box of the whole volume would have 0." in said
     assert results["kinds"]["rec"]["models"]["the same, blind"]["all"]["unparsed"]["value"] > 0.1
 

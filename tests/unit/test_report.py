@@ -133,6 +133,7 @@ def test_the_page_holds_everything_and_refers_to_nothing(results):
     assert "script" not in page.tags
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert not re.search(r"https?://|url\(|@import", text)
+    assert text.index("not for clinical use") < text.index("In short")
     for sentence in results.summary().splitlines():
         assert sentence.split(":")[0] in text
     for word in ("evaluated", "sample_ct", "tensorboard", "Not a medical device", "Learning rate"):
@@ -154,6 +155,8 @@ def test_what_files_say_is_escaped(results, config, tmp_path):
     page = report.write(run).read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 8
+    body = page.split("</style>")[1]
+    assert "measured, no test to pass" in body and "badge" not in body
 
 
 def test_a_run_without_metrics_or_results_has_a_page(config, tmp_path):

@@ -23,6 +23,7 @@ _TITLES = {
     "seg_described": "questions for the mask of what is described",
 }
 _TYPES = 12  # that are shown
+_MUTE = 0.05  # unreadable answers that are told beside a difference
 _METEOR = (
     "METEOR counts equal words and equal stems, no synonyms: a little below what others report."
 )
@@ -91,8 +92,15 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
     for other, gain in numbers["gain_over"].items():
         if gain["interval"]:
             difference = _number(metric, gain, signed=True)
-            said.append(f"{verdict(gain['interval'])} {other} (difference {difference})")
+            mute = _unread(numbers["models"][other]["all"])
+            said.append(f"{verdict(gain['interval'])} {other} (difference {difference}{mute})")
     return f"{numbers['questions']:,} {title}, {model}: {'; '.join(said)}."
+
+
+def _unread(found: Mapping[str, Any]) -> str:
+    """That a model is mostly wrong for its form: a difference to it says little."""
+    share = found["unparsed"]["value"] if "unparsed" in found else 0.0
+    return f"; {share:.0%} of its answers cannot be read" if share >= _MUTE else ""
 
 
 def _tables(kind: str, numbers: Mapping[str, Any], units: str) -> list[Table]:
