@@ -349,8 +349,14 @@ def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str
 def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
     """Compares all shapes first: Orbax's own error names neither the file nor the cure."""
     metadata = ocp.metadata(path, checkpointable_name=name) if name else ocp.metadata(path)
-    saved, problems = _shapes(metadata.metadata), []
-    for key, shape in _shapes(wanted).items():
+    saved, asked, problems = _shapes(metadata.metadata), _shapes(wanted), []
+    if absent := sorted(_components(asked) - _components(saved)):
+        raise CheckpointError(
+            f"{path}: holds no weights of {', '.join(absent)}, only of "
+            f"{', '.join(sorted(_components(saved)))}.\n"
+            "Cure: a run, or a folder of weights, that has all of them."
+        )
+    for key, shape in asked.items():
         if key not in saved:
             problems.append(f"{key} is missing")
         elif saved[key] != shape:
@@ -362,6 +368,12 @@ def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
             f"{path}: a checkpoint of another model:\n  {shown}{more}\n"
             "Cure: use the run's own config, or another name for a new run."
         )
+
+
+def _components(keys: Iterable[str]) -> set[str]:
+    """Of parameters; a state's other numbers have no "/" in their names."""
+    paths = (key.split(" ")[-1] for key in keys)
+    return {path.split("/")[0] for path in paths if "/" in path}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

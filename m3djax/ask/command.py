@@ -17,7 +17,7 @@ from data_pipelines.plausible import check_values
 from data_pipelines.volume import Units, Volume
 from m3djax.ask import draft, picture
 from m3djax.ask.conversation import Conversation, Said
-from m3djax.ask.describe import describe
+from m3djax.ask.describe import describe, measured
 from m3djax.ask.model import Run
 from m3djax.ask.part import At, Part, take
 from m3djax.ask.places import counted
@@ -83,6 +83,8 @@ class Ask:
             )
         for target in filter(None, (self.picture, self.report)):
             check_target(target)
+        if self.picture and not self.picture.lower().endswith(".png"):
+            raise ConfigError(f"--picture {self.picture!r}: a PNG is drawn. Cure: a name in .png.")
         talk = self.conversation()
         print(picture.NOTICE, flush=True)
         said: list[Said] = []
@@ -110,7 +112,8 @@ class Ask:
             print("\n".join(describe(part)), flush=True)
         reader = run.reader(len(parts), dtype)
         layers = run.task.vision.transformer.num_layers, run.task.llm.num_layers
-        print(f"{self.run}: {layers[0]} layers see, {layers[1]} speak, {dtype}", flush=True)
+        print(f"{self.run}: {layers[0]} layers see, {layers[1]} speak, {dtype}")
+        print("\n".join(measured(self.run)), flush=True)
         return Conversation(reader, parts, self.sampling, released=run.released_boxes)
 
     def _parts(self, run: Run) -> list[Part]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from etils import epath
 from nibabel import orientations
 from nibabel.affines import obliquity
 
@@ -10,6 +11,7 @@ from data_pipelines.errors import printable
 from data_pipelines.volume import Volume
 from m3djax.ask.part import Part
 from m3djax.ask.places import millimetres, shown_mm, shown_voxels
+from m3djax.evaluate.run import Results
 
 _TOLD = 0.05
 """Least part of the model's input beyond the scan that is told."""
@@ -30,6 +32,14 @@ def describe(part: Part) -> list[str]:
     if where is not None:
         seen += f"; {shown_mm(where)}"
     return [about, seen]
+
+
+def measured(folder: epath.PathLike) -> list[str]:
+    """How far the answers of a run may be believed: what its last evaluation found."""
+    results = Results.read(folder)
+    if results is None or not (found := results.summary()):
+        return ["measured: nothing; whether its answers are right is not known"]
+    return [f"measured: {sentence}" for sentence in found.splitlines()]
 
 
 def _axes(scan: Volume) -> str:

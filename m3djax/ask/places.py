@@ -108,10 +108,11 @@ def millimetres(voxels: np.ndarray, scan: Volume) -> Float[np.ndarray, "6"] | No
 
 
 def shown_voxels(box: np.ndarray) -> str:
-    """A half-open box (6,) as whole voxels, at least one along each axis."""
+    """A half-open box (6,) as whole voxels, at least one along each axis; "about" if rounded."""
     low, high = np.round(box).astype(int).reshape(2, 3)
-    ends = zip(low, np.maximum(high, low + 1), strict=True)
-    return f"voxels [{', '.join(f'{a}:{b}' for a, b in ends)}]"
+    ends = list(zip(low, np.maximum(high, low + 1), strict=True))
+    about = "" if np.allclose(box, np.transpose(ends).ravel(), atol=0.05) else "about "
+    return f"{about}voxels [{', '.join(f'{a}:{b}' for a, b in ends)}]"
 
 
 def shown_mm(mm: np.ndarray) -> str:

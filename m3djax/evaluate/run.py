@@ -43,6 +43,15 @@ class Results:
     found: dict[str, dict[str, Any]]
     report: epath.Path
 
+    @classmethod
+    def read(cls, folder: epath.PathLike) -> Results | None:
+        """Of a run that was evaluated; None if it was not."""
+        folder = epath.Path(folder)
+        if not (path := folder / FOLDER / RESULTS).exists():
+            return None
+        page = json.loads(path.read_text())
+        return cls(folder, page["step"], page["found"], folder / report.NAME)
+
     @property
     def passed(self) -> bool:
         """False if any evaluator with a test says that it failed."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, printable
 from m3djax.convert.pretrained import Dtype
 from m3djax.generate.generator import Answer
 
@@ -54,10 +54,13 @@ def chosen(dtype: AutoDtype) -> Dtype:
 
 def _typed() -> Iterator[str]:
     while sys.stdin is not None:  # closed by who started this, as some schedulers do
+        typed = sys.stdin.isatty()
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
+            line = input("> " if typed else "").strip()
         except EOFError:
             return
         if not line:
             return
+        if not typed:  # so that the answers have their questions above them
+            print(f"> {printable(line)}", flush=True)
         yield line

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -15,7 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from m3djax import experiment as experiment_lib
+from m3djax import params as params_lib
+from m3djax import weights
 from m3djax.ask.conversation import Conversation
+from m3djax.ask.describe import measured
 from m3djax.ask.picture import NOTICE
 from m3djax.cli import main
 from m3djax.generate.generator import Answer
@@ -55,12 +59,22 @@ def test_questions_are_answered(
         in out
     )
     assert "looked at: voxels [10:26, " in out and "cut as in training" in out
+    assert "measured: nothing" in out
     assert imread(home / "ask.png").shape[1] > 500
     answers = out.split("> Is it there?\n")[1]
     assert main([*arguments, "--at", "whole", "--picture", "None"]) == 0
     other = capsys.readouterr().out
     assert "resampled as a whole, unlike in training" in other
     assert answers.split("picture")[0] != other.split("> Is it there?\n")[1].split("picture")[0]
+
+
+def test_what_was_measured_is_said_before_the_answers(run: Path) -> None:
+    found = {"passed": None, "report": {"sentences": ["Half is right.", "No box is."]}}
+    file = run / "evaluation/results.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"step": 1, "passed": True, "found": {"answers": found}}))
+    assert measured(run) == ["measured: Half is right.", "measured: No box is."]
+    shutil.rmtree(file.parent)
 
 
 def test_boxes_are_placed_drawn_and_counted(
@@ -204,6 +218,7 @@ def test_what_cannot_be_asked_says_why(
         assert "its folder is not there" in fails(str(run), path, "Why?", option, "no/where.x")
         assert "is a folder" in fails(str(run), path, "Why?", option, str(home))
     units = ("--units", "HU")
+    assert "a name in .png" in fails(str(run), path, "Why?", "--picture", "ask.jpg", *units)
     for zoom in ("0", "nan", "inf"):
         assert "positive and finite" in fails(str(run), path, "Why?", "--zoom", zoom, *units)
     assert "a smaller zoom" in fails(str(run), path, "Why?", "--zoom", "1e9", *units)
@@ -225,3 +240,9 @@ def test_what_cannot_be_asked_says_why(
     assert "do not fit the context" in fails(str(run), path, "why " * 80, "--units", "HU")
     wider = dataclasses.replace(config.task, vision=config.task.vision.clone(hidden_size=32))
     assert "weights" in fails(changed("odd", task=wider), path, "Why?", "--units", "HU")
+    flat = params_lib.flatten(
+        config.task.init(jax.random.key(0), {"image": np.zeros((1, 8, 16, 16, 1))})
+    )
+    weights.save("half", config, {p: leaf for p, leaf in flat.items() if p.startswith("llm/")}, {})
+    message = fails("half", path, "Why?", *units)
+    assert "holds no weights of projector, vision, only of llm" in message
