@@ -57,6 +57,14 @@ def verdict(interval: Sequence[float]) -> str:
     return "better than" if low > 0 else "worse than" if high < 0 else "not clearly different from"
 
 
+def against(interval: Sequence[float] | None, expected: float) -> str:
+    """Where a number with this interval lies beside one that needs no model."""
+    if interval is None:
+        return "beside"
+    low, high = interval
+    return "above" if low > expected else "below" if high < expected else "no better than"
+
+
 def draw(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.ndarray, "r u"]:
     """How often every unit is drawn in every resample.
 

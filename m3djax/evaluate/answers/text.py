@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from m3djax.evaluate.answers.numbers import ONE_FOR_ALL, TYPES_MEAN, main_of
+from m3djax.evaluate.answers.numbers import TYPES_MEAN, main_of
 from m3djax.evaluate.answers.scores import GUESSES, METRICS, SCORERS
 from m3djax.evaluate.findings import Findings, Picture, Table
-from m3djax.evaluate.statistics import number_text, verdict
+from m3djax.evaluate.statistics import against, number_text, verdict
 
 _TITLES = {
     "choice": "questions with choices",
@@ -22,6 +22,7 @@ _TITLES = {
     "reg_described": "questions for what is in a box and what that is",
     "seg_described": "questions for the mask of what is described",
 }
+_GUESSES = {GUESSES["iou_whole"]: "the box of the whole volume"}
 _TYPES = 12  # that are shown
 _MUTE = 0.05  # unreadable answers that are told beside a difference
 _METEOR = (
@@ -80,15 +81,10 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
         return f"{numbers['questions']:,} {title}: none has a box to be found."
     found = parts["all"][metric]
     said = [f"{METRICS[metric].name} {_number(metric, found)}"]
-    guesses = {name: values.get("all") for name, values in numbers["guesses"].items()}
-    if (chance := guesses.get("chance")) and found["interval"]:
-        low, high = found["interval"]
-        against = "above" if low > chance else "below" if high < chance else "no better than"
-        said.append(f"{against} chance ({chance:.1%})")
-    if frequent := guesses.get(ONE_FOR_ALL):
-        said.append(f"{ONE_FOR_ALL} would be right in {frequent:.1%}")
-    if whole := guesses.get(GUESSES["iou_whole"]):
-        said.append(f"the box of the whole volume would have {whole:.3f}")
+    for guess, values in numbers["guesses"].items():
+        if (value := values.get("all")) is not None:
+            place = f"{against(found['interval'], value)} {_GUESSES.get(guess, guess)}"
+            said.append(f"{place} ({_plain(metric, value)})")
     for other, gain in numbers["gain_over"].items():
         if gain["interval"]:
             difference = _number(metric, gain, signed=True)

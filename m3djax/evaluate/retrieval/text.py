@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from m3djax.evaluate.findings import Findings, Picture, Table
-from m3djax.evaluate.statistics import number_text
+from m3djax.evaluate.statistics import against, number_text
 
 _ONE_PATIENT = (
     "{}: all samples are of one patient. The intervals are over regions of the scan, whose crops "
     "overlap those of their neighbours, and say nothing about other patients."
 )
-_NAMES = {"image_to_text": "volume to report", "text_to_image": "report to volume"}
+_NAMES = {"image_to_text": "volume to text", "text_to_image": "text to volume"}
 
 
 def present(
@@ -41,7 +41,7 @@ def present(
     if alone := [name for name, n in pools.items() if n["patients"] == 1]:
         notes.append(_ONE_PATIENT.format(", ".join(alone)))
     return Findings(
-        title="Retrieval between volumes and reports",
+        title="Retrieval between volumes and texts",
         numbers={**curves, "curves_of": first, "pools": dict(pools)},
         sentences=tuple(_sentence(name, n) for name, n in pools.items()),
         tables=tuple(_table(name, n) for name, n in pools.items()),
@@ -65,9 +65,8 @@ def _sentence(name: str, numbers: Mapping[str, Any]) -> str:
     parts = []
     for direction, what in _NAMES.items():
         found = numbers[direction][key]
-        low, high = found["interval"]
-        against = "above" if low > expected else "below" if high < expected else "no better than"
-        parts.append(f"{what} {found['value']:.1%}, {against} chance ({expected:.1%})")
+        place = against(found["interval"], expected)
+        parts.append(f"{what} {found['value']:.1%}, {place} chance ({expected:.1%})")
     return f"Pool {name} ({numbers['samples']:,} samples), {key}: {'; '.join(parts)}."
 
 
