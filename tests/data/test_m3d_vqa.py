@@ -33,7 +33,7 @@ from m3djax import sharding, weights
 from m3djax.cli import main
 from m3djax.convert.new_tokens import grow
 from m3djax.evaluate.answers import Answers, beside
-from m3djax.evaluate.answers.asked import asked
+from m3djax.evaluate.answers.asking import asked
 from m3djax.evaluate.run import evaluate, read_params
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling

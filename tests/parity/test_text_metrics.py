@@ -14,7 +14,7 @@ import pytest
 from data_pipelines import boxes
 from data_pipelines.boxes import read_box_released
 from m3djax.evaluate import dice
-from m3djax.evaluate.retrieval.ranks import ranks_of
+from m3djax.evaluate.retrieval.ranking import ranks_of
 from m3djax.evaluate.text import bleu, cider, coco, meteor, rouge
 from tests.parity.goldens import golden_dirs
 

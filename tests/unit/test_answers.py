@@ -23,7 +23,7 @@ from data_pipelines.text_fields import Text
 from m3djax.evaluate import answers as answers_module
 from m3djax.evaluate.answers import OWN, Answers
 from m3djax.evaluate.answers.answerers import Answerer
-from m3djax.evaluate.answers.asked import asked
+from m3djax.evaluate.answers.asking import asked
 from m3djax.evaluate.answers.beside import Beside
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from m3djax.evaluate import statistics
-from m3djax.evaluate.retrieval.ranks import chance, ranks, ranks_of
+from m3djax.evaluate.retrieval.ranking import chance, ranks, ranks_of
 
 
 def test_ranks_by_hand() -> None:
@@ -28,7 +28,7 @@ def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, candidates = rng.normal(size=(2, 17, 6))
     ids = rng.integers(0, 9, 17)
     whole = ranks_of(queries @ candidates.T, ids, ids)
-    monkeypatch.setattr("m3djax.evaluate.retrieval.ranks._ROWS", 5)
+    monkeypatch.setattr("m3djax.evaluate.retrieval.ranking._ROWS", 5)
     np.testing.assert_array_equal(ranks(queries, candidates, ids, ids), whole)
 
 

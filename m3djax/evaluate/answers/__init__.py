@@ -26,7 +26,7 @@ from m3djax import experiment, sharding
 from m3djax.evaluate.answers import scores as answer_scores
 from m3djax.evaluate.answers.answerers import answerer, placed
 from m3djax.evaluate.answers.answering import answer_all
-from m3djax.evaluate.answers.asked import Asked, Enumerates, asked
+from m3djax.evaluate.answers.asking import Asked, Enumerates, asked
 from m3djax.evaluate.answers.beside import Beside, Model
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.answers.table import AnswerTable, Row

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from m3djax.evaluate.answers.answerers import Answerer
-from m3djax.evaluate.answers.asked import Asked
+from m3djax.evaluate.answers.asking import Asked
 from m3djax.evaluate.answers.table import AnswerTable, Row
 
 log = logging.getLogger(__name__)

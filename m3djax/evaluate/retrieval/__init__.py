@@ -18,7 +18,7 @@ from m3djax.evaluate import statistics
 from m3djax.evaluate.base import Evaluator
 from m3djax.evaluate.findings import EvaluationError, Picture
 from m3djax.evaluate.retrieval.pairs import Pairs, read_pairs
-from m3djax.evaluate.retrieval.ranks import chance, ranks
+from m3djax.evaluate.retrieval.ranking import chance, ranks
 from m3djax.evaluate.retrieval.text import present
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
