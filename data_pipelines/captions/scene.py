@@ -44,14 +44,14 @@ _PLACE: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A question before it is put into places.
+    """A question before it is put into words.
 
     Attributes:
       kind: its kind.
       label: name of the label that it is about.
       questions: ways to ask.
       answers: ways to answer.
-      name: of the structure, in places.
+      name: of the structure, in words.
       box: its box as text.
       about: descriptions of the structure.
       choices: see `Question`.

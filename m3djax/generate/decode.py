@@ -173,12 +173,13 @@ def forward(
     causal = every[:, None] & (number[None] <= slot + jnp.arange(n)[:, None])
     x, layers, at = embeds, [], 0
     for stage in model.stages:
-        mask = causal
-        if (window := block_of(stage).attention.window) is not None and slots > window:
+        mask, block = causal, block_of(stage)
+        if (window := block.attention.window) is not None and slots > window:
             mask = mask & (here[:, :, None] - position[:, None] < window)
-        run = functools.partial(_layer, block_of(stage))
+        mask = mask[:, None]  # the same for all heads
         for _ in range(stage.num_layers):
-            x, pair = run(weights.layers[at], cache.layers[at], x, rotation, mask[:, None], slot)
+            params, pair = weights.layers[at], cache.layers[at]
+            x, pair = _layer(block, params, pair, x, rotation, mask, slot)
             layers.append(pair)
             at += 1
     return x, Cache(tuple(layers), every)
