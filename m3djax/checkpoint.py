@@ -19,7 +19,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.files import no_space
-from m3djax import distributed, manifest, run_folder
+from m3djax import distributed, manifest, run_folder, serialize
 from m3djax import params as params_lib
 from m3djax.step import TrainState
 
@@ -278,9 +278,11 @@ def _unreadable(run: epath.Path, folder: epath.Path) -> str:
         return f"it is step {about['step']} under another name"
     if (run / run_folder.CONFIG).exists():
         own = run_folder.read_config(run)
-        fields = [
-            name for name in run_folder.differences(about.get("config"), own) if name != "name"
-        ]
+        try:
+            saved = serialize.upgrade(about.get("config"))
+        except ValueError as error:
+            return f"its manifest is damaged, or of another version: {error}".rstrip(".")
+        fields = [name for name in run_folder.differences(saved, own) if name != "name"]
         if fields:
             return f"it is of a run with another {', '.join(filter(None, fields)) or 'config'}"
     return ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import ConfigError
+from m3djax import registry, serialize
 
 QUICKSTART = {
     "configs/quickstart.py": "a small 3D ViT, pretrained by masked autoencoding",
@@ -22,9 +23,10 @@ QUICKSTART = {
 
 def main(arguments: list[str]) -> int:
     """Runs a verb; returns the exit status."""
-    usage = "usage: python run.py VERB ...\n\n" + "\n".join(
+    usage = "usage: python run.py VERB ... [--allow PACKAGE]\n\n" + "\n".join(
         f"  {name:12}{verb.__doc__}" for name, verb in VERBS.items()
     )
+    usage += "\n\n--allow PACKAGE: load the classes of your own package that a saved config names"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else 2
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not missed
     try:
-        return VERBS[name](rest)
+        return VERBS[name](_allow_packages(rest))
     except KeyboardInterrupt:
         print(f"\nrun.py {name}: interrupted", file=sys.stderr)
         return 130
@@ -60,7 +62,28 @@ def load_config(path: str) -> Any:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path}: has no get_config(). Cure: see configs/quickstart.py.")
-    return module.get_config()
+    config = module.get_config()
+    # The config's code has been run, so the packages that it uses are trusted.
+    registry.allow(*registry.foreign_packages(serialize.to_json(config)))
+    return config
+
+
+def _allow_packages(arguments: list[str]) -> list[str]:
+    """Allows the packages named by --allow; returns the other arguments.
+
+    Raises:
+      ConfigError: --allow stands at the end.
+    """
+    rest = []
+    left = iter(arguments)
+    for argument in left:
+        if argument != "--allow":
+            rest.append(argument)
+        elif package := next(left, ""):
+            registry.allow(package)
+        else:
+            raise ConfigError("--allow names no package. Cure: --allow PACKAGE.")
+    return rest
 
 
 def _quickstart(arguments: list[str]) -> int:

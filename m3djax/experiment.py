@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import json
 from collections.abc import Mapping
-from typing import Any
-
-import flax.linen as nn
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax.evaluate.base import Evaluator
 from m3djax.optim import AdamW, Group
 from m3djax.tasks.base import Task
-
-# Configs are read from run folders, so only classes of the project may be named in them.
-_PACKAGES = ("m3djax.", "data_pipelines.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,65 +67,3 @@ class Experiment:
             raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
             raise ConfigError(f"profile={self.profile} must be two rising steps of {self.steps}.")
-
-
-def to_json(config: Any) -> Any:
-    """A config as JSON: dataclasses and modules carry their class, tuples become lists."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        skipped = ("parent", "name") if isinstance(config, nn.Module) else ()
-        fields = {
-            field.name: to_json(getattr(config, field.name))
-            for field in dataclasses.fields(config)
-            if field.name not in skipped
-        }
-        return {"class": f"{type(config).__module__}:{type(config).__qualname__}", **fields}
-    if isinstance(config, Mapping):
-        return {key: to_json(value) for key, value in config.items()}
-    if isinstance(config, (tuple, list)):
-        return [to_json(value) for value in config]
-    if config is None or isinstance(config, (str, int, float, bool)):
-        return config
-    raise TypeError(f"{config!r} cannot be part of a config: use str, int, float, tuples, classes.")
-
-
-def from_json(value: Any) -> Any:
-    """The inverse of `to_json`.
-
-    Raises:
-      ValueError: if the JSON names a class that is not a config of this project, or a field that
-        the class does not have.
-    """
-    if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    fields = {key: from_json(item) for key, item in value.items() if key != "class"}
-    if "class" not in value:
-        return fields
-    cls = _class(value["class"])
-    try:
-        return cls(**fields)
-    except TypeError as error:
-        raise ConfigError(f"config of {value['class']!r} is of another version: {error}") from error
-
-
-def _class(path: str) -> type:
-    """What "module:name" stands for: a dataclass of this project, and nothing else."""
-    module, _, name = path.partition(":")
-    if not module.startswith(_PACKAGES):
-        raise ConfigError(f"config class {path!r} is not one of {_PACKAGES}.")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError:
-        found = None
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise ConfigError(
-            f"config class {path!r} does not exist in this version. "
-            "Cure: the version that wrote it."
-        )
-    return found
-
-
-def dumps(config: Any) -> str:
-    """A config as readable JSON text."""
-    return json.dumps(to_json(config), indent=1)

@@ -15,7 +15,7 @@ import jinja2
 from etils import epath
 
 from data_pipelines.files import write_whole
-from m3djax import curves, experiment, run_folder
+from m3djax import curves, run_folder, serialize
 from m3djax.experiment import Experiment
 from m3djax.logging import METRICS, read_metrics
 
@@ -58,7 +58,7 @@ def stage(folder: epath.Path) -> dict[str, Any]:
         "name": config.name,
         "folder": str(folder),
         "config": config,
-        "text": experiment.dumps(config),
+        "text": serialize.dumps(config),
         "summary": summary(config, rows),
         "command": _command(folder),
         "curves": [(c.title, svg) for c in curves.CURVES if (svg := curves.draw(c, rows))],

@@ -14,8 +14,7 @@ import jax
 from etils import epath
 
 from data_pipelines.files import write_whole
-from m3djax import distributed
-from m3djax import experiment as experiment_lib
+from m3djax import distributed, serialize
 from m3djax.experiment import Experiment
 
 ROOT = "runs"
@@ -56,7 +55,7 @@ def _open(experiment: Experiment) -> epath.Path:
             f"another --name, and init_from={{COMPONENT: {str(folder)!r}}} in the config."
         )
     if (folder / CONFIG).exists():
-        differing = differences(read_config(folder), experiment_lib.to_json(experiment))
+        differing = differences(read_config(folder), serialize.to_json(experiment))
         if differing:
             raise RunError(
                 f"{folder}: is a run with another {', '.join(differing)}. "
@@ -64,7 +63,7 @@ def _open(experiment: Experiment) -> epath.Path:
             )
     folder.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: a kill while it is written must not cost the run.
-    write_whole(folder / CONFIG, experiment_lib.dumps(experiment))
+    write_whole(folder / CONFIG, serialize.dumps(experiment))
     (folder / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     return folder
@@ -79,10 +78,7 @@ def read_experiment(folder: epath.PathLike) -> Experiment:
     path = epath.Path(folder) / CONFIG
     if not path.exists():
         raise RunError(f"{folder}: is not a run (no {CONFIG}). Cure: give a folder below {ROOT}/.")
-    try:
-        config = experiment_lib.from_json(read_config(folder))
-    except ValueError as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+    config = serialize.from_json(read_config(folder))
     if not isinstance(config, Experiment):
         raise RunError(f"{path}: is not the config of an experiment.")
     return config
@@ -100,18 +96,22 @@ def environment() -> dict[str, object]:
 
 
 def read_config(folder: epath.PathLike) -> Any:
-    """A run's config as JSON.
+    """Returns a run's config as JSON, as this version would save it.
 
     Raises:
-      RunError: the file is damaged.
+      RunError: the file is damaged, or not a config of this version or an earlier one.
     """
     path = epath.Path(folder) / CONFIG
     try:
-        return json.loads(path.read_text())
+        saved = json.loads(path.read_text())
     except ValueError as error:
         raise RunError(
             f"{path}: is damaged: {error}. Cure: restore the file, or delete the run."
         ) from error
+    try:
+        return serialize.upgrade(saved)
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -14,8 +14,7 @@ from jaxtyping import Array, Key
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.files import no_space
-from m3djax import distributed, params, run_folder, sharding
-from m3djax import experiment as experiment_lib
+from m3djax import distributed, params, run_folder, serialize, sharding
 from m3djax.checkpoint import Checkpointer
 from m3djax.evaluate.base import Evaluator
 from m3djax.experiment import Experiment
@@ -178,7 +177,7 @@ class Loop:
         return done == e.steps or done % e.save_every == 0 or evaluators
 
     def _save(self) -> None:
-        self.checkpointer.save(self.state, experiment_lib.dumps(self.experiment))
+        self.checkpointer.save(self.state, serialize.dumps(self.experiment))
 
     def _evaluate(self, writer: MetricsWriter, done: int) -> None:
         due = {

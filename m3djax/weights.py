@@ -16,8 +16,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.files import write_whole
-from m3djax import checkpoint, distributed, manifest, run_folder, sharding
-from m3djax import experiment as experiment_lib
+from m3djax import checkpoint, distributed, manifest, run_folder, serialize, sharding
 from m3djax.checkpoint import CheckpointError
 from m3djax.experiment import Experiment
 from m3djax.params import FlatParams
@@ -54,7 +53,7 @@ def save(
     if place.exists():
         place.rmtree()
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / run_folder.CONFIG, experiment_lib.dumps(experiment))
+    write_whole(folder / run_folder.CONFIG, serialize.dumps(experiment))
     write_whole(folder / ORIGIN, json.dumps(dict(origin), indent=1) + "\n")
     ocp.save(place, dict(parameters))
     manifest.write(place, {})

@@ -10,8 +10,7 @@ from typing import Any
 from data_pipelines import fetch
 from data_pipelines.errors import ConfigError
 from data_pipelines.text import llm_tokenizer
-from m3djax import experiment as experiment_lib
-from m3djax import sharding, weights
+from m3djax import serialize, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import llm_config, new_tokens, pretrained
 from m3djax.convert.pretrained import Pretrained
@@ -79,7 +78,7 @@ def _grown(loaded: Pretrained, rows: int) -> tuple[Pretrained, list[str]]:
 
 
 def _check(source: Path, task: Any, loaded: Pretrained) -> None:
-    theirs, ours = experiment_lib.to_json(loaded.model), experiment_lib.to_json(task.llm)
+    theirs, ours = serialize.to_json(loaded.model), serialize.to_json(task.llm)
     problems = list(_differences("llm", theirs, ours))
     if isinstance(task, VisionLanguage) and loaded.tokenizer is not None:
         image = loaded.tokenizer.convert_tokens_to_ids(llm_tokenizer.IMAGE)

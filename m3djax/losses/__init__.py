@@ -1,1 +1,8 @@
-"""Losses that several tasks share."""
+"""Losses that several tasks share.
+
+What is exported here is imported at its first use. The stub beside this file lists the names.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

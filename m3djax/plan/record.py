@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from typing import Any
 
-from m3djax import experiment as experiment_lib
-from m3djax import flops
+from m3djax import flops, serialize
 from m3djax.plan import collectives, roofline, traffic
 from m3djax.plan.compile import Step
 from m3djax.plan.hlo import Program
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 def config_hash(target: Target, topology: Topology) -> str:
     """Fingerprint of what is planned: it changes with the program and with the topology."""
     planned = {**target.fields(), "topology": [topology.name, topology.slices]}
-    return hashlib.sha256(experiment_lib.dumps(planned).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(serialize.to_json(planned)).encode()).hexdigest()
 
 
 def record(target: Target, topology: Topology, step: Step) -> Record:

@@ -15,9 +15,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from m3djax import experiment as experiment_lib
 from m3djax import params as params_lib
-from m3djax import weights
+from m3djax import serialize, weights
 from m3djax.ask.conversation import Conversation
 from m3djax.ask.describe import measured
 from m3djax.ask.picture import NOTICE
@@ -202,16 +201,16 @@ def test_what_cannot_be_asked_says_why(
         return message
 
     def changed(name: str, **changes: object) -> str:
-        config = experiment_lib.from_json(json.loads((run / "config.json").read_text()))
+        config = serialize.from_json(json.loads((run / "config.json").read_text()))
         (home / name).mkdir()
         (home / name / "weights").symlink_to(run / "weights")
         made = dataclasses.replace(config, **changes)
-        (home / name / "config.json").write_text(experiment_lib.dumps(made))
+        (home / name / "config.json").write_text(serialize.dumps(made))
         return name
 
     path, config = (
         str(scan),
-        experiment_lib.from_json(json.loads((run / "config.json").read_text())),
+        serialize.from_json(json.loads((run / "config.json").read_text())),
     )
     assert "--units HU" in fails(str(run), path, "Why?")
     for option in ("--picture", "--report"):

@@ -15,9 +15,8 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 from PIL import Image
 
-from m3djax import experiment as experiment_lib
 from m3djax import params as params_lib
-from m3djax import weights
+from m3djax import serialize, weights
 from m3djax.ask.model import Run
 from m3djax.augment import Intensity, Window
 from m3djax.cli import main
@@ -132,13 +131,13 @@ def test_slices_without_units(
         assert main(["ask", str(run), str(slices), *ASKED, *units]) == 1
         error = capsys.readouterr().err
         assert "slices" in error and "HU" in error and "Cure: " in error
-    config = experiment_lib.from_json(json.loads((run / "config.json").read_text()))
+    config = serialize.from_json(json.loads((run / "config.json").read_text()))
     task = dataclasses.replace(config.task, intensity=Intensity(Window(0, 1)))
     data = dataclasses.replace(config.data, units="unit")
     (home / "grey").mkdir()
     (home / "grey/weights").symlink_to(run / "weights")
     made = dataclasses.replace(config, task=task, data=data)
-    (home / "grey/config.json").write_text(experiment_lib.dumps(made))
+    (home / "grey/config.json").write_text(serialize.dumps(made))
     out = ask(capsys, home / "grey", slices, "--recipe", "m3d_slices", "--at", "whole")
     assert "24 x 30 x 36 voxels" in out and "mm" not in out.split("looked at")[1].split("\n")[0]
     assert imread(home / "ask.png").std() > 0.05
@@ -147,7 +146,7 @@ def test_slices_without_units(
 def test_a_run_with_adapters_is_asked_merged(
     run: Path, scan: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = experiment_lib.from_json(json.loads((run / "config.json").read_text()))
+    config = serialize.from_json(json.loads((run / "config.json").read_text()))
     lora = LoRA(config.task, rank=2)
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
     base = Run.open(run)._params(mesh, "float32")

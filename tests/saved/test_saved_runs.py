@@ -16,8 +16,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from m3djax import cli, run_folder, sharding
-from m3djax import experiment as experiment_lib
+from m3djax import cli, run_folder, serialize, sharding
 from m3djax.checkpoint import Checkpointer
 from m3djax.convert.run import Convert
 from m3djax.evaluate.run import evaluate
@@ -164,8 +163,8 @@ def test_plans_are_the_same(home: Path, name: str, topology: str, mesh: str) -> 
 @pytest.mark.parametrize("path", sorted(CONFIGS))
 def test_saved_configs_are_read(path: str) -> None:
     """A config that an earlier version saved is the config that is shipped today."""
-    saved, shipped = experiment_lib.from_json(CONFIGS[path]), cli.load_config(f"configs/{path}.py")
-    assert experiment_lib.to_json(saved) == experiment_lib.to_json(shipped)
+    saved, shipped = serialize.from_json(CONFIGS[path]), cli.load_config(f"configs/{path}.py")
+    assert serialize.to_json(saved) == serialize.to_json(shipped)
 
 
 @pytest.mark.parametrize("name", ["mae", "clip", "language", "vision_language"])

@@ -17,9 +17,10 @@ from data_pipelines.text_fields import Text
 from m3djax import params as params_lib
 from m3djax import sharding
 from m3djax.checkpoint import Checkpointer
-from m3djax.experiment import Experiment, dumps, from_json, to_json
+from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import SigmoidPairs
 from m3djax.models.embedding_head import AttentionPool, EmbeddingHead
+from m3djax.serialize import dumps, from_json, to_json
 from m3djax.step import TrainState, sample_keys
 from m3djax.train import abstract_state, initial_state, trainer_of
 from tests import tiny

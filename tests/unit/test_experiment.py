@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import tyro
 
+from data_pipelines.errors import ConfigError
+from m3djax import registry
 from m3djax.cli import load_config
-from m3djax.experiment import Experiment, dumps, from_json, to_json
+from m3djax.experiment import Experiment
+from m3djax.optim import AdamW
+from m3djax.serialize import dumps, from_json, to_json
 from m3djax.sharding_table import sharding_table
+from m3djax.train import Loop
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -60,17 +66,49 @@ def test_a_typing_error_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) ->
     assert "--data.batch-size" in capsys.readouterr().err
 
 
-def test_foreign_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'subprocess:Popen' is not one of"):
+def test_unknown_classes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'subprocess:Popen' is of the package 'subprocess'"):
         from_json({"class": "subprocess:Popen", "args": ["true"]})
-    with pytest.raises(ValueError, match="does not exist in this version"):
-        from_json({"class": "m3djax.experiment:dumps", "config": 1})
-    with pytest.raises(ValueError, match="does not exist in this version"):
-        from_json({"class": "m3djax.moved:Experiment"})
+    with pytest.raises(ConfigError, match="'read' does not exist in this version"):
+        from_json({"class": "read", "path": "."})  # a function that a facade exports
+    with pytest.raises(ConfigError, match="'Gone' does not exist in this version"):
+        from_json({"class": "m3djax.moved:Gone"})
+
+
+def test_an_allowed_package_must_hold_a_config_class() -> None:
+    registry.allow("subprocess", "not_installed")
+    with pytest.raises(ConfigError, match="'subprocess:Popen' does not exist in this version"):
+        from_json({"class": "subprocess:Popen", "args": ["true"]})
+    with pytest.raises(ConfigError, match=r"No module named 'not_installed'.*install the package"):
+        from_json({"class": "not_installed:Task"})
+
+
+def test_classes_that_could_not_be_read_back_are_refused() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Local:
+        """Of no module."""
+
+    with pytest.raises(ConfigError, match=r"Local cannot be imported.*top level of a module"):
+        to_json(Local())
+    with pytest.raises(ConfigError, match="m3djax.train:Loop is not exported"):
+        registry.name_of(Loop)
+
+
+def test_names_of_classes_are_unique() -> None:
+    names = [
+        name for facade in registry.FACADES for name in importlib.import_module(facade).__all__
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_later_formats_are_refused() -> None:
+    saved = {**to_json(AdamW()), "format": 99}
+    with pytest.raises(ConfigError, match="has format 99.*use the version that saved"):
+        from_json(saved)
 
 
 def test_unknown_fields_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"AdamW.*another version.*momentum"):
+    with pytest.raises(ConfigError, match=r"AdamW.*another version.*momentum"):
         from_json({"class": "m3djax.optim:AdamW", "momentum": 0.9})
 
 

@@ -18,9 +18,10 @@ from data_pipelines.pipeline import Data, Source
 from m3djax import sharding
 from m3djax.checkpoint import CheckpointError, _check_adapters
 from m3djax.convert import llm, peft
-from m3djax.experiment import Experiment, dumps, from_json
+from m3djax.experiment import Experiment
 from m3djax.lora import LoRA
 from m3djax.params import flatten, unflatten
+from m3djax.serialize import dumps, from_json
 from m3djax.step import Trainer, compile_step
 from m3djax.tasks.language import Language
 from tests import tiny_llm

@@ -22,7 +22,7 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
-from m3djax import experiment, sharding
+from m3djax import serialize, sharding
 from m3djax.evaluate.answers import scores as answer_scores
 from m3djax.evaluate.answers.answerers import answerer, placed
 from m3djax.evaluate.answers.answering import answer_all
@@ -196,12 +196,12 @@ class Answers(Evaluator):
         """Of everything but the parameters that answers depend on."""
         assert self.data is not None
         free = ("sources", "batch_size", "workers", "buffer", "cache_gb")
-        reading = {n: v for n, v in experiment.to_json(self.data).items() if n not in free}
-        tokens = model.data.text and experiment.to_json(model.data.text.tokens)
+        reading = {n: v for n, v in serialize.to_json(self.data).items() if n not in free}
+        tokens = model.data.text and serialize.to_json(model.data.text.tokens)
         metadata = open_dataset(self.dataset, self.split, lazy=True).metadata
         parts = [
-            experiment.to_json(model.task), reading, tokens, metadata, self.split, self.part,
-            self.crops, self.seed, experiment.to_json(self.sampling), blind,
+            serialize.to_json(model.task), reading, tokens, metadata, self.split, self.part,
+            self.crops, self.seed, serialize.to_json(self.sampling), blind,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

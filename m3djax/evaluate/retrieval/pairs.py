@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from data_pipelines.datasets import open_dataset
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data, Source
-from m3djax import experiment, sharding
+from m3djax import serialize, sharding
 from m3djax.augment import Window
 from m3djax.evaluate.fingerprint import fingerprint
 from m3djax.params import Params
@@ -175,9 +175,9 @@ def _small_slices(window: Window, images: Float[Array, "b d h w 1"]) -> UInt8[Ar
 def _key(task: Clip, data: Data, source: Source, crops: int, seed: int) -> str:
     """Of everything but the parameters that the vectors depend on."""
     free = ("sources", "batch_size", "workers", "buffer", "cache_gb")
-    reading = {n: v for n, v in experiment.to_json(data).items() if n not in free}
+    reading = {n: v for n, v in serialize.to_json(data).items() if n not in free}
     metadata = open_dataset(source.path, source.split, lazy=True).metadata
-    parts = [experiment.to_json(task), reading, metadata, source.split, source.part, crops, seed]
+    parts = [serialize.to_json(task), reading, metadata, source.split, source.part, crops, seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

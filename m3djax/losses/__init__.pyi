@@ -1,0 +1,2 @@
+from .contrastive import InfoNCE as InfoNCE
+from .contrastive import SigmoidPairs as SigmoidPairs

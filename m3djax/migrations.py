@@ -1,0 +1,70 @@
+"""Rules that turn configs of earlier formats into today's, so that old runs stay readable.
+
+A saved config carries the number of its format. Configs of format 1 carry none: they name classes
+by their place in the tree, as "m3djax.optim:AdamW".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from data_pipelines.errors import ConfigError
+
+FORMAT = 2
+_KEY = "format"
+
+Node = dict[str, Any]
+"""A config object as JSON: its class under "class", and its fields."""
+
+# Classes of format 1 that have another name today.
+RENAMED: dict[str, str] = {}
+
+# Changes of the fields of a class of format 1, by its name then. Inner objects are changed first.
+RULES: dict[str, Callable[[Node], Node]] = {}
+
+
+def stamp(config: Any) -> Any:
+    """Returns a config as JSON with the number of its format."""
+    return {_KEY: FORMAT, **config} if isinstance(config, dict) else config
+
+
+def upgrade(config: Any) -> Any:
+    """Returns a config of any format in today's format, without the number.
+
+    Raises:
+      ConfigError: a later version saved the config.
+    """
+    if not isinstance(config, dict):
+        return [upgrade(item) for item in config] if isinstance(config, list) else config
+    written = config.get(_KEY, 1 if _has_places(config) else FORMAT)
+    if written not in range(1, FORMAT + 1):
+        raise ConfigError(
+            f"the config has format {written}; this version reads formats up to {FORMAT}. Cure: "
+            "use the version that saved the config, or a later one."
+        )
+    config = {key: value for key, value in config.items() if key != _KEY}
+    return _from_1(config) if written == 1 else config
+
+
+def _from_1(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_1(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _from_1(item) for key, item in value.items()}
+    if not _is_place(value.get("class")):
+        return value
+    name = value["class"].partition(":")[2]
+    return RULES.get(name, dict)({**value, "class": RENAMED.get(name, name)})
+
+
+def _has_places(value: Any) -> bool:
+    """Whether a class of this project is named by its place in the tree, as in format 1."""
+    if isinstance(value, dict):
+        return _is_place(value.get("class")) or any(map(_has_places, value.values()))
+    return isinstance(value, list) and any(map(_has_places, value))
+
+
+def _is_place(name: Any) -> bool:
+    return isinstance(name, str) and ":" in name and name.startswith(("m3djax.", "data_pipelines."))

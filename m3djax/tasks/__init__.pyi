@@ -1,0 +1,6 @@
+from .base import Loss as Loss
+from .base import Task as Task
+from .clip import Clip as Clip
+from .language import Language as Language
+from .mae import MAE as MAE
+from .vision_language import VisionLanguage as VisionLanguage
