@@ -12,17 +12,16 @@ import grain
 import numpy as np
 
 from data_pipelines.captions import Caption, View
-from data_pipelines.datasets.codec import LazyArray
 from data_pipelines.datasets.records import Record
 from data_pipelines.errors import DataError, TextError
-from data_pipelines.resample import linear
+from data_pipelines.spatial import Size
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
+from data_pipelines.windows import Window, cut
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
-Size = tuple[int, int, int]
 Part = tuple[float, float]
 WHOLE: Part = (0.0, 1.0)
 _TRIES = 8
@@ -40,6 +39,11 @@ class Crop:
 
     zoom: float = 1.0
     weight: float = 1.0
+
+    def covers(self, size: Size) -> Size:
+        """Returns the voxels along (D, H, W) that become an input of `size` voxels."""
+        depth, height, width = (max(round(side * self.zoom), 1) for side in size)
+        return depth, height, width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +86,10 @@ class RandomCrop(grain.transforms.RandomMap):
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(self.crops), p=weights / weights.sum())]
-        wanted = tuple(max(round(side * crop.zoom), 1) for side in self.size)
+        wanted = crop.covers(self.size)
         wording = rng if train else None
         window, view, caption = self._told(record, wanted, rng, wording)
-        patch = window.of(record["image"], record["low"])
-        if wanted != self.size:
-            patch = np.rint(resize(patch, self.size)).astype(np.int16)
+        patch = cut(record["image"], window, self.size, record["low"])
         spacing = record["spacing"] * np.array(wanted) / np.array(self.size)
         words = self._words(record, caption, wording)
         where = {} if train else {"place": np.array(window.middle, np.int32)}
@@ -157,31 +159,6 @@ def check_units(record: Record, units: Units) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """Where a crop lies.
-
-    Attributes:
-      slices: of the volume, along (D, H, W).
-      pads: voxels before and after them that lie outside of the volume.
-    """
-
-    slices: tuple[slice, ...]
-    pads: tuple[tuple[int, int], ...]
-
-    def of(self, volume: np.ndarray | LazyArray, fill: int) -> np.ndarray:
-        """The voxels of a volume there; `fill` outside of it."""
-        window = volume[self.slices]
-        if not any(map(any, self.pads)):
-            return window
-        return np.pad(window, self.pads, constant_values=fill)
-
-    @property
-    def middle(self) -> tuple[int, ...]:
-        """The voxel of the volume in the middle of what of it is in the window."""
-        return tuple((along.start + along.stop) // 2 for along in self.slices)
-
-
 def place(
     shape: Sequence[int], size: Sequence[int], rng: np.random.Generator, part: Part = WHOLE
 ) -> Window:
@@ -226,9 +203,3 @@ class Places:
     def key(self) -> tuple[Any, ...]:
         """See `captions.Looks`."""
         return self.record["source"], self.record["study_id"], self.size, self.part
-
-
-def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """The whole image on a grid of `size` voxels, linear and without aliasing, in float32."""
-    step = np.array(image.shape) / np.array(size)
-    return linear(image, size, (step - 1) / 2, step, anti_alias=True)

@@ -21,10 +21,11 @@ import tyro
 from absl import flags
 
 from data_pipelines.captions import View
-from data_pipelines.crops import WHOLE, Batch, Crop, Part, RandomCrop, Size, check_units
+from data_pipelines.crops import WHOLE, Batch, Crop, Part, RandomCrop, check_units
 from data_pipelines.datasets import RecordSource, open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.crops import Crop, Size, Window, resize
+from data_pipelines.crops import Crop
 from data_pipelines.datasets.records import quantize
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.pipeline import Data
 from data_pipelines.preprocess import Recipe, boxes_to_source
 from data_pipelines.volume import Volume, transform
+from data_pipelines.windows import Window, cut
 
 CENTRE, WHOLE = "centre", "whole"
 MOST = 2**30
@@ -121,20 +121,17 @@ def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
     eight_bit = scan.array.dtype == np.uint8
     stored, scale, offset = quantize(volume.array, volume.units, scan.source, eight_bit=eight_bit)
     if at.whole:
-        wanted: tuple[int, ...] = volume.shape
-        start = np.zeros(3, int)
+        window = Window.whole(volume.shape)
     else:
-        wanted = tuple(max(round(side * crop.zoom), 1) for side in data.size)
+        wanted = crop.covers(data.size)
         if math.prod(wanted) > MOST:
             raise ConfigError(
                 f"--zoom {crop.zoom:g} makes a crop of {' x '.join(map(str, wanted))} voxels, more "
                 f"than {MOST:,}. Cure: a smaller zoom, or --at whole."
             )
-        start = _start(volume.shape, wanted, _index(at, volume))
-    patch = _window(volume.shape, wanted, start).of(stored, int(stored.min()))
-    if wanted != data.size:
-        patch = np.rint(resize(patch, data.size)).astype(np.int16)
-    seen = volume.regrid(patch * scale + offset, None, _to_volume(wanted, data.size, start))
+        window = Window.around(volume.shape, wanted, _index(at, volume))
+    patch = cut(stored, window, data.size, int(stored.min()))
+    seen = volume.regrid(patch * scale + offset, None, window.to_volume(data.size))
     return Part(scan, seen, patch.astype(np.int16)[..., None], scale, offset, at.whole)
 
 
@@ -166,30 +163,6 @@ def _inside(at: At, index: np.ndarray, volume: Volume) -> np.ndarray:
         f"--at {at.point} is not in {volume.source or 'the scan'}, of which the preprocessing "
         f"keeps {reach} {unit}. Cure: a place in it."
     )
-
-
-def _start(have: Sequence[int], want: Sequence[int], middle: np.ndarray) -> np.ndarray:
-    """First voxel of a window around `middle`; negative where the volume is smaller than it."""
-    sides, wanted = np.array(have), np.array(want)
-    start = np.round(middle - (wanted - 1) / 2).astype(int)
-    spare = sides - wanted
-    return np.where(spare > 0, start.clip(0, spare.clip(0)), -((-spare) // 2))
-
-
-def _window(have: Sequence[int], want: Sequence[int], start: np.ndarray) -> Window:
-    slices, pads = [], []
-    for side, wanted, first in zip(have, want, start.tolist(), strict=True):
-        slices.append(slice(max(first, 0), min(first + wanted, side)))
-        pads.append((max(-first, 0), max(first + wanted - side, 0)))
-    return Window(tuple(slices), tuple(pads))
-
-
-def _to_volume(wanted: Sequence[int], size: Size, start: np.ndarray) -> np.ndarray:
-    """Index of the network's input -> index of the preprocessed volume; see `resize`."""
-    step = np.array(wanted) / np.array(size)
-    matrix = np.diag([*step, 1.0])
-    matrix[:3, 3] = start + (step - 1) / 2
-    return matrix
 
 
 def _source_shape(scan: Volume) -> np.ndarray:

@@ -42,6 +42,20 @@ def test_a_whole_volume_is_what_training_reads(dataset: str, volume: Volume) -> 
     assert seen.share() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("zoom", [1, 3])
+def test_a_crop_is_what_training_cuts_there(dataset: str, volume: Volume, zoom: float) -> None:
+    """Windows of an odd number of voxels have a middle voxel, so that both can be cut around it."""
+    [record] = [*open_dataset(dataset, "train")]
+    size = (7, 7, 9)
+    sample = RandomCrop(size, (Crop(zoom),)).random_map(
+        record, np.random.default_rng(3), train=False
+    )
+    to_file = ct()(volume).to_source
+    middle = to_file[:3, :3] @ sample["place"] + to_file[:3, 3]
+    seen = part(volume, size, ",".join(f"{x:.3f}" for x in middle), zoom)
+    np.testing.assert_array_equal(seen.image, sample["image"])
+
+
 @pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize(
     "size, at, zoom, tolerance",
