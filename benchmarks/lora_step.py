@@ -38,9 +38,9 @@ def ours() -> Any:
     from data_pipelines.pipeline import Data, Source
     from data_pipelines.text.passages import Passage
     from data_pipelines.text_fields import Text
+    from m3djax.adapters import LoRA
     from m3djax.convert import llm_config
     from m3djax.experiment import Experiment
-    from m3djax.lora import LoRA
     from m3djax.optim import AdamW
     from m3djax.tasks.language import Language
 
@@ -55,8 +55,9 @@ def ours() -> Any:
     model = llm_config.decoder(llm_config.make_config("llama", SHAPES, __file__))
     text = Text(Passage("nowhere", LENGTH, SHAPES["vocab_size"]))
     data = Data((Source("nowhere"),), size=(1, 8, 8), batch_size=ROWS, text=text)
-    task = LoRA(Whole(model, chunk=LENGTH), RANK, 2.0 * RANK, dropout=0.0)
-    return Experiment("lora", task, data, AdamW(1e-4), trainable=".*lora_[ab]")
+    adapters, trainable = LoRA(RANK, 2.0 * RANK, dropout=0.0), ".*lora_[ab]"
+    task = Whole(model, chunk=LENGTH)
+    return Experiment("lora", task, data, AdamW(1e-4), adapters, trainable)
 
 
 def theirs() -> tuple[list[Any], Callable[[], Any]]:

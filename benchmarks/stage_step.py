@@ -44,10 +44,10 @@ def ours(stage: str) -> Any:
     from data_pipelines.pipeline import Data, Source
     from data_pipelines.text.passages import Passage
     from data_pipelines.text_fields import Text
+    from m3djax.adapters import LoRA
     from m3djax.augment import Intensity, Window
     from m3djax.convert import llm_config
     from m3djax.experiment import Experiment
-    from m3djax.lora import LoRA
     from m3djax.models.projectors import Projector
     from m3djax.optim import AdamW
     from m3djax.tasks.vision_language import VisionLanguage
@@ -69,12 +69,12 @@ def ours(stage: str) -> Any:
         IMAGE_TOKEN,
         intensity=Intensity(Window(0, 1)),
     )
-    trainable = align.get_config().trainable
+    adapters, trainable = None, align.get_config().trainable
     if stage == "instruct":
-        task, trainable = LoRA(task, RANK, 2.0 * RANK, dropout=0.0), instruct.TRAINABLE
+        adapters, trainable = LoRA(RANK, 2.0 * RANK, dropout=0.0), instruct.TRAINABLE
     text = Text(Passage("nowhere", LENGTH, SHAPES["vocab_size"]))
     data = Data((Source("nowhere"),), size=SIZE, batch_size=1, units="unit", text=text)
-    return Experiment(stage, task, data, AdamW(1e-4), trainable=trainable)
+    return Experiment(stage, task, data, AdamW(1e-4), adapters, trainable)
 
 
 def theirs(stage: str) -> tuple[list[Any], Callable[[], Any]]:

@@ -44,8 +44,9 @@ def run_ours(experiment: Any, steps: int) -> dict[str, Any]:
 
     from m3djax import flops, sharding
     from m3djax.cli import set_up_jax
+    from m3djax.state import specification, trainer_of
     from m3djax.step import compile_step
-    from m3djax.train import specification, to_devices, trainer_of
+    from m3djax.train import to_devices
 
     set_up_jax()
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])

@@ -29,12 +29,12 @@ from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
+from m3djax.adapters import LoRA
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.answers.beside import Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
-from m3djax.lora import LoRA
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
 from m3djax.models.llm.rotary import Rotary
 from m3djax.models.projectors import Projector
@@ -98,22 +98,19 @@ def get_config() -> Experiment:
     """See the module's docstring."""
     return Experiment(
         name="quickstart_ask",
-        task=LoRA(
-            VisionLanguage(
-                vision=ViT3D(
-                    patch_size=(4, 8, 8),
-                    hidden_size=192,
-                    transformer=Transformer(4, Block(Attention(6), Mlp(768))),
-                ),
-                projector=Projector(SMOLLM2.hidden_size, "concat", (2, 2, 2)),
-                llm=SMOLLM2,
-                image_token=IMAGE_TOKEN,
-                intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
-                counted=COUNTED,
+        task=VisionLanguage(
+            vision=ViT3D(
+                patch_size=(4, 8, 8),
+                hidden_size=192,
+                transformer=Transformer(4, Block(Attention(6), Mlp(768))),
             ),
-            dropout=0.0,
-            targets=ADAPTERS,
+            projector=Projector(SMOLLM2.hidden_size, "concat", (2, 2, 2)),
+            llm=SMOLLM2,
+            image_token=IMAGE_TOKEN,
+            intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
+            counted=COUNTED,
         ),
+        adapters=LoRA(dropout=0.0, targets=ADAPTERS),
         data=DATA,
         trainable="vision/.*|projector/.*|.*lora_[ab]",
         optimizer=AdamW(learning_rate=2e-3, schedule="linear"),

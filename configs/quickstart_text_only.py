@@ -18,8 +18,8 @@ from configs.quickstart_ask import (
     WEIGHTS,
 )
 from data_pipelines.text_fields import Text
+from m3djax.adapters import LoRA
 from m3djax.experiment import Experiment
-from m3djax.lora import LoRA
 from m3djax.tasks.language import Language
 
 
@@ -30,7 +30,8 @@ def get_config() -> Experiment:
     return dataclasses.replace(
         quickstart_ask.get_config(),
         name="quickstart_text_only",
-        task=LoRA(Language(SMOLLM2, counted=COUNTED), dropout=0.0, targets=ADAPTERS),
+        task=Language(SMOLLM2, counted=COUNTED),
+        adapters=LoRA(dropout=0.0, targets=ADAPTERS),
         data=dataclasses.replace(DATA, text=Text(tokens, QUESTIONS)),
         trainable=".*lora_[ab]",
         groups=(),

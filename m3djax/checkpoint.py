@@ -344,7 +344,7 @@ def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str
     if ignored:
         raise CheckpointError(
             f"{step}: adapters would be ignored, {min(ignored)} among them.\n"
-            "Cure: wrap the task in the same LoRA."
+            "Cure: give the experiment the same adapters=LoRA(...)."
         )
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
+
+import tyro
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
+from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate.base import Evaluator
 from m3djax.optim import AdamW, Group
+from m3djax.params import Params
 from m3djax.tasks.base import Task
 
 
@@ -21,6 +26,7 @@ class Experiment:
       task: components and loss.
       data: where batches come from.
       optimizer: optimizer and schedule.
+      adapters: low-rank matrices beside the kernels of some linear layers; None for none.
       trainable: regex over parameter paths; what it does not match is frozen.
       groups: parameters with their own learning rate or weight decay.
       init_from: component -> run, or folder of `run.py convert`, to take its start from.
@@ -39,6 +45,7 @@ class Experiment:
     task: Task
     data: Data
     optimizer: AdamW = AdamW()
+    adapters: Annotated[LoRA | None, tyro.conf.AvoidSubcommands] = None
     trainable: str = ".*"
     groups: tuple[Group, ...] = ()
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -67,3 +74,12 @@ class Experiment:
             raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
             raise ConfigError(f"profile={self.profile} must be two rising steps of {self.steps}.")
+
+    @property
+    def adapted(self) -> Task | Adapted:
+        """Returns the task as training sees it, adapters included."""
+        return self.task if self.adapters is None else Adapted(self.task, self.adapters)
+
+    def merged(self, params: Params) -> Params:
+        """Returns parameters as the task takes them: adapters are merged into their kernels."""
+        return params if self.adapters is None else self.adapters.merged(params)

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from m3djax.params import FlatParams, flatten, split, unflatten
 
 if TYPE_CHECKING:
+    from m3djax.adapters import Adapted
     from m3djax.tasks.base import Task
 
 # Dense bfloat16 peak per chip in FLOP/s, from the vendors' data sheets.
@@ -40,7 +41,9 @@ def count(function: Callable[..., Any], *args: Any) -> int:
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def model_flops(task: Task, spec: Mapping[str, jax.ShapeDtypeStruct], trainable: str = ".*") -> int:
+def model_flops(
+    task: Task | Adapted, spec: Mapping[str, jax.ShapeDtypeStruct], trainable: str = ".*"
+) -> int:
     """FLOPs that one step of a model is worth: forward, and the gradients that are needed.
 
     A product's backward pass is one more product for each factor that depends on something

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import jax
 
 from m3djax import flops
+from m3djax.adapters import Adapted
 from m3djax.tasks.base import Task
 
 
@@ -24,7 +25,7 @@ class Meter:
 
     def __init__(
         self,
-        task: Task,
+        task: Task | Adapted,
         spec: Mapping[str, jax.ShapeDtypeStruct],
         mesh: jax.sharding.Mesh,
         trainable: str = ".*",

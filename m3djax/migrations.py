@@ -17,11 +17,21 @@ _KEY = "format"
 Node = dict[str, Any]
 """A config object as JSON: its class under "class", and its fields."""
 
+
+def _experiment(node: Node) -> Node:
+    """Adapters were a task around the task."""
+    task = node["task"]
+    if task["class"] != "LoRA":
+        return node
+    adapters = {key: value for key, value in task.items() if key != "task"}
+    return {**node, "task": task["task"], "adapters": adapters}
+
+
 # Classes of format 1 that have another name today.
 RENAMED: dict[str, str] = {}
 
 # Changes of the fields of a class of format 1, by its name then. Inner objects are changed first.
-RULES: dict[str, Callable[[Node], Node]] = {}
+RULES: dict[str, Callable[[Node], Node]] = {"Experiment": _experiment}
 
 
 def stamp(config: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from flax import traverse_util
@@ -12,6 +12,7 @@ from flax import traverse_util
 from data_pipelines.errors import ConfigError
 
 Params = dict[str, Any]  # component -> nested dict of arrays, what Linen's apply takes
+Dtype = Literal["float32", "bfloat16"]
 FlatParams = dict[str, jax.Array]  # path -> array
 
 

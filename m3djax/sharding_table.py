@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh
 
 from m3djax import sharding
 from m3djax.experiment import Experiment
-from m3djax.train import trainer_of
+from m3djax.state import trainer_of
 
 
 def sharding_table(experiment: Experiment) -> str:
@@ -26,7 +26,7 @@ def sharding_table(experiment: Experiment) -> str:
         mesh = sharding.make_mesh(experiment.mesh).abstract_mesh
     else:
         mesh = AbstractMesh(experiment.mesh, sharding.AXES)
-    state = jax.eval_shape(trainer_of(experiment).init, jax.random.key(0))
+    state = jax.eval_shape(trainer_of(experiment).init, jax.eval_shape(jax.random.key, 0))
     rows, total = [("parameter", "shape", "split over", "MiB per device")], 0.0
     for path, leaf in sorted((state.trainable | state.frozen).items()):
         spec = sharding.parameter_spec(path, leaf.shape, mesh)

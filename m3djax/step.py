@@ -58,7 +58,7 @@ class Trainer:
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         """A fresh state; run it under jit, so that no host ever holds it whole."""
-        flat = params_lib.flatten(self.experiment.task.init(key, self.spec))
+        flat = params_lib.flatten(self.experiment.adapted.init(key, self.spec))
         trainable, frozen = params_lib.split(flat, self.experiment.trainable)
         opt_state = self.optimizer(trainable).init(trainable)
         return TrainState(jnp.zeros((), jnp.int32), trainable, opt_state, frozen)
@@ -97,7 +97,7 @@ class Trainer:
         self, state: TrainState, batch: Batch, keys: Key[Array, " b"]
     ) -> tuple[Loss, FlatParams]:
         """Sums over all parts of the batch, divided by the weight only at the very end."""
-        task, parts = self.experiment.task, self.experiment.accumulate
+        task, parts = self.experiment.adapted, self.experiment.accumulate
 
         def total(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Array, Loss]:
             params = params_lib.unflatten(trainable | state.frozen)

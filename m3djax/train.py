@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Key
 
-from data_pipelines.errors import ConfigError
 from data_pipelines.files import no_space
-from m3djax import distributed, params, run_folder, serialize, sharding
+from m3djax import distributed, run_folder, serialize, sharding
 from m3djax.checkpoint import Checkpointer
 from m3djax.evaluate.base import Evaluator
 from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter, open_writer
 from m3djax.meter import Meter
-from m3djax.params import FlatParams, Params
+from m3djax.params import Params
 from m3djax.signals import stop_signals
-from m3djax.step import Metrics, Trainer, TrainState, compile_step
-from m3djax.weights import load_params
+from m3djax.state import (
+    abstract_batch,
+    abstract_state,
+    initial_state,
+    specification,
+    trainer_of,
+)
+from m3djax.step import Metrics, TrainState, compile_step
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +121,7 @@ class Loop:
         # A collective may give up before a slower host has compiled: Gloo does after 30 s.
         distributed.barrier()
         start = int(self.state.step)
-        meter = Meter(e.task, specification(e), self.mesh, e.trainable)
+        meter = Meter(e.adapted, specification(e), self.mesh, e.trainable)
         rows = sharding.process_rows(self.mesh, e.data.batch_size)
         batches = e.data.batches(e.seed, start, rows)
         pending: Metrics | None = None
@@ -193,7 +196,7 @@ class Loop:
         self, evaluators: Mapping[str, Evaluator], params: Params, mesh: jax.sharding.Mesh
     ) -> list[dict[str, float]]:
         results = []
-        task, params = self.experiment.task.evaluated(params)
+        task, params = self.experiment.task, self.experiment.merged(params)
         for name, evaluator in evaluators.items():
             folder = self.folder / "evaluation" / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -210,78 +213,6 @@ class Loop:
         if last > first and step == last:
             jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
-
-
-def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch."""
-    spec = experiment.data.spec()
-    return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in spec.items()}
-
-
-def abstract_batch(
-    experiment: Experiment, mesh: jax.sharding.Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and places of a batch; no data is read."""
-    where = sharding.batch_sharding(mesh)
-    spec = specification(experiment)
-    return {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where) for n, s in spec.items()}
-
-
-def trainer_of(experiment: Experiment) -> Trainer:
-    """The pure functions of an experiment."""
-    return Trainer(experiment, specification(experiment))
-
-
-def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
-    """Shapes, dtypes and places of the train state; nothing is computed."""
-    state = jax.eval_shape(trainer_of(experiment).init, jax.eval_shape(jax.random.key, 0))
-    shardings = sharding.state_shardings(state, mesh)
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        state,
-        shardings,
-    )
-
-
-def initial_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
-    """What training starts from: parts of other runs, as `init_from` asks, and the rest fresh.
-
-    What is read is never drawn: a device holds no more than the state, and waits for no random
-    numbers of a pretrained model.
-
-    Raises:
-      ConfigError: the task has no such component.
-      CheckpointError: a source is not readable, or of another shape.
-    """
-    like = abstract_state(experiment, mesh)
-    given = _given(experiment, like.trainable | like.frozen)
-
-    def rest(key: Key[Array, ""]) -> TrainState:
-        state = trainer_of(experiment).init(key)
-        trainable, frozen = (
-            {path: leaf for path, leaf in leaves.items() if path not in given}
-            for leaves in (state.trainable, state.frozen)
-        )
-        return dataclasses.replace(state, trainable=trainable, frozen=frozen)
-
-    state = sharding.sharded(mesh, rest, jax.random.key(experiment.seed))
-    leaves = state.trainable | state.frozen | given
-    return dataclasses.replace(
-        state,
-        trainable={path: leaves[path] for path in like.trainable},
-        frozen={path: leaves[path] for path in like.frozen},
-    )
-
-
-def _given(experiment: Experiment, like: Mapping[str, Any]) -> FlatParams:
-    """The parameters that other runs give, in the shapes and places of `like`."""
-    given: FlatParams = {}
-    for component, source in experiment.init_from.items():
-        wanted = params.component(like, component)
-        if not wanted:
-            raise ConfigError(f"init_from: the task has no component {component!r}.")
-        given |= load_params(source, wanted, fresh_adapters=True)
-    return given
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

@@ -15,7 +15,8 @@ from m3djax import cli
 # Tests compile much and compute little: LLVM's optimisations would cost more than they save.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    + os.environ.get("XLA_FLAGS", "")
+    # A loaded machine takes its time between the first and the last of eight simulated devices.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600 " + os.environ.get("XLA_FLAGS", "")
 )
 # Before the backend starts: every test sees 8 devices, so that meshes are meshes.
 jax.config.update("jax_num_cpu_devices", 8)

@@ -23,11 +23,12 @@ from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
+from m3djax.state import abstract_state, trainer_of
 from m3djax.step import TrainState, compile_step
 from m3djax.tasks.clip import Clip
 from m3djax.tasks.mae import MAE
 from m3djax.tasks.vision_language import VisionLanguage
-from m3djax.train import abstract_state, to_devices, trainer_of
+from m3djax.train import to_devices
 
 
 def mae(**changes: Any) -> MAE:

@@ -10,8 +10,8 @@ no figure is claimed.
 """
 
 from configs.llm.llama2_7b import LLAMA2_7B, REPORTS
+from m3djax.adapters import LoRA
 from m3djax.experiment import Experiment
-from m3djax.lora import LoRA
 from m3djax.optim import AdamW
 from m3djax.tasks.language import Language
 
@@ -20,7 +20,8 @@ def get_config() -> Experiment:
     """See the module's docstring."""
     return Experiment(
         name="llama2_7b_lora",
-        task=LoRA(Language(LLAMA2_7B)),
+        task=Language(LLAMA2_7B),
+        adapters=LoRA(),
         data=REPORTS,
         trainable=".*lora_[ab]",
         optimizer=AdamW(learning_rate=5e-5, warmup=0.03, weight_decay=0.0),

@@ -27,12 +27,12 @@ from data_pipelines.captions.instructions import Describe, Mixture, Stored
 from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
+from m3djax.adapters import LoRA
 from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.answers.beside import Beside
 from m3djax.evaluate.base import Evaluator
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
-from m3djax.lora import LoRA
 from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage
 
@@ -110,7 +110,8 @@ def experiment(name: str, task: VisionLanguage, data: Data, start: str) -> Exper
     """
     return Experiment(
         name=name,
-        task=LoRA(task, rank=16, alpha=32.0, dropout=0.05),
+        task=task,
+        adapters=LoRA(rank=16, alpha=32.0, dropout=0.05),
         data=data,
         trainable=TRAINABLE,
         init_from=dict.fromkeys(("vision", "projector", "llm"), start),

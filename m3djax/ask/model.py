@@ -15,13 +15,11 @@ from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.preprocess import RECIPES, Recipe
 from data_pipelines.text.dialogue import DialogueTokens
-from m3djax import params as params_lib
-from m3djax import run_folder, sharding, train, weights
-from m3djax.convert.pretrained import Dtype
+from m3djax import run_folder, sharding
 from m3djax.experiment import Experiment
 from m3djax.generate.volumes import VolumeReader
-from m3djax.lora import LoRA
-from m3djax.tasks.base import Task
+from m3djax.params import Dtype
+from m3djax.runs.model import Model
 from m3djax.tasks.vision_language import VisionLanguage
 
 
@@ -32,7 +30,7 @@ class Run:
     Attributes:
       folder: of the run, or of converted weights.
       experiment: its config.
-      task: its task without adapters.
+      task: its task.
       tokens: puts questions to it.
     """
 
@@ -51,7 +49,7 @@ class Run:
         """
         folder = epath.Path(folder)
         experiment = run_folder.read_experiment(folder)
-        task = experiment.task.inner
+        task = experiment.task
         where = folder / run_folder.CONFIG
         if not isinstance(task, VisionLanguage):
             raise ConfigError(
@@ -133,28 +131,15 @@ class Run:
             )
         prompt = dataclasses.replace(self.tokens.prompt, image_tokens=tokens)
         mesh = sharding.make_mesh((1, 1, -1), jax.local_devices())
+        model = Model.open(self.folder, mesh, dtype)
         return VolumeReader(
-            _with_dtype(self.experiment.task, dtype),
-            self._params(mesh, dtype),
+            model.task,
+            model.params,
             functools.partial(prompt, tokenizer),
             tokenizer=tokenizer,
             eos_ids=(prompt.end(tokenizer),),
             mesh=mesh,
         )
-
-    def _params(self, mesh: jax.sharding.Mesh, dtype: Dtype) -> params_lib.Params:
-        state = jax.eval_shape(train.trainer_of(self.experiment).init, jax.random.key(0))
-        wanted = weights.on_mesh(state.trainable | state.frozen, mesh, dtype)
-        return params_lib.unflatten(weights.load_params(self.folder, wanted))
-
-
-def _with_dtype(task: Task, dtype: Dtype) -> Task:
-    if isinstance(task, LoRA):
-        return dataclasses.replace(task, task=_with_dtype(task.task, dtype))
-    assert isinstance(task, VisionLanguage)
-    return dataclasses.replace(
-        task, vision=task.vision.clone(dtype=dtype), llm=task.llm.clone(dtype=dtype)
-    )
 
 
 def _released(source: CaptionSource) -> bool:

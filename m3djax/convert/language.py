@@ -13,6 +13,7 @@ from data_pipelines.text import llm_tokenizer
 from m3djax import serialize, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import llm_config, new_tokens, pretrained
+from m3djax.convert.layouts import LAYOUTS
 from m3djax.convert.pretrained import Pretrained
 from m3djax.experiment import Experiment
 from m3djax.params import flatten
@@ -49,8 +50,8 @@ def load(source: Path, out: str, experiment: Experiment) -> str:
       CheckpointError: it is another model than `task.llm`: says in which fields.
       ConfigError: the task has no language model.
     """
-    task: Any = experiment.task.inner
-    if not hasattr(task, "llm"):
+    task: Any = experiment.task
+    if "llm" not in task.components():
         raise ConfigError(f"{type(task).__name__} has no language model. Cure: another --config.")
     path = fetch.sample_llm() if str(source) == fetch.SMOLLM2_NAME else source
     loaded = pretrained.load(path, sharding.make_mesh((1, -1, 1)))
@@ -59,6 +60,7 @@ def load(source: Path, out: str, experiment: Experiment) -> str:
         loaded, added = _grown(loaded, task.llm.vocab_size)
     _check(source, task, loaded)
     flat = flatten(loaded.params)
+    experiment = LAYOUTS["llm"].stored(experiment)
     weights.save(out, experiment, flat, {"source": str(source), "new_tokens": added})
     if loaded.tokenizer is not None:
         loaded.tokenizer.save_pretrained(out)

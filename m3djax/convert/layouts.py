@@ -10,7 +10,7 @@ from data_pipelines.errors import ConfigError, printable
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import bert, lamed, llm, m3d, peft, vit
 from m3djax.convert.name_map import Rule
-from m3djax.lora import LoRA
+from m3djax.experiment import Experiment
 
 Name = Literal["auto", "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora", "llm"]
 _LAMED = ("vision", "projector", "llm")
@@ -23,10 +23,10 @@ class Layout:
     Attributes:
       what: it is.
       components: of ours that it fills.
-      rules: the map, for a task.
+      rules: the map, for a task without adapters.
       aside: prefixes of published names that are of no component here: kept as they are, and put
         back by an export of the same folder.
-      adapted: whether adapters are apart, so that the task must have the same LoRA.
+      adapted: whether adapters are stored apart, so that the experiment must have the same LoRA.
     """
 
     what: str
@@ -35,9 +35,14 @@ class Layout:
     aside: tuple[str, ...] = ()
     adapted: bool = False
 
-    def task(self, task: Any) -> Any:
-        """What the layout is of: the task itself, without adapters unless they are apart there."""
-        return task if self.adapted else task.inner
+    def stored(self, experiment: Experiment) -> Experiment:
+        """Returns the experiment whose parameters this layout stores.
+
+        It has no LoRA, unless the layout stores adapters apart.
+        """
+        if self.adapted or experiment.adapters is None:
+            return experiment
+        return dataclasses.replace(experiment, adapters=None, trainable=".*", groups=())
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -65,7 +70,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "m3d_lamed_lora": Layout(
         "M3D-LaMed in training, adapters apart (model_with_lora.bin)",
         _LAMED,
-        lambda lora: peft.with_adapters(lamed.m3d_lamed(lora.task), lora),
+        lamed.m3d_lamed,
         tuple(peft.PREFIX + prefix for prefix in lamed.SEGMENTATION),
         adapted=True,
     ),
@@ -77,33 +82,35 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def rules_of(name: str, task: Any) -> tuple[Rule, ...]:
-    """The map of a layout for a task.
+def rules_of(name: str, experiment: Experiment) -> tuple[Rule, ...]:
+    """Returns the map of a layout for an experiment's task.
 
     Raises:
-      ConfigError: the task lacks a component of the layout.
+      ConfigError: the task lacks a component of the layout, or the experiment lacks adapters.
     """
-    layout = LAYOUTS[name]
-    if layout.adapted and not isinstance(task, LoRA):
-        raise ConfigError(f"layout {name} has adapters. Cure: a --config whose task is LoRA(...).")
-    task = layout.task(task)
-    lacking = [part for part in layout.components if not hasattr(task.inner, part)]
+    layout, task = LAYOUTS[name], experiment.task
+    if layout.adapted and experiment.adapters is None:
+        raise ConfigError(f"layout {name} has adapters. Cure: a --config with adapters=LoRA(...).")
+    lacking = [part for part in layout.components if part not in task.components()]
     if lacking:
         raise ConfigError(
-            f"layout {name} is of {layout.what}, and {type(task.inner).__name__} has no "
+            f"layout {name} is of {layout.what}, and {type(task).__name__} has no "
             f"{', '.join(lacking)}. Cure: another --config or --layout."
         )
-    return layout.rules(task)
+    rules = layout.rules(task)
+    if layout.adapted and experiment.adapters is not None:
+        return peft.with_adapters(rules, experiment.adapters)
+    return rules
 
 
-def recognise(names: Sequence[str], task: Any, source: object) -> str:
+def recognise(names: Sequence[str], experiment: Experiment, source: object) -> str:
     """The one layout that knows every name.
 
     Raises:
       CheckpointError: none does, or several; says how many names each knows, and which prefix to
         take off if that would help.
     """
-    known = {name: _known(names, name, task) for name in LAYOUTS}
+    known = {name: _known(names, name, experiment) for name in LAYOUTS}
     found = [name for name, count in known.items() if count == len(names)]
     # A language model alone has only names that M3D-LaMed has too.
     found.sort(key=lambda name: len(LAYOUTS[name].components))
@@ -112,7 +119,7 @@ def recognise(names: Sequence[str], task: Any, source: object) -> str:
     prefix = _shared_prefix(names)
     bare = [name.removeprefix(prefix) for name in names]
     hint = "Cure: --layout, for a list of what does not fit"
-    if prefix and any(_known(bare, name, task) == len(names) for name in LAYOUTS):
+    if prefix and any(_known(bare, name, experiment) == len(names) for name in LAYOUTS):
         hint = f"Cure: --prefix {printable(prefix)}, which all names start with"
     table = ", ".join(f"{name} {count}" for name, count in known.items())
     raise CheckpointError(
@@ -130,10 +137,10 @@ def _shared_prefix(names: Sequence[str]) -> str:
     return prefix
 
 
-def _known(names: Iterable[str], layout: str, task: Any) -> int:
+def _known(names: Iterable[str], layout: str, experiment: Experiment) -> int:
     """How many of the names a layout knows; none, if the task has not its components."""
     try:
-        patterns = [rule.pattern for rule in rules_of(layout, task)]
+        patterns = [rule.pattern for rule in rules_of(layout, experiment)]
     except ConfigError:
         return 0
     aside = LAYOUTS[layout].aside

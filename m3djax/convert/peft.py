@@ -13,10 +13,10 @@ from etils import epath
 
 from data_pipelines import files
 from data_pipelines.errors import DataError
+from m3djax.adapters import A, B, LoRA
 from m3djax.convert import name_map
 from m3djax.convert.name_map import Linear, Rule
 from m3djax.convert.safetensors_files import open_checkpoint, write_checkpoint
-from m3djax.lora import A, B, LoRA
 from m3djax.params import FlatParams
 
 PREFIX = "base_model.model."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,8 @@ from m3djax import sharding
 from m3djax.convert import llm, llm_config, safetensors_files, stream
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.transformer import Remat
-from m3djax.params import Params, flatten, unflatten
+from m3djax.params import Dtype, Params, flatten, unflatten
 
-Dtype = Literal["float32", "bfloat16"]
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "phi3": "Phi3ForCausalLM",

@@ -8,13 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from data_pipelines.errors import ConfigError, DataError, printable
-from m3djax import params, run_folder, sharding, train, weights
+from m3djax import params, run_folder, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import language, layouts, loading, name_map, peft, stream
 from m3djax.convert.bert_files import modern_names
@@ -28,10 +27,10 @@ from m3djax.convert.safetensors_files import (
 )
 from m3djax.convert.vocabulary import check_vocabulary
 from m3djax.experiment import Experiment
-from m3djax.lora import LoRA
 from m3djax.models.patches import Size
 from m3djax.models.positions import resize_table
-from m3djax.tasks.base import Task
+from m3djax.runs.model import Model, read_params
+from m3djax.state import abstract_params
 
 _POSITIONS = "vision/positions/table"
 _NAMES = ("model.safetensors", INDEX, "pytorch_model.bin", "model_with_lora.bin")
@@ -82,21 +81,20 @@ class Convert:
         if self.layout == "auto":
             raise ConfigError(f"export needs --layout: one of {', '.join(layouts.LAYOUTS)}.")
         experiment = run_folder.read_experiment(self.source)
-        layout, whole = layouts.LAYOUTS[self.layout], experiment.task
-        rules = layouts.rules_of(self.layout, whole)
-        task = layout.task(whole)
+        layout = layouts.LAYOUTS[self.layout]
+        rules = layouts.rules_of(self.layout, experiment)
         paths = {path for rule in rules for path in rule.paths}
-        shapes = expected_shapes(experiment, layout.components, task)
+        shapes = abstract_params(layout.stored(experiment), layout.components)
         problems = [f"not in the layout: {path}" for path in shapes if path not in paths]
         problems += [f"not in the model: {path}" for path in sorted(paths) if path not in shapes]
         if problems:
             raise CheckpointError(report(self.source, problems, self.layout))
-        held = expected_shapes(experiment, layout.components)
-        leaves = {k: jax.ShapeDtypeStruct(shape, "float32") for k, shape in held.items()}
-        wanted = weights.on_mesh(leaves, sharding.make_mesh((1, -1, 1)))
-        ours = weights.load_params(self.source, wanted)
-        if isinstance(whole, LoRA) and task is not whole:
-            ours = params.flatten(whole.merged(params.unflatten(ours)))
+        mesh = sharding.make_mesh((1, -1, 1))
+        if layout.adapted:
+            ours = read_params(self.source, experiment, mesh, components=layout.components)
+        else:
+            model = Model.open(self.source, mesh, components=layout.components)
+            ours = params.flatten(model.params)
         more = _aside(Path(self.source), layout)
         rules = tuple(dataclasses.replace(rule, theirs=self.prefix + rule.theirs) for rule in rules)
         if Path(self.out).suffix == ".safetensors":
@@ -125,10 +123,10 @@ class Convert:
         tensors = self._tensors(path)
         layout: str = self.layout
         if layout == "auto":
-            layout = layouts.recognise(list(tensors), experiment.task, path)
+            layout = layouts.recognise(list(tensors), experiment, path)
         known = layouts.LAYOUTS[layout]
-        rules = layouts.rules_of(layout, experiment.task)
-        experiment = with_task(experiment, known.task(experiment.task))
+        rules = layouts.rules_of(layout, experiment)
+        experiment = known.stored(experiment)
         aside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(known.aside)}
         expected = expected_shapes(experiment, known.components)
         if self.plan:
@@ -211,20 +209,11 @@ class Convert:
 
 
 def expected_shapes(
-    experiment: Experiment, components: tuple[str, ...], task: Task | None = None
+    experiment: Experiment, components: tuple[str, ...]
 ) -> dict[str, tuple[int, ...]]:
-    """Paths and shapes of some components of an experiment's task; nothing is allocated."""
-    spec = train.specification(experiment)
-    task = task or experiment.task
-    flat = params.flatten(jax.eval_shape(task.init, jax.random.key(0), spec))
-    return {path: leaf.shape for path, leaf in flat.items() if path.split("/")[0] in components}
-
-
-def with_task(experiment: Experiment, task: Task) -> Experiment:
-    """The experiment that weights of a task without adapters are of."""
-    if task is experiment.task:
-        return experiment
-    return dataclasses.replace(experiment, task=task, trainable=".*", groups=())
+    """Returns paths and shapes of some components of an experiment's task."""
+    leaves = abstract_params(experiment, components)
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def report(source: object, problems: tuple[str, ...] | list[str], layout: str) -> str:

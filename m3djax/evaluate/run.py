@@ -8,7 +8,6 @@ import json
 import time
 from typing import Any
 
-import jax
 from etils import epath
 from jax.sharding import Mesh
 from rich import box
@@ -16,11 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.files import write_whole
-from m3djax import params as params_lib
-from m3djax import report, run_folder, sharding, train, weights
-from m3djax.experiment import Experiment
-from m3djax.params import Params
-from m3djax.tasks.base import Task
+from m3djax import report, run_folder
+from m3djax.runs.model import Model
 from m3djax.weights import newest_readable
 
 FOLDER = "evaluation"
@@ -89,8 +85,8 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
     step = newest_readable(folder)
 
     @functools.lru_cache(maxsize=1)
-    def model(mesh: Mesh | None) -> tuple[Task, Params]:
-        return experiment.task.evaluated(read_params(folder, experiment, step, mesh))
+    def model(mesh: Mesh | None) -> Model:
+        return Model.open(folder, mesh, step=step)
 
     found = {}
     for name, evaluator in experiment.evaluators.items():
@@ -98,8 +94,9 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
         place.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         console.print(f"evaluating: {name} ...", style="dim")
-        task, params = model(evaluator.mesh_alone())
-        found[name] = evaluator.for_data(experiment.data).run(task, params, place)
+        opened = model(evaluator.mesh_alone())
+        bound = evaluator.for_data(experiment.data)
+        found[name] = bound.run(opened.task, opened.params, place)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)
     results = Results(folder, step, found, folder / report.NAME)
@@ -108,26 +105,6 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
     report.write(folder)
     console.print(f"results: {folder / FOLDER / RESULTS}\nreport:  {results.report}")
     return results
-
-
-def read_params(
-    folder: epath.PathLike, experiment: Experiment, step: int, mesh: Mesh | None = None
-) -> Params:
-    """A run's parameters at a readable step, in float32.
-
-    Args:
-      folder: of the run, or of converted weights.
-      experiment: its config.
-      step: of the checkpoint.
-      mesh: where the sharding table puts them, straight from the files; None: on this process's
-        first device.
-    """
-    state = jax.eval_shape(train.trainer_of(experiment).init, jax.random.key(0))
-    flat = state.trainable | state.frozen
-    if mesh is None:
-        mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
-    wanted = weights.on_mesh(flat, mesh)
-    return params_lib.unflatten(weights.load_params(folder, wanted, step=step))
 
 
 def show(findings: dict[str, Any], console: Console) -> None:

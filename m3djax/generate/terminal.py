@@ -9,8 +9,8 @@ from typing import Literal
 import jax
 
 from data_pipelines.errors import ConfigError, printable
-from m3djax.convert.pretrained import Dtype
 from m3djax.generate.generator import Answer
+from m3djax.params import Dtype
 
 AutoDtype = Literal["auto", "float32", "bfloat16"]
 

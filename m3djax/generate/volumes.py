@@ -54,11 +54,11 @@ class VolumeReader:
         eos_ids: Sequence[int] = (),
         mesh: Mesh | None = None,
     ):
-        """Takes a model as training leaves it.
+        """Takes a model.
 
         Args:
-          task: a `VisionLanguage`, or one with LoRA around it.
-          params: its parameters; adapters are merged.
+          task: a `VisionLanguage`.
+          params: its parameters, without adapters.
           prompts: makes the prompt of a question as in training.
           tokenizer: a transformers tokenizer; needed for text and stop strings.
           eos_ids: tokens that end an answer.
@@ -67,19 +67,18 @@ class VolumeReader:
         Raises:
           ConfigError: the task does not see volumes.
         """
-        inner, params = task.evaluated(params)
-        if not isinstance(inner, VisionLanguage):
+        if not isinstance(task, VisionLanguage):
             raise ConfigError(
-                f"{type(inner).__name__} answers no questions about volumes. "
+                f"{type(task).__name__} answers no questions about volumes. "
                 "Cure: a run of the task VisionLanguage."
             )
-        self.task, self.prompts = inner, prompts
+        self.task, self.prompts = task, prompts
         self.generator = Generator(
-            inner.llm, params["llm"], tokenizer=tokenizer, eos_ids=eos_ids, mesh=mesh
+            task.llm, params["llm"], tokenizer=tokenizer, eos_ids=eos_ids, mesh=mesh
         )
         self._mesh = mesh
         self._parts = {name: params[name] for name in ("vision", "projector")}
-        self._encode = jax.jit(lambda parts, batch: inner.encode(parts, inner.windowed(batch)))
+        self._encode = jax.jit(lambda parts, batch: task.encode(parts, task.windowed(batch)))
 
     def read(self, batch: Batch) -> Seen:
         """Encodes volumes.

@@ -20,11 +20,20 @@ from m3djax.generate import decode
 from m3djax.generate.sampling import Chooser, Sampling
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import FlatParams, unflatten
+from m3djax.state import abstract_batch, abstract_state, specification, trainer_of
 from m3djax.step import compile_step
-from m3djax.train import abstract_batch, abstract_state, specification, trainer_of
 
 # What the train step depends on; evaluators, workers and the like change nothing.
-_STEP_FIELDS = ("task", "optimizer", "trainable", "groups", "steps", "accumulate", "mesh")
+_STEP_FIELDS = (
+    "task",
+    "adapters",
+    "optimizer",
+    "trainable",
+    "groups",
+    "steps",
+    "accumulate",
+    "mesh",
+)
 
 
 class Target(abc.ABC):
@@ -89,7 +98,7 @@ class TrainStep(Target):
     def work(self, traced: Traced) -> int:
         """See `Target.work`."""
         e = self.experiment
-        return flops.model_flops(e.task, specification(e), e.trainable)
+        return flops.model_flops(e.adapted, specification(e), e.trainable)
 
     def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
         """See `Target.trace`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from flax import linen as nn
 from flax import struct
@@ -49,11 +50,6 @@ class Task(abc.ABC):
         """
         return True
 
-    @property
-    def inner(self) -> Task:
-        """The task itself, without what is wrapped around it, such as adapters."""
-        return self
-
     def check(self, data: Any) -> None:
         """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
         del data
@@ -73,6 +69,12 @@ class Task(abc.ABC):
           train: whether to augment and drop out.
         """
 
-    def evaluated(self, params: Params) -> tuple[Task, Params]:
-        """The task and the parameters that evaluators and exports get: nothing may be ignored."""
-        return self, params
+    def components(self) -> dict[str, nn.Module]:
+        """Returns the modules of the task by the name of their field."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
+
+    def with_dtype(self, dtype: str) -> Self:
+        """Returns the task with all components that have a `dtype` computing in this one."""
+        new = {n: m.clone(dtype=dtype) for n, m in self.components().items() if hasattr(m, "dtype")}
+        return dataclasses.replace(self, **new)  # type: ignore[type-var]

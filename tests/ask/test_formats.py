@@ -17,10 +17,10 @@ from PIL import Image
 
 from m3djax import params as params_lib
 from m3djax import serialize, weights
-from m3djax.ask.model import Run
+from m3djax.adapters import A, LoRA
 from m3djax.augment import Intensity, Window
 from m3djax.cli import main
-from m3djax.lora import A, LoRA
+from m3djax.runs.model import Model
 from tests.ask.conftest import AFFINE
 from tests.data import dicom_files
 
@@ -147,16 +147,15 @@ def test_a_run_with_adapters_is_asked_merged(
     run: Path, scan: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = serialize.from_json(json.loads((run / "config.json").read_text()))
-    lora = LoRA(config.task, rank=2)
-    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
-    base = Run.open(run)._params(mesh, "float32")
-    adapted = params_lib.flatten(lora.adapted(jax.random.key(0), base))
+    lora = LoRA(rank=2)
+    base = Model.open(run).params
+    adapted = params_lib.flatten(lora.init(jax.random.key(0), base))
     rng = np.random.default_rng(0)
     for path, leaf in adapted.items():
         if path.endswith("lora_b"):
             adapted[path] = rng.normal(size=leaf.shape).astype(np.float32)
     assert any(path.endswith(A) for path in adapted)
-    apart = dataclasses.replace(config, task=lora, trainable=".*lora_[ab]")
+    apart = dataclasses.replace(config, adapters=lora, trainable=".*lora_[ab]")
     weights.save(home / "apart", apart, adapted, {})
     merged = params_lib.flatten(lora.merged(params_lib.unflatten(adapted)))
     weights.save(home / "merged", config, merged, {})

@@ -22,11 +22,11 @@ from m3djax import cli, params, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import layouts, name_map
 from m3djax.convert.run import Convert, expected_shapes
-from m3djax.evaluate.run import read_params
 from m3djax.experiment import Experiment
 from m3djax.models.positions import resize_table
 from m3djax.run_folder import RunError, open_for_training
-from m3djax.train import initial_state, trainer_of
+from m3djax.runs.model import read_params
+from m3djax.state import initial_state, trainer_of
 from tests import tiny
 from tests.convert.test_files import torch_zip
 
@@ -40,7 +40,7 @@ def published() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = expected_shapes(CLIP, layouts.LAYOUTS["m3d_clip"].components)
     ours = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
-    return name_map.save(ours, layouts.rules_of("m3d_clip", CLIP.task))
+    return name_map.save(ours, layouts.rules_of("m3d_clip", CLIP))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def write(path: pathlib.Path, tensors: dict[str, Any]) -> pathlib.Path:
 
 def read(folder: Any, experiment: Experiment) -> Any:
     """The parameters, as `evaluate` reads them."""
-    return read_params(folder, experiment, weights.newest_readable(folder))
+    return params.unflatten(read_params(folder, experiment))
 
 
 def read_table(name: str) -> dict[str, tuple[int, ...]]:
@@ -71,8 +71,8 @@ def test_the_published_names_and_sizes_fit_the_released_config(layout: str) -> N
     experiment, table = clip_released.get_config(), read_table(layout)
     assert len(table) == {"m3d_clip": 342, "m3d_vit": 138}[layout]
     tensors = {name: np.broadcast_to(np.int8(0), shape) for name, shape in table.items()}
-    assert layouts.recognise(list(tensors), experiment.task, "file") == layout
-    rules = layouts.rules_of(layout, experiment.task)
+    assert layouts.recognise(list(tensors), experiment, "file") == layout
+    rules = layouts.rules_of(layout, experiment)
     expected = expected_shapes(experiment, layouts.LAYOUTS[layout].components)
     ours = name_map.load(tensors, rules, expected)
     count = sum(math.prod(shape) for shape in expected.values())

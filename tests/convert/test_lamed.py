@@ -16,18 +16,19 @@ from safetensors.numpy import load_file, save_file
 
 from configs.m3d import instruct_released, instruct_released_phi3
 from m3djax import sharding
+from m3djax.adapters import LoRA
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import layouts, name_map
 from m3djax.convert.run import Convert, expected_shapes
 from m3djax.convert.safetensors_files import INDEX, open_checkpoint, write_checkpoint
-from m3djax.lora import LoRA
-from m3djax.train import initial_state
+from m3djax.state import initial_state
 from tests import tiny
 
 KEYS = pathlib.Path(__file__).parent / "keys"
 TASK = tiny.vision_language(vision=tiny.clip().vision)
 PLAIN = tiny.experiment(task=TASK)
-ADAPTED = tiny.experiment(task=LoRA(TASK, 2, 4.0), trainable=r".*lora_[ab]|vision/|projector/")
+TRAINED = r".*lora_[ab]|vision/|projector/"
+ADAPTED = tiny.experiment(task=TASK, adapters=LoRA(2, 4.0), trainable=TRAINED)
 SEGMENTATION = {
     "model.seg_projector.0.weight": (3, 3),
     "model.seg_module.mask_decoder.iou_token.weight": (1, 4),
@@ -40,7 +41,7 @@ def published(layout: str) -> dict[str, np.ndarray]:
     experiment = ADAPTED if layout == "m3d_lamed_lora" else PLAIN
     shapes = expected_shapes(experiment, layouts.LAYOUTS[layout].components)
     ours = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
-    theirs = name_map.save(ours, layouts.rules_of(layout, experiment.task))
+    theirs = name_map.save(ours, layouts.rules_of(layout, experiment))
     prefix = "base_model.model." if layout == "m3d_lamed_lora" else ""
     more = {prefix + k: rng.normal(size=s).astype(np.float32) for k, s in SEGMENTATION.items()}
     return theirs | more
@@ -97,7 +98,7 @@ def test_a_run_with_adapters_starts_from_it(tmp_path: pathlib.Path) -> None:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
     state = initial_state(experiment, mesh)
     shapes = expected_shapes(PLAIN, ("vision", "projector", "llm"))
-    rules = layouts.rules_of("m3d_lamed", TASK)
+    rules = layouts.rules_of("m3d_lamed", PLAIN)
     theirs = {k: v for k, v in published("m3d_lamed").items() if "seg_" not in k}
     for path, value in name_map.load(theirs, rules, shapes).items():
         np.testing.assert_array_equal((state.trainable | state.frozen)[path], value, err_msg=path)

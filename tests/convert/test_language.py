@@ -11,12 +11,12 @@ import pytest
 
 from configs.m3d import align, align_released, align_released_phi3
 from data_pipelines.text.dialogue import DialogueTokens
+from m3djax.adapters import LoRA
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import pretrained
 from m3djax.convert.run import Convert
-from m3djax.evaluate.run import read_params
 from m3djax.experiment import Experiment
-from m3djax.lora import LoRA
+from m3djax.runs.model import Model, read_params
 from m3djax.tasks.language import Language
 from tests import tiny, tiny_llm
 
@@ -36,11 +36,11 @@ def experiment(**changes: Any) -> Experiment:
 
 def test_new_tokens_get_the_mean_row(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     wanted, out = experiment(vocab_size=270), tmp_path / "out"
-    adapted = dataclasses.replace(wanted, task=LoRA(wanted.task))
+    adapted = dataclasses.replace(wanted, adapters=LoRA())
     said = Convert(str(folder), str(out)).load(adapted)
     assert "<im_patch>, <bx_start>, <bx_end>, [SEG]" in said
     Convert(str(folder), str(tmp_path / "plain")).load(wanted)
-    llm = read_params(tmp_path / "plain", wanted, 0)["llm"]
+    llm = Model.open(tmp_path / "plain").params["llm"]
     table = np.asarray(llm["token_embed"]["embedding"])
     before = np.asarray(tiny_llm.pretrained().params["llm"]["token_embed"]["embedding"])
     np.testing.assert_array_equal(table[:258], before[:258])
@@ -51,7 +51,7 @@ def test_new_tokens_get_the_mean_row(folder: pathlib.Path, tmp_path: pathlib.Pat
 def test_the_same_vocabulary_stays_as_it_is(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     wanted, out = experiment(), tmp_path / "out"
     assert "new tokens" not in Convert(str(folder), str(out)).load(wanted)
-    llm = read_params(out, wanted, 0)["llm"]
+    llm = Model.open(out, components=["llm"]).params["llm"]
     before = tiny_llm.pretrained().params["llm"]
     np.testing.assert_array_equal(llm["head"]["kernel"], before["head"]["kernel"])
 
@@ -88,7 +88,7 @@ def test_what_the_first_stages_start_from_can_be_read(
     said = Convert(str(tmp_path / "published"), str(out), layout="llm").load(wanted)
     assert "[SEG]" in said
     alone = tiny.experiment(task=Language(llm))
-    assert read_params(out, alone, 0)["llm"]["token_embed"]["embedding"].shape == (rows, 32)
+    assert read_params(out, alone)["llm/token_embed/embedding"].shape == (rows, 32)
     assert DialogueTokens(str(out), 4, length=64, vocab_size=rows).load()
 
 

@@ -30,16 +30,18 @@ from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
+from m3djax.adapters import LoRA
 from m3djax.cli import main
 from m3djax.convert.new_tokens import grow
-from m3djax.evaluate.answers import Answers, beside
+from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.answers.asking import asked
-from m3djax.evaluate.run import evaluate, read_params
+from m3djax.evaluate.run import evaluate
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
-from m3djax.lora import LoRA
 from m3djax.params import flatten
 from m3djax.run_folder import read_experiment
+from m3djax.runs.model import read_params
+from m3djax.state import initial_state
 from m3djax.tasks.language import Language
 from m3djax.train import train
 from tests import tiny, tiny_llm
@@ -402,12 +404,11 @@ def test_both_stages_as_shipped_on_tiny_parts(
     reports = shipped.evaluators["reports"]
     assert isinstance(reports, Answers) and reports.data is not None
     reports = dataclasses.replace(reports, data=data(reports.data), sampling=Sampling(8))
-    assert isinstance(shipped.task, LoRA)
-    task = dataclasses.replace(shipped.task, task=small)
-    run = train(experiment(shipped, task=task, evaluators={"reports": reports}))
+    assert isinstance(shipped.adapters, LoRA)
+    run = train(experiment(shipped, task=small, evaluators={"reports": reports}))
 
     learned, tuned = (
-        flatten(read_params(folder, read_experiment(folder), 2)) for folder in (first, run)
+        read_params(folder, read_experiment(folder), step=2) for folder in (first, run)
     )
     start = grown.params["llm"]["token_embed"]["embedding"]
     table = "llm/token_embed/embedding"
@@ -417,7 +418,7 @@ def test_both_stages_as_shipped_on_tiny_parts(
     parts = dict.fromkeys(("vision", "projector", "llm"), str(run))
     third = dataclasses.replace(read_experiment(run), init_from=parts)
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    begun = flatten(beside.start(third, mesh))
+    begun = flatten(initial_state(third, mesh).params)
     assert begun.keys() == tuned.keys() and any("lora_b" in path for path in begun)
     for path, value in begun.items():
         np.testing.assert_array_equal(value, tuned[path], err_msg=path)

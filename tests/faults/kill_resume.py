@@ -30,7 +30,7 @@ from etils import epath
 
 from m3djax import checkpoint, sharding
 from m3djax.logging import read_metrics
-from m3djax.train import abstract_state
+from m3djax.state import abstract_state
 from tests.faults import runs
 from tests.faults.runs import Orders
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from m3djax import lora as lora_lib
+from m3djax import adapters as lora_lib
+from m3djax.adapters import Adapted, LoRA
 from m3djax.convert import name_map, peft
 from m3djax.convert.lamed import m3d_lamed
-from m3djax.lora import LoRA
 from m3djax.params import Params, flatten, unflatten
 from m3djax.tasks.base import Batch, Loss, apply
 from m3djax.tasks.vision_language import VisionLanguage
@@ -44,17 +44,17 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def task(golden: Golden) -> LoRA:
+def task(golden: Golden) -> Adapted:
     sizes, model = golden.config["lora"], lamed.task(golden)
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    return LoRA(WithLogits(**fields), sizes["r"], sizes["alpha"], dropout=0.0)
+    return Adapted(WithLogits(**fields), LoRA(sizes["r"], sizes["alpha"], dropout=0.0))
 
 
 @pytest.fixture(scope="module")
-def flat(golden: Golden, task: LoRA) -> dict[str, jax.Array]:
+def flat(golden: Golden, task: Adapted) -> dict[str, jax.Array]:
     shapes = jax.eval_shape(task.init, jax.random.key(0), lamed.batch(golden))
     expected = {path: leaf.shape for path, leaf in flatten(shapes).items()}
-    rules = peft.with_adapters(m3d_lamed(task.task), task)
+    rules = peft.with_adapters(m3d_lamed(task.task), task.adapters)
     loaded = name_map.load(golden.weights, rules, expected)
     back = name_map.save(loaded, rules)
     assert back.keys() == golden.weights.keys()
@@ -73,7 +73,7 @@ def check(golden: Golden, name: str, loss: Loss) -> None:
 
 
 def test_apart_and_its_gradients(
-    golden: Golden, task: LoRA, flat: dict[str, jax.Array], batch: dict[str, jax.Array]
+    golden: Golden, task: Adapted, flat: dict[str, jax.Array], batch: dict[str, jax.Array]
 ) -> None:
     keys = jax.random.split(jax.random.key(0), len(batch["image"]))
     base = {k: v for k, v in flat.items() if "lora_" not in k}
@@ -85,15 +85,15 @@ def test_apart_and_its_gradients(
     adapters = {k: v for k, v in flat.items() if "lora_" in k}
     (_, loss), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(adapters)
     check(golden, "lora", loss)
-    rules = peft.adapters(m3d_lamed(task.task), task, "default")
+    rules = peft.adapters(m3d_lamed(task.task), task.adapters, "default")
     golden.compare_gradient_norms(name_map.save(grads, rules))
 
 
 def test_merged_and_without(
-    golden: Golden, task: LoRA, flat: dict[str, jax.Array], batch: dict[str, jax.Array]
+    golden: Golden, task: Adapted, flat: dict[str, jax.Array], batch: dict[str, jax.Array]
 ) -> None:
-    inner, merged = task.evaluated(unflatten(flat))
-    run: Any = jax.jit(lambda params: inner.loss(params, batch, None, train=False))
+    merged = task.adapters.merged(unflatten(flat))
+    run: Any = jax.jit(lambda params: task.task.loss(params, batch, None, train=False))
     check(golden, "merged", run(merged))
     theirs = load_file(golden.folder / "merged.safetensors")
     ours = name_map.save(flatten(merged), m3d_lamed(task.task))

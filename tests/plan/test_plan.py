@@ -16,7 +16,7 @@ from m3djax.plan import collectives, command, record
 from m3djax.plan.hlo import Program
 from m3djax.plan.targets import TrainStep
 from m3djax.plan.topology import Topology
-from m3djax.train import specification
+from m3djax.state import specification
 from tests import tiny
 
 # The test session keeps compiled programs; libtpu cannot read its own back without a TPU.

@@ -24,7 +24,8 @@ from m3djax.plan import record
 from m3djax.plan.compile import compile_for
 from m3djax.plan.targets import TrainStep
 from m3djax.plan.topology import Topology
-from m3djax.train import abstract_state, train
+from m3djax.state import abstract_state
+from m3djax.train import train
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, Any] = json.loads((HERE / "v1.json").read_text())

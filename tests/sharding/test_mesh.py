@@ -16,8 +16,8 @@ from m3djax import sharding
 from m3djax.cli import load_config
 from m3djax.optim import AdamW
 from m3djax.sharding_table import sharding_table
+from m3djax.state import abstract_state, trainer_of
 from m3djax.step import TrainState, compile_step
-from m3djax.train import abstract_state, trainer_of
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]

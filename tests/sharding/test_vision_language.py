@@ -11,25 +11,28 @@ from jax.sharding import Mesh
 
 from m3djax import params as params_lib
 from m3djax import sharding
+from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate.answers.answerers import Seeing, placed
 from m3djax.evaluate.answers.table import Row
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import VolumeReader
-from m3djax.lora import LoRA
 from m3djax.optim import AdamW
 from m3djax.params import Params
-from m3djax.train import trainer_of
+from m3djax.state import trainer_of
 from tests import tiny
 
 TASK = tiny.vision_language(intensity=tiny.mae().intensity)
-ADAPTED = LoRA(TASK, rank=4, alpha=8.0, dropout=0.3)
+LORA = LoRA(rank=4, alpha=8.0, dropout=0.3)
 # See test_mesh: with a small epsilon rounding decides where parameters without gradient go.
 SMOOTH = AdamW(1e-2, eps=1e-3)
 EXPERIMENTS = {
     "whole": tiny.experiment(task=TASK, optimizer=SMOOTH),
     "adapters": tiny.experiment(
-        task=ADAPTED, optimizer=SMOOTH, trainable=r".*lora_[ab]|projector/.*|llm/token_embed/.*"
+        task=TASK,
+        adapters=LORA,
+        optimizer=SMOOTH,
+        trainable=r".*lora_[ab]|projector/.*|llm/token_embed/.*",
     ),
 }
 QUESTIONS = ("a", "bcd", "ef", "ghijk", "l")
@@ -77,7 +80,7 @@ def prompt(question: str, form: str = "") -> list[int]:
 @pytest.fixture(scope="module")
 def params() -> Params:
     """With adapters that do something; as it is drawn, the model would say the same to all."""
-    drawn = ADAPTED.init(jax.random.key(0), tiny.dialogue_batch())
+    drawn = Adapted(TASK, LORA).init(jax.random.key(0), tiny.dialogue_batch())
     larger = jax.tree.map(lambda leaf: leaf * 4 if leaf.ndim > 1 else leaf, drawn)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf + 0.1 if path[-1].key == "lora_b" else leaf, larger
@@ -87,7 +90,7 @@ def params() -> Params:
 @pytest.fixture(scope="module")
 def said(params: Params) -> list[tuple[int, ...]]:
     """What one device answers."""
-    reader = VolumeReader(ADAPTED, params, prompt)
+    reader = VolumeReader(TASK, LORA.merged(params), prompt)
     answers = reader.answer(reader.read(tiny.batch(3)), QUESTIONS, OPTIONS, rows=ROWS)
     tokens = [answer.tokens for answer in answers]
     assert len(set(tokens)) > 2
@@ -100,7 +103,7 @@ def test_answers_equal_those_of_one_device(
 ) -> None:
     """Also where two heads of keys cannot be split over eight devices; as evaluation asks."""
     mesh = sharding.make_mesh(shape)
-    reader = VolumeReader(ADAPTED, placed(params, mesh), prompt, mesh=mesh)
+    reader = VolumeReader(TASK, LORA.merged(placed(params, mesh)), prompt, mesh=mesh)
     seeing = Seeing(reader, OPTIONS, mesh)
     asked = [Row(0, 0, n, (0, 0, 0), "open", "", q, {}, "") for n, q in enumerate(QUESTIONS)]
     answers = seeing.answer(seeing.look(tiny.batch(3)), asked, ROWS)
@@ -110,16 +113,16 @@ def test_answers_equal_those_of_one_device(
 def test_a_volume_for_itself_on_a_mesh(params: Params) -> None:
     """As `ask` does: one volume, all devices over the model."""
     batch, mesh = tiny.batch(4, rows=1), sharding.make_mesh((1, 1, -1))
-    reader = VolumeReader(ADAPTED, params, prompt)
+    reader = VolumeReader(TASK, LORA.merged(params), prompt)
     alone = reader.answer(reader.read(batch), QUESTIONS, OPTIONS)
-    split = VolumeReader(ADAPTED, placed(params, mesh), prompt, mesh=mesh)
+    split = VolumeReader(TASK, LORA.merged(placed(params, mesh)), prompt, mesh=mesh)
     together = split.answer(split.read(batch), QUESTIONS, OPTIONS)
     assert [a.tokens for a in together] == [a.tokens for a in alone]
 
 
 def test_merged_parameters_stay_where_they_were(params: Params) -> None:
     mesh = sharding.make_mesh((1, 4, 2))
-    _, merged = ADAPTED.evaluated(placed(params, mesh))
+    merged = LORA.merged(placed(params, mesh))
     path = "llm/stages_0/block/mlp/gate/kernel"
     kernel = params_lib.flatten(merged)[path]
     assert kernel.sharding.spec == sharding.parameter_spec(path, kernel.shape, mesh)

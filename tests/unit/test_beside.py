@@ -15,9 +15,9 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
+from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate.answers.beside import Beside, Model
 from m3djax.experiment import Experiment
-from m3djax.lora import LoRA
 from m3djax.params import Params, flatten
 from m3djax.run_folder import RunError
 from m3djax.tasks.vision_language import VisionLanguage
@@ -37,8 +37,8 @@ def mesh() -> Mesh:
 def run(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     """Weights of a task with adapters, trained until every number is 1."""
     folder = epath.Path(tmp_path_factory.mktemp("runs") / "run")
-    experiment = Experiment("run", LoRA(TASK, rank=2), DATA, seed=3)
-    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), tiny.dialogue_batch())
+    experiment = Experiment("run", TASK, DATA, adapters=LoRA(rank=2), seed=3)
+    shapes = jax.eval_shape(experiment.adapted.init, jax.random.key(0), tiny.dialogue_batch())
     ones = {path: np.ones(leaf.shape, np.float32) for path, leaf in flatten(shapes).items()}
     weights.save(folder, experiment, ones, {})
     return folder
@@ -72,9 +72,9 @@ def test_before_training(run: epath.Path, named: bool) -> None:
     other = Beside(str(run) if named else "", untrained=True)
     model = other.model(run / "evaluation" / "answers", Model(None, {}, DATA), mesh())
     found = leaves(model.params)
-    fresh = jax.jit(LoRA(TASK, rank=2).init)(jax.random.key(3), tiny.dialogue_batch(rows=1))
-    _, fresh = LoRA(TASK, rank=2).evaluated(fresh)
-    expected = leaves(fresh)
+    adapted = Adapted(TASK, LoRA(rank=2))
+    fresh = jax.jit(adapted.init)(jax.random.key(3), tiny.dialogue_batch(rows=1))
+    expected = leaves(adapted.adapters.merged(fresh))
     assert set(found) == set(expected)
     kernel = found["projector/linear_0/kernel"]
     assert kernel.shape == expected["projector/linear_0/kernel"].shape and kernel.std() > 0

@@ -21,8 +21,8 @@ from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import SigmoidPairs
 from m3djax.models.embedding_head import AttentionPool, EmbeddingHead
 from m3djax.serialize import dumps, from_json, to_json
+from m3djax.state import abstract_state, initial_state, trainer_of
 from m3djax.step import TrainState, sample_keys
-from m3djax.train import abstract_state, initial_state, trainer_of
 from tests import tiny
 from tests.unit.fakes import init
 

@@ -10,12 +10,12 @@ import pytest
 from jax.experimental import pallas as pl
 
 from m3djax import flops, sharding
-from m3djax.lora import LoRA
+from m3djax.adapters import Adapted, LoRA
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.params import flatten, split, unflatten
+from m3djax.state import specification
 from m3djax.tasks.base import Task
 from m3djax.tasks.language import Language
-from m3djax.train import specification
 from tests import tiny, tiny_llm
 
 
@@ -130,7 +130,7 @@ def test_frozen_weights_need_no_gradient() -> None:
     int32 = lambda *shape: jax.ShapeDtypeStruct((8, *shape), jnp.int32)  # noqa: E731
     spec = {"token_ids": int32(16), "spans": int32(1, 2)}
     spec["valid"] = jax.ShapeDtypeStruct((8, 16), jnp.bool_)
-    adapted, tokens = LoRA(task, rank=1), 8 * 16
+    adapted, tokens = Adapted(task, LoRA(rank=1)), 8 * 16
     logits = 2 * tokens * 32 * 264  # the loss computes them twice, and is worth them once
     for each, trainable in ((task, ".*"), (adapted, ".*lora_[ab]"), (adapted, ".*")):
         work = flops.model_flops(each, spec, trainable)

@@ -15,10 +15,11 @@ from m3djax.checkpoint import CheckpointError
 from m3djax.curves import Curve
 from m3djax.evaluate.answers import Answers
 from m3djax.evaluate.reconstruction import Reconstruction
-from m3djax.evaluate.run import evaluate, read_params
+from m3djax.evaluate.run import evaluate
 from m3djax.logging import read_metrics
 from m3djax.params import flatten
 from m3djax.run_folder import RunError
+from m3djax.runs.model import Model
 from m3djax.train import train
 from tests import tiny
 from tests.unit.fakes import SIZE
@@ -69,7 +70,7 @@ def test_the_run_decides_about_the_exit_status(results, monkeypatch):
 
 
 def test_parameters_are_those_that_were_saved(results, config):
-    params = read_params(results.folder, config, results.step)
+    params = Model.open(results.folder, step=results.step).params
     kernel = params["vision"]["patch_embed"]["kernel"]
     assert kernel.dtype == np.float32
     assert len(kernel.devices()) == 1

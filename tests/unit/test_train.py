@@ -23,7 +23,8 @@ from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter, read_metrics
 from m3djax.optim import AdamW, Group
 from m3djax.run_folder import RunError
-from m3djax.train import Interrupted, NonFiniteError, abstract_state, specification, train
+from m3djax.state import abstract_state, specification
+from m3djax.train import Interrupted, NonFiniteError, train
 from tests import tiny
 
 

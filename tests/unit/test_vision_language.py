@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from m3djax.lora import LoRA
+from m3djax.adapters import LoRA
 from m3djax.models.projectors import Projector
 from m3djax.optim import AdamW
 from m3djax.params import Params, flatten
@@ -133,7 +133,11 @@ def test_trains_what_it_is_told_to() -> None:
     """Adapters, projector and table move, all else is bit-equal; the loss falls."""
     pattern = r".*lora_[ab]|projector/|llm/token_embed/"
     experiment = tiny.experiment(
-        task=LoRA(TASK, 2, 4.0, 0.1), trainable=pattern, optimizer=AdamW(2e-2), steps=20
+        task=TASK,
+        adapters=LoRA(2, 4.0, 0.1),
+        trainable=pattern,
+        optimizer=AdamW(2e-2),
+        steps=20,
     )
     batch = tiny.dialogue_batch()
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
@@ -148,8 +152,7 @@ def test_trains_what_it_is_told_to() -> None:
     assert parts == {"llm", "projector"} and "llm/head/kernel" in start.frozen
     assert all(np.any(state.trainable[path] != start.trainable[path]) for path in start.trainable)
     assert all(np.array_equal(state.frozen[path], start.frozen[path]) for path in start.frozen)
-    inner, merged = experiment.task.evaluated(state.params)
-    assert isinstance(inner, VisionLanguage)
+    merged = experiment.merged(state.params)
     assert flatten(merged).keys() == flatten(TASK.init(jax.random.key(0), batch)).keys()
 
 

@@ -11,7 +11,6 @@ from data_pipelines.errors import ConfigError
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import Seen, VolumeReader
-from m3djax.lora import LoRA
 from m3djax.params import Params
 from tests import tiny
 
@@ -107,21 +106,6 @@ def test_prompts_are_told_the_form_of_their_question(params: Params, reader: Vol
     one = told.answer(seen, ["a", "b"], OPTIONS, forms=["cd", ""])
     two = reader.answer(seen, ["acd", "b"], OPTIONS)
     assert [a.tokens for a in one] == [a.tokens for a in two]
-
-
-def test_adapters_are_merged(params: Params) -> None:
-    lora = LoRA(TASK, rank=2)
-    adapted = lora.adapted(jax.random.key(1), params)
-    adapted = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf + 0.5 if path[-1].key == "lora_b" else leaf, adapted
-    )
-    seen_by = [
-        VolumeReader(task, weights, prompt)
-        for task, weights in ((lora, adapted), (TASK, lora.merged(adapted)))
-    ]
-    batch = tiny.batch(rows=1)
-    answers = [r.answer(r.read(batch), QUESTIONS, OPTIONS) for r in seen_by]
-    assert answers[0] == answers[1]
 
 
 def test_what_cannot_be_asked(reader: VolumeReader, params: Params) -> None:

@@ -9,12 +9,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from data_pipelines.pipeline import Data
-from m3djax import params as params_lib
-from m3djax import run_folder, train
-from m3djax.evaluate.run import read_params
-from m3djax.experiment import Experiment
+from m3djax import run_folder
 from m3djax.params import Params
-from m3djax.weights import newest_readable
+from m3djax.runs import model as runs_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +67,6 @@ class Beside:
         if not self.run and not self.untrained:
             return own
         place = epath.Path(self.run) if self.run else folder.parent.parent
-        experiment = run_folder.read_experiment(place)
-        if self.untrained:
-            params = start(experiment, mesh)
-        else:
-            params = read_params(place, experiment, newest_readable(place), mesh)
-        task, params = experiment.task.evaluated(params)
-        return Model(task, params, experiment.data)
-
-
-def start(experiment: Experiment, mesh: Mesh) -> Params:
-    """The parameters that training starts from."""
-    state = train.initial_state(experiment, mesh)
-    return params_lib.unflatten(state.trainable | state.frozen)
+        read = runs_model.Model.untrained if self.untrained else runs_model.Model.open
+        found = read(place, mesh)
+        return Model(found.task, found.params, found.data)

@@ -31,21 +31,19 @@ DECODER = r"llm/.*block/(attention|mlp)/\w+"
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRA(Task):
-    """A task whose linear layers are adapted.
+class LoRA:
+    """Low-rank matrices beside the kernels of linear layers: `Experiment.adapters`.
 
     With `Experiment.trainable` set to a pattern such as `.*lora_[ab]`, the base gets neither
-    gradients nor moments. Evaluators see the inner task with merged parameters.
+    gradients nor moments. Evaluators and `ask` get merged parameters.
 
     Attributes:
-      task: the task itself.
       rank: columns of A.
       alpha: the scale is alpha / rank.
       dropout: share of a layer's inputs that the adapter does not see in training.
       targets: regex over the paths of linear layers, from the component on.
     """
 
-    task: Task
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.05
@@ -58,30 +56,13 @@ class LoRA(Task):
 
     @property
     def scale(self) -> float:
-        """What the adapters' outputs are multiplied by."""
+        """Returns the factor of the adapters' outputs."""
         return self.alpha / self.rank
 
-    @property
-    def accumulates(self) -> bool:
-        """As the task does."""
-        return self.task.accumulates
+    def init(self, rng: Key[Array, ""], params: Params) -> Params:
+        """Returns parameters with fresh adapters beside the kernels of the targets.
 
-    @property
-    def inner(self) -> Task:
-        """See `Task.inner`."""
-        return self.task.inner
-
-    def check(self, data: Any) -> None:
-        """As the task does."""
-        self.task.check(data)
-
-    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """The task's parameters, with fresh adapters: A random, B zero."""
-        task_key, lora_key = jax.random.split(rng)
-        return self.adapted(lora_key, self.task.init(task_key, batch))
-
-    def adapted(self, rng: Key[Array, ""], params: Params) -> Params:
-        """Parameters with fresh adapters beside the kernels of the targets.
+        A is random, B is zero, so fresh adapters change no output.
 
         Raises:
           ConfigError: `targets` matches no linear layer.
@@ -98,27 +79,19 @@ class LoRA(Task):
         return unflatten(flat)
 
     def layers(self, flat: Mapping[str, Any]) -> list[str]:
-        """Paths of the layers that are adapted; raises ConfigError if there are none."""
+        """Returns the paths of the layers that are adapted.
+
+        Raises:
+          ConfigError: there are none.
+        """
         kernels = (path.removesuffix("/kernel") for path in flat if path.endswith("/kernel"))
         found = [layer for layer in kernels if re.fullmatch(self.targets, layer)]
         if not found:
             raise ConfigError(f"targets={self.targets!r} match no linear layer of this task.")
         return found
 
-    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """The task's loss, its layers adapted."""
-        dropout = self.dropout if train else 0.0
-        if dropout:
-            params = _salted(params)
-        with adapters(self.scale, dropout, keys):
-            return self.task.loss(params, batch, keys, train=train)
-
-    def evaluated(self, params: Params) -> tuple[Task, Params]:
-        """The inner task and its parameters with the adapters merged."""
-        return self.task.evaluated(self.merged(params))
-
     def merged(self, params: Params) -> Params:
-        """Parameters of the inner task: W + (alpha / r) A B, and no adapters."""
+        """Returns parameters without adapters: W + (alpha / r) A B."""
         flat = flatten(params)
         for path in [path for path in flat if path.endswith(f"/{A}")]:
             layer = path.removesuffix(f"/{A}")
@@ -129,15 +102,41 @@ class LoRA(Task):
         return unflatten(flat)
 
 
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A task as training sees it: its parameters hold adapters, and its layers use them.
+
+    Attributes:
+      task: the task; it knows nothing of adapters.
+      adapters: which layers are adapted, and how.
+    """
+
+    task: Task
+    adapters: LoRA
+
+    def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
+        """Returns the task's fresh parameters with fresh adapters."""
+        task_key, adapters_key = jax.random.split(rng)
+        return self.adapters.init(adapters_key, self.task.init(task_key, batch))
+
+    def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
+        """Returns the task's loss with adapted layers; see `Task.loss`."""
+        dropout = self.adapters.dropout if train else 0.0
+        if dropout:
+            params = _salted(params)
+        with applied(self.adapters.scale, dropout, keys):
+            return self.task.loss(params, batch, keys, train=train)
+
+
 @contextlib.contextmanager
-def adapters(
+def applied(
     scale: float, dropout: float = 0.0, keys: Key[Array, " b"] | None = None
 ) -> Iterator[None]:
-    """While it lasts, linear layers that have adapters use them.
+    """Makes linear layers that have adapters use them, inside the `with` block.
 
     Args:
       scale: alpha / rank.
-      dropout: share of inputs that adapters do not see; needs parameters from `LoRA.loss`.
+      dropout: share of inputs that adapters do not see; needs the numbers of `_salted`.
       keys: one per sample.
     """
 

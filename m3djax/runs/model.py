@@ -1,0 +1,101 @@
+"""The model of a run: the one way from a folder to a task with its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from data_pipelines.pipeline import Data
+from m3djax import params as params_lib
+from m3djax import run_folder, sharding, state, weights
+from m3djax.experiment import Experiment
+from m3djax.params import Dtype, Params
+from m3djax.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A task with its parameters, ready to predict: adapters are merged.
+
+    Attributes:
+      experiment: the config of the run.
+      params: one entry per component of the task.
+    """
+
+    experiment: Experiment
+    params: Params
+
+    @property
+    def task(self) -> Task:
+        """Returns the task that the parameters are for."""
+        return self.experiment.task
+
+    @property
+    def data(self) -> Data:
+        """Returns the data of the run: its sizes and its tokenizer are the model's."""
+        return self.experiment.data
+
+    @classmethod
+    def open(
+        cls,
+        run: epath.PathLike,
+        mesh: Mesh | None = None,
+        dtype: Dtype | None = None,
+        *,
+        step: int | None = None,
+        components: Sequence[str] = (),
+    ) -> Self:
+        """Reads the model of a run, or of a folder that `convert` wrote.
+
+        Args:
+          run: the folder.
+          mesh: the devices that hold the parameters, by the sharding rows; None: the first device
+            of this process.
+          dtype: of the parameters and of what is computed; None: float32 parameters, computed in
+            as in training.
+          step: a readable checkpoint; None: the newest.
+          components: which components are read; (): all.
+
+        Raises:
+          RunError: the folder is not a run.
+          CheckpointError: nothing in it is readable, or a component is missing.
+        """
+        experiment = run_folder.read_experiment(run)
+        flat = read_params(run, experiment, mesh, dtype, step=step, components=components)
+        if dtype is not None:
+            task = experiment.task.with_dtype(dtype)
+            experiment = dataclasses.replace(experiment, task=task)
+        return cls(experiment, experiment.merged(params_lib.unflatten(flat)))
+
+    @classmethod
+    def untrained(cls, run: epath.PathLike, mesh: Mesh) -> Self:
+        """Makes the model of a run as it was before its first step.
+
+        Raises:
+          RunError: the folder is not a run.
+          CheckpointError: a source of `init_from` is not readable.
+        """
+        experiment = run_folder.read_experiment(run)
+        return cls(experiment, experiment.merged(state.initial_state(experiment, mesh).params))
+
+
+def read_params(
+    run: epath.PathLike,
+    experiment: Experiment,
+    mesh: Mesh | None = None,
+    dtype: Dtype | None = None,
+    *,
+    step: int | None = None,
+    components: Sequence[str] = (),
+) -> params_lib.FlatParams:
+    """Reads the parameters of a run as they were trained, adapters apart; see `Model.open`."""
+    if mesh is None:
+        mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
+    shapes = state.abstract_params(experiment, components)
+    wanted = weights.on_mesh(shapes, mesh, dtype or "float32")
+    return weights.load_params(run, wanted, step=step)
