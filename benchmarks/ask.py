@@ -94,11 +94,11 @@ def ours(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
         dtype="float32",
     )
     clock = _Clock()
-    talk = ask.conversation()
+    session = ask.open()
     for question in QUESTIONS:
         clock.asked()
-        said = talk.ask(question, lambda _row, _text: clock.spoke())
-        clock.ended(len(said.answer.tokens), said.answer.text)
+        reply = session.ask((), question, lambda _text: clock.spoke())
+        clock.ended(len(reply.tokens), reply.text)
     return clock.found()
 
 

@@ -76,30 +76,31 @@ class Prompt:
     separator: str = " "
     joined: tuple[str, ...] = ()
 
-    def __call__(self, tokenizer: Any, question: str, form: str = "") -> list[int]:
-        """The tokens up to where the answer begins.
+    def __call__(
+        self, tokenizer: Any, question: str, form: str = "", history: Sequence[Turn] = ()
+    ) -> list[int]:
+        """Returns the tokens up to where the answer begins.
 
-        Special tokens in the question are taken as text, but for those of boxes.
+        Special tokens in the texts are taken as text, but for those of boxes.
 
         Args:
           tokenizer: a transformers tokenizer with the new tokens.
           question: the question.
           form: its form; see `captions.Question`.
+          history: earlier questions about the same volumes with their answers, in their order, put
+            as `conversation` puts them.
 
         Raises:
           ConfigError: the tokenizer has no placeholder, no template, or a template that changes
             what the user says.
         """
-        text = self._text(tokenizer, question, form)
-        if self.format == "m3d":
-            ids = plain(tokenizer, text)
-        else:
-            ids = chat(tokenizer, [{"role": "user", "content": text}])
+        ids, _, messages = self._converse(tokenizer, history)
+        ids, _ = self._ask(tokenizer, ids, messages, question, form)
         self._check_images(tokenizer, ids)
         return ids
 
     def conversation(self, tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], list[Span]]:
-        """Questions about the same volumes, each with its answer and the token that ends it.
+        """Puts questions about the same volumes, each with its answer and the token that ends it.
 
         Returns:
           The tokens, and of every answer the first and the past-the-last one, the token that ends
@@ -108,26 +109,7 @@ class Prompt:
         Raises:
           ConfigError: as for the prompt alone.
         """
-        ids, spans, said = list[int](), list[Span](), list[Message]()
-        for question, answer, form in turns:
-            put = self._later if ids else self._text
-            text = put(tokenizer, question, form)
-            answer = as_text(tokenizer, answer).strip()
-            said.append({"role": "user", "content": text})
-            if self.format == "m3d":
-                # Together, as a tokenizer may put the blank and the word behind it into one token.
-                prompt, whole = (
-                    [*ids, *(_tokens if ids else plain)(tokenizer, part)]
-                    for part in (text, f"{text} {answer}")
-                )
-            else:
-                prompt = chat(tokenizer, said)
-                whole = [*prompt, *_tokens(tokenizer, answer)]
-            if whole[: len(prompt)] != prompt or prompt[: len(ids)] != ids:
-                raise ConfigError("this tokenizer joins question and answer. Cure: format=chat.")
-            said.append({"role": "assistant", "content": answer})
-            ids = [*whole, self.end(tokenizer)]
-            spans.append((len(prompt), len(ids)))
+        ids, spans, _ = self._converse(tokenizer, turns)
         self._check_images(tokenizer, ids)
         return ids, spans
 
@@ -144,12 +126,52 @@ class Prompt:
             raise ConfigError("this tokenizer has no token that ends a text (eos_token).")
         return found
 
-    def _text(self, tokenizer: Any, question: str, form: str) -> str:
-        return IMAGE * self.image_tokens + self._later(tokenizer, question, form)
+    def _converse(
+        self, tokenizer: Any, turns: Sequence[Turn]
+    ) -> tuple[list[int], list[Span], list[Message]]:
+        """Returns the tokens of a conversation, the spans of its answers, and its messages."""
+        ids, spans, messages = list[int](), list[Span](), list[Message]()
+        for question, answer, form in turns:
+            prompt, text = self._ask(tokenizer, ids, messages, question, form)
+            answer = as_text(tokenizer, answer).strip()
+            if self.format == "m3d":
+                # Together, as a tokenizer may put the blank and the word behind it into one token.
+                whole = self._append(tokenizer, ids, f"{text} {answer}")
+            else:
+                whole = [*prompt, *_tokens(tokenizer, answer)]
+            if whole[: len(prompt)] != prompt:
+                raise ConfigError("this tokenizer joins question and answer. Cure: format=chat.")
+            user, assistant = ("user", text), ("assistant", answer)
+            messages += [{"role": role, "content": said} for role, said in (user, assistant)]
+            ids = [*whole, self.end(tokenizer)]
+            spans.append((len(prompt), len(ids)))
+        return ids, spans, messages
 
-    def _later(self, tokenizer: Any, question: str, form: str) -> str:
-        separator = "" if form in self.joined else self.separator
-        return separator + as_text(tokenizer, question).strip()
+    def _ask(
+        self,
+        tokenizer: Any,
+        ids: list[int],
+        messages: Sequence[Message],
+        question: str,
+        form: str,
+    ) -> tuple[list[int], str]:
+        """Returns a conversation and the question behind it as tokens, and the question's text."""
+        text = "" if form in self.joined else self.separator
+        text += as_text(tokenizer, question).strip()
+        if not ids:
+            text = IMAGE * self.image_tokens + text
+        if self.format == "m3d":
+            return self._append(tokenizer, ids, text), text
+        prompt = chat(tokenizer, [*messages, {"role": "user", "content": text}])
+        if prompt[: len(ids)] != ids:
+            raise ConfigError(
+                "the chat template puts earlier messages in another way once others follow, so a "
+                "conversation cannot go on. Cure: single questions."
+            )
+        return prompt, text
+
+    def _append(self, tokenizer: Any, ids: list[int], text: str) -> list[int]:
+        return [*ids, *_tokens(tokenizer, text)] if ids else plain(tokenizer, text)
 
     def _check_images(self, tokenizer: Any, ids: list[int]) -> None:
         if (count := ids.count(token_id(tokenizer, IMAGE))) != self.image_tokens:

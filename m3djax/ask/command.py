@@ -9,20 +9,17 @@ from collections.abc import Iterator
 
 import tyro
 
-from data_pipelines import readers
 from data_pipelines.captions import templates
-from data_pipelines.errors import ConfigError, DataError, printable
+from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.files import check_target
-from data_pipelines.plausible import check_values
-from data_pipelines.volume import Units, Volume
-from m3djax.ask import draft, picture
-from m3djax.ask.conversation import Conversation, Said
-from m3djax.ask.describe import describe, measured
+from data_pipelines.volume import Units
+from m3djax.ask import draft, picture, terminal
+from m3djax.ask.describe import counted
+from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.model import Run
-from m3djax.ask.part import At, Part, take
-from m3djax.ask.places import counted
-from m3djax.generate import terminal
+from m3djax.ask.session import Exchange, Session
 from m3djax.generate.sampling import Sampling
+from m3djax.generate.terminal import AutoDtype, chosen, converse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +63,10 @@ class Ask:
     report: str | None = None
     report_prompt: str = templates.REPORT[0]
     sampling: Sampling = Sampling()
-    dtype: terminal.AutoDtype = "auto"
+    dtype: AutoDtype = "auto"
 
     def answer(self) -> int:
-        """Answers on the screen, draws and writes; returns the exit status.
+        """Prints the answers, draws the picture, writes the draft; returns the exit status.
 
         Raises:
           RunError, CheckpointError: the run cannot be read.
@@ -85,80 +82,73 @@ class Ask:
             check_target(target)
         if self.picture and not self.picture.lower().endswith(".png"):
             raise ConfigError(f"--picture {self.picture!r}: a PNG is drawn. Cure: a name in .png.")
-        talk = self.conversation()
+        session = self.open()
         print(picture.NOTICE, flush=True)
-        said: list[Said] = []
+        said: list[Exchange] = []
         for question in self.questions:
-            print(f"\n> {printable(question)}", flush=True)
-            said.append(self._reply(talk, question))
-        status = self._draft(talk, said) if self.report else 0
+            terminal.show_question(question)
+            said.append(terminal.ask(session, question))
+        status = self._draft(session, said) if self.report else 0
         if not self.questions and not self.report:
             print("(an empty line or ctrl-D ends)", flush=True)
-            terminal.converse(lambda question: self._typed(talk, question, said), "ask")
+            converse(lambda question: self._typed(session, question, said), "ask")
         if self.picture:
-            self._draw(talk, said)
+            self._draw(session, said)
             print(f"picture: {self.picture}")
-        if total := counted([one.boxes for one in said]):
+        if total := counted([one.reply for one in said]):
             print(total)
         print(picture.NOTICE)
         return status
 
-    def conversation(self) -> Conversation:
-        """Reads the run and the scans, says what they are, and encodes the scans."""
-        run = Run.open(self.run)
-        dtype = terminal.chosen(self.dtype)
-        parts = self._parts(run)
-        for part in parts:
-            print("\n".join(describe(part)), flush=True)
-        reader = run.reader(len(parts), dtype)
-        layers = run.task.vision.transformer.num_layers, run.task.llm.num_layers
-        print(f"{self.run}: {layers[0]} layers see, {layers[1]} speak, {dtype}")
-        print("\n".join(measured(self.run)), flush=True)
-        return Conversation(reader, parts, self.sampling, released=run.released_boxes)
+    def open(self) -> Session:
+        """Reads the run and the scans, prints what they are, and encodes the scans."""
+        run, dtype = Run.open(self.run), chosen(self.dtype)
+        fovs = [self._look_at(run, path) for path in (self.scan, *self.also)]
+        terminal.show_scans(fovs)
+        run.prompt(len(fovs))  # before the weights, which take long to read
+        model = run.load(dtype)
+        terminal.show_model(self.run, model, dtype)
+        session = Session(model, fovs, self.sampling)
+        session.encode()
+        return session
 
-    def _parts(self, run: Run) -> list[Part]:
-        recipe, at, crop = run.recipe(self.recipe), At.read(self.at), run.crop(self.zoom)
-        data = run.experiment.data
-        return [take(self._read(path), data, recipe, at, crop) for path in (self.scan, *self.also)]
+    def _look_at(self, run: Run, path: str) -> FieldOfView:
+        return run.look_at(
+            path,
+            at=self.at,
+            zoom=self.zoom,
+            units=self.units,
+            series=self.series,
+            recipe=self.recipe,
+        )
 
-    def _read(self, path: str) -> Volume:
-        volume = readers.read(path, units=self.units, series=self.series)
-        volume = dataclasses.replace(volume, source=path)
-        check_values(volume)
-        return volume
-
-    def _reply(self, talk: Conversation, question: str, form: str = "") -> Said:
-        said = talk.ask(question, form=form)
-        for line in said.lines():
-            print(f"  {line}", flush=True)
-        return said
-
-    def _typed(self, talk: Conversation, question: str, said: list[Said]) -> None:
-        said.append(self._reply(talk, question))
+    def _typed(self, session: Session, question: str, said: list[Exchange]) -> None:
+        said.append(terminal.ask(session, question))
         if self.picture:
-            self._draw(talk, said)
+            self._draw(session, said)
 
-    def _draw(self, talk: Conversation, said: list[Said]) -> None:
+    def _draw(self, session: Session, said: list[Exchange]) -> None:
         assert self.picture
+        window = session.model.run.task.intensity.window
         with _writing(self.picture):
-            picture.draw(self.picture, talk.rows(said), talk.reader.task.intensity.window)
+            picture.draw(self.picture, picture.rows(session.fovs, said), window)
 
-    def _draft(self, talk: Conversation, said: list[Said]) -> int:
+    def _draft(self, session: Session, said: list[Exchange]) -> int:
         assert self.report
-        print(f"\n> {self.report_prompt}", flush=True)
-        said.append(self._reply(talk, self.report_prompt, "report"))
-        if not said[-1].answer.text.strip():
+        terminal.show_question(self.report_prompt)
+        said.append(terminal.ask(session, self.report_prompt, "report"))
+        if not said[-1].reply.text.strip():
             print("ask: the model said nothing; no draft was written", file=sys.stderr)
             return 1
         with _writing(self.report):
-            draft.write(self.report, said[-1], talk.parts, self.run)
+            draft.write(self.report, said[-1], session.fovs, self.run)
         print(f"draft: {self.report}")
         return 0
 
 
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
-    """Tells what the file system refuses as what a user can mend."""
+    """Raises DataError with a cure where the file system refuses to write."""
     try:
         yield
     except OSError as error:

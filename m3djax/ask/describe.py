@@ -1,6 +1,8 @@
-"""A scan, and the part of it that is looked at, in words."""
+"""Scans, fields of view and places of replies in words."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -9,24 +11,25 @@ from nibabel.affines import obliquity
 
 from data_pipelines.errors import printable
 from data_pipelines.volume import Volume
-from m3djax.ask.part import Part
+from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.places import millimetres, shown_mm, shown_voxels
+from m3djax.ask.session import Reply
 from m3djax.evaluate.run import Results
 
 _TOLD = 0.05
-"""Least part of the model's input beyond the scan that is told."""
+"""Least share of the model's input beyond the scan that is worth a word."""
 _TILT = np.deg2rad(0.5)
 
 
-def describe(part: Part) -> list[str]:
-    """Two lines: what the scan is, and what is looked at."""
-    scan, frame = part.scan, part.frame()
+def describe(fov: FieldOfView) -> list[str]:
+    """Returns two lines: what the scan is, and what of it the model sees."""
+    scan, frame = fov.scan, fov.frame()
     sides = " x ".join(map(str, scan.source_shape or ()))
     about = f"{printable(scan.source)}: {sides} voxels{_axes(scan)}{_spacing(scan)}, {scan.units}"
-    how = "resampled as a whole, unlike in training" if part.whole else "cut as in training"
-    share, size = part.share(), " x ".join(map(str, part.seen.shape))
+    how = "resampled as a whole, unlike in training" if fov.whole else "cut as in training"
+    share, size = fov.share(), " x ".join(map(str, fov.seen.shape))
     seen = f"looked at: {shown_voxels(frame)}, {share:.0%} of the scan, {how}, as {size} voxels"
-    if (beyond := part.beyond()) >= _TOLD:
+    if (beyond := fov.beyond()) >= _TOLD:
         seen += f", {beyond:.0%} of them beyond the scan and empty"
     where = millimetres(frame, scan)
     if where is not None:
@@ -35,15 +38,37 @@ def describe(part: Part) -> list[str]:
 
 
 def measured(folder: epath.PathLike) -> list[str]:
-    """How far the answers of a run may be believed: what its last evaluation found."""
+    """Returns what the last evaluation of a run found, or a line that says there was none."""
     results = Results.read(folder)
     if results is None or not (found := results.summary()):
         return ["measured: nothing; whether its answers are right is not known"]
     return [f"measured: {sentence}" for sentence in found.splitlines()]
 
 
+def about_places(reply: Reply) -> Iterator[str]:
+    """Yields a line for every place of a reply, and for every box that has none."""
+    for place in reply.places:
+        yield f"box {place.text}: {place}"
+    for text in reply.unreadable:
+        yield f"not a readable box, left out: {printable(text)}"
+    for text in reply.outside:
+        yield f"box {text} lies outside of the scan, left out"
+    for text in reply.unplaced:
+        yield f"box {text} is not placed: the answer does not say in which of the scans"
+
+
+def counted(replies: Sequence[Reply]) -> str:
+    """Counts the boxes that were placed, unreadable and outside; "" if there are none."""
+    placed = sum(len(reply.places) for reply in replies)
+    unreadable = sum(len(reply.unreadable) for reply in replies)
+    outside = sum(len(reply.outside) for reply in replies)
+    if not placed + unreadable + outside:
+        return ""
+    return f"boxes: {placed} placed, {unreadable} unreadable, {outside} outside of the scan"
+
+
 def _axes(scan: Volume) -> str:
-    """Where the file's own axes run to."""
+    """Returns the directions of the file's own axes."""
     if scan.source_affine is None:
         return ""
     along = f" along {''.join(orientations.aff2axcodes(scan.source_affine))}"

@@ -1,4 +1,4 @@
-"""A draft of a report, as text that says what it is."""
+"""The draft of a report: text that says where it comes from."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from etils import epath
 
 from data_pipelines.errors import printable
 from data_pipelines.files import write_whole
-from m3djax.ask.conversation import Said
-from m3djax.ask.describe import describe
-from m3djax.ask.part import Part
+from m3djax.ask.describe import about_places, describe
+from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.picture import NOTICE
+from m3djax.ask.session import Exchange
 
 
-def write(path: epath.PathLike, said: Said, parts: Sequence[Part], run: str) -> None:
+def write(path: epath.PathLike, exchange: Exchange, fovs: Sequence[FieldOfView], run: str) -> None:
     """Writes the draft, whole or not at all.
 
     Args:
       path: of the text file.
-      said: the answer.
-      parts: the scans that it is about.
-      run: that gave it.
+      exchange: the request for a report, and the reply.
+      fovs: what the model saw of the scans.
+      run: the model.
     """
-    text = said.answer.text.strip()
-    if said.answer.ended == "length":
+    text = exchange.reply.text.strip()
+    if exchange.reply.ended == "length":
         text += "\n\n[The answer was cut off here: a greater --sampling.max-new-tokens goes on.]"
-    boxes = list(said.lines())
+    boxes = list(about_places(exchange.reply))
     lines = [
         "# DRAFT of findings, written by a model",
         f"{NOTICE} Nobody has checked a word of it.",
-        "\n".join(f"- {line}" for part in parts for line in describe(part)),
-        f"- model: {printable(run)}\n- asked: {printable(said.question)}",
+        "\n".join(f"- {line}" for fov in fovs for line in describe(fov)),
+        f"- model: {printable(run)}\n- asked: {printable(exchange.question)}",
         "## Findings",
         text,
         *(["## Boxes", "\n".join(f"- {line}" for line in boxes)] if boxes else []),

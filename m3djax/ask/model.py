@@ -1,26 +1,32 @@
-"""The model of a run, ready to be asked about scans."""
+"""Runs that can be asked about scans."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
+from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
+from data_pipelines import readers
 from data_pipelines.captions import CaptionSource
 from data_pipelines.crops import Crop
 from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.plausible import check_values
 from data_pipelines.preprocess import RECIPES, Recipe
 from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines.text.prompts import Prompt
+from data_pipelines.volume import Units, Volume
 from m3djax import run_folder, sharding
+from m3djax.ask.field_of_view import CENTRE, At, FieldOfView
 from m3djax.experiment import Experiment
 from m3djax.generate.volumes import VolumeReader
 from m3djax.params import Dtype
 from m3djax.runs.model import Model
-from m3djax.tasks.vision_language import VisionLanguage
+from m3djax.tasks.answering import AnsweringTask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +42,7 @@ class Run:
 
     folder: epath.Path
     experiment: Experiment
-    task: VisionLanguage
+    task: AnsweringTask
     tokens: DialogueTokens
 
     @classmethod
@@ -51,7 +57,7 @@ class Run:
         experiment = run_folder.read_experiment(folder)
         task = experiment.task
         where = folder / run_folder.CONFIG
-        if not isinstance(task, VisionLanguage):
+        if not isinstance(task, AnsweringTask):
             raise ConfigError(
                 f"{where}: task is {type(task).__name__}, which has not the components vision, "
                 "projector and llm that answers take. Cure: a run of VisionLanguage."
@@ -65,15 +71,81 @@ class Run:
         task.check(experiment.data)
         return cls(folder, experiment, task, tokens)
 
-    def recipe(self, name: str | None) -> Recipe:
-        """How the scans of its training were preprocessed.
+    def look_at(
+        self,
+        scan: epath.PathLike | Volume,
+        *,
+        at: str = CENTRE,
+        zoom: float | None = None,
+        units: Units | None = None,
+        series: str | None = None,
+        recipe: str | None = None,
+    ) -> FieldOfView:
+        """Reads and preprocesses a scan, and cuts out of it what the model sees.
 
         Args:
-          name: of a recipe, instead of what the run's datasets say.
+          scan: a volume, a volume file, or a folder of DICOM files or of image slices.
+          at: the middle of the crop: "centre", a voxel of the file ("30,200,180") or RAS+
+            millimetres ("-12,40,1310mm"); "whole" resamples the whole scan instead.
+          zoom: of the crop; None is that of the crop that training cut most often.
+          units: of a file that cannot tell: "HU" for CT.
+          series: the number of a series in a DICOM folder with several.
+          recipe: name of the preprocessing; None is what the run's datasets say.
 
         Raises:
-          ConfigError: there is no such recipe, or the datasets do not say which one it is.
+          DataError: the scan cannot be read, or is of another kind than the run's data.
+          ConfigError: the options do not fit run and scan.
         """
+        steps, place, crop = self._recipe(recipe), At.read(at), self._crop(zoom)
+        if not isinstance(scan, Volume):
+            volume = readers.read(scan, units=units, series=series)
+            scan = dataclasses.replace(volume, source=str(scan))
+        check_values(scan)
+        return FieldOfView.of(scan, self.experiment.data, steps, place, crop)
+
+    def prompt(self, volumes: int) -> Prompt:
+        """Returns how questions about this number of volumes are put.
+
+        Raises:
+          ConfigError: the tokens of the volumes do not fit the model's context.
+        """
+        tokens = self.task.tokens_per_volume(self.experiment.data.size) * volumes
+        if tokens >= self.task.llm.context:
+            raise ConfigError(
+                f"{volumes} volumes become {tokens} tokens, and the context of the model has "
+                f"{self.task.llm.context}. Cure: fewer scans."
+            )
+        return dataclasses.replace(self.tokens.prompt, image_tokens=tokens)
+
+    def load(self, dtype: Dtype = "float32", mesh: Mesh | None = None) -> AskModel:
+        """Reads the weights.
+
+        Args:
+          dtype: what is computed in, and what weights are kept in.
+          mesh: the devices that hold the weights; None: all devices of this process, each with a
+            part of every weight.
+
+        Raises:
+          CheckpointError: there are no readable weights, or components are missing.
+          ConfigError: the tokenizer cannot make the model's prompts.
+          DataError: its tokenizer cannot be read, or is another model's.
+        """
+        tokenizer = self.tokens.load()
+        end = self.tokens.prompt.end(tokenizer)
+        if mesh is None:
+            mesh = sharding.make_mesh((1, 1, -1), jax.local_devices())
+        model = Model.open(self.folder, mesh, dtype)
+        reader = VolumeReader(
+            model.task,
+            model.params,
+            tokenizer=tokenizer,
+            eos_ids=(end,),
+            mesh=mesh,
+        )
+        return AskModel(self, reader)
+
+    def _recipe(self, name: str | None) -> Recipe:
+        """Returns the named recipe, or the one that the run's datasets were prepared with."""
         cure = f"--recipe with the one of the training data ({', '.join(RECIPES)})"
         if name is not None:
             if name not in RECIPES:
@@ -94,8 +166,8 @@ class Run:
             )
         return found[0]
 
-    def crop(self, zoom: float | None) -> Crop:
-        """The crop that training cut most often, or one of another zoom."""
+    def _crop(self, zoom: float | None) -> Crop:
+        """Returns the crop that training cut most often, or one of another zoom."""
         if zoom is None:
             return max(self.experiment.data.crops, key=lambda crop: crop.weight)
         if not 0 < zoom < math.inf:
@@ -110,39 +182,26 @@ class Run:
         text = self.experiment.data.text
         return text is not None and _released(text.source)
 
-    def reader(self, volumes: int, dtype: Dtype) -> VolumeReader:
-        """Reads the weights, onto all devices of this process.
 
-        Args:
-          volumes: in a prompt.
-          dtype: what is computed in, and what weights are kept in.
+@dataclasses.dataclass(frozen=True, eq=False)
+class AskModel:
+    """A run with its weights; it may serve any number of sessions.
 
-        Raises:
-          CheckpointError: there are no readable weights, or components are missing.
-          ConfigError: prompts do not fit the model.
-          DataError: its tokenizer cannot be read, or is another model's.
-        """
-        tokenizer = self.tokens.load()
-        tokens = self.task.tokens_per_volume(self.experiment.data.size) * volumes
-        if tokens >= self.task.llm.context:
-            raise ConfigError(
-                f"{volumes} volumes become {tokens} tokens, and the context of the model has "
-                f"{self.task.llm.context}. Cure: fewer scans."
-            )
-        prompt = dataclasses.replace(self.tokens.prompt, image_tokens=tokens)
-        mesh = sharding.make_mesh((1, 1, -1), jax.local_devices())
-        model = Model.open(self.folder, mesh, dtype)
-        return VolumeReader(
-            model.task,
-            model.params,
-            functools.partial(prompt, tokenizer),
-            tokenizer=tokenizer,
-            eos_ids=(prompt.end(tokenizer),),
-            mesh=mesh,
-        )
+    Attributes:
+      run: the run.
+      reader: its model.
+    """
+
+    run: Run
+    reader: VolumeReader
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer with all new tokens; shared, so do not change it."""
+        return self.reader.generator.tokenizer
 
 
 def _released(source: CaptionSource) -> bool:
-    """A mixture is of sources, and all that make boxes do so in one way."""
+    """Looks into mixtures, too: all of their sources write boxes in one way."""
     members = getattr(source, "sources", {})
     return getattr(source, "released", False) or any(map(_released, members.values()))

@@ -1,4 +1,4 @@
-"""The picture of an answer: boxes on slices of the scan."""
+"""The picture of a session: places of replies on slices of the scans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from data_pipelines.planes import ANATOMICAL, AS_STORED, BACKGROUND, TEXT, Plane
 from data_pipelines.plausible import Sample
 from data_pipelines.preprocess import Orientation
 from data_pipelines.volume import Volume, transform
-from m3djax.ask.part import Part
+from m3djax.ask.field_of_view import FieldOfView
+from m3djax.ask.session import Exchange
 from m3djax.augment import Window
 
 NOTICE = "Software for research: not for clinical use."
@@ -37,13 +38,31 @@ class Row:
 
     Attributes:
       title: what was asked and said.
-      part: of the scan that was looked at.
-      box: (6,) half-open voxels of the file that are marked; None: nothing is.
+      fov: what the model sees of the scan.
+      box: (6,) half-open voxels of the file to mark; None marks nothing.
     """
 
     title: str
-    part: Part
+    fov: FieldOfView
     box: np.ndarray | None = None
+
+
+def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row]:
+    """Returns a row for every place of the replies; without any, one for every scan.
+
+    Args:
+      fovs: what the model sees of the scans of the session.
+      exchanges: what was asked and said.
+    """
+    titles = [f"{one.question}  >  {one.reply.text.strip()}" for one in exchanges]
+    placed = [
+        Row(title, fovs[0], place.voxels)
+        for title, one in zip(titles, exchanges, strict=True)
+        for place in one.reply.places
+    ]
+    text = "; ".join(titles) or "What the model looks at"
+    several = len(fovs) > 1
+    return placed or [Row(f"{fov.scan.source}: {text}" if several else text, fov) for fov in fovs]
 
 
 def draw(path: epath.PathLike, rows: Sequence[Row], window: Window) -> None:
@@ -99,14 +118,14 @@ class _Shown:
 
     @classmethod
     def of(cls, row: Row) -> _Shown:
-        volume, planes = row.part.scan, AS_STORED
+        volume, planes = row.fov.scan, AS_STORED
         if volume.affine is not None:
             volume, planes = Orientation()(volume), ANATOMICAL
         box = None if row.box is None else _moved(row.box, volume)
         text = textwrap.wrap(printable(" ".join(row.title.split())), _LETTERS)
         text = [*text[:_LINES], *(["..."] if len(text) > _LINES else [])]
         title = "\n".join(text).replace("$", r"\$")  # else it starts a formula
-        return cls(title, volume, planes, _moved(row.part.frame(), volume), box)
+        return cls(title, volume, planes, _moved(row.fov.frame(), volume), box)
 
     def _extent(self) -> np.ndarray:
         return np.multiply(self.volume.shape, self.volume.spacing or (1.0, 1.0, 1.0))

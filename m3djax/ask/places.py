@@ -1,10 +1,9 @@
-"""Boxes in answers: where they lie in the scan, or that they cannot be read."""
+"""Places that answers name, in the coordinates of the scan."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -12,14 +11,14 @@ from jaxtyping import Float
 from data_pipelines.boxes import Box, read_box
 from data_pipelines.preprocess import boxes_to_source
 from data_pipelines.volume import Volume, corners, transform
-from m3djax.ask.part import Part
+from m3djax.ask.field_of_view import FieldOfView
 
 _BRACKETS = re.compile(r"\[[^\[\]]*\d[^\[\]]*(?:\]|$|(?=\[))")
 _BARE = re.compile(r"(?:[-+]?\d*\.\d+\s*,\s*){3,}[-+]?\d*\.?\d+")
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlacedBox:
     """A box of an answer.
 
     Attributes:
@@ -40,27 +39,30 @@ class Place:
         return f"{said}; {shown_mm(self.mm)}"
 
 
+Place = PlacedBox
+"""What a reply may point at in the scan; another kind of place joins as a union."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Boxes:
+class FoundBoxes:
     """All boxes of an answer.
 
     Attributes:
-      places: those that lie in the scan.
+      placed: those that lie in the scan.
       unreadable: texts that look like a box and are none.
       outside: boxes, as written, of which nothing lies in the scan: the crop reaches beyond it.
     """
 
-    places: tuple[Place, ...] = ()
+    placed: tuple[PlacedBox, ...] = ()
     unreadable: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
 
 
 def read_boxes(text: str) -> tuple[list[tuple[str, Box]], list[str]]:
-    """The boxes that an answer holds, and the texts that look like one and cannot be read.
+    """Returns the boxes of an answer, and the texts that look like one and cannot be read.
 
-    What has numbers in square brackets, closed or not, and what has four or more decimal fractions
-    in a row without brackets, is meant to be a box. It is one if it is six numbers as `read_box`
-    takes them.
+    Numbers in square brackets, closed or not, and four or more decimal fractions in a row without
+    brackets look like a box. They are one if `read_box` takes them.
     """
     found, unreadable = [], []
     for match in _BRACKETS.finditer(text):
@@ -73,32 +75,32 @@ def read_boxes(text: str) -> tuple[list[tuple[str, Box]], list[str]]:
     return found, unreadable
 
 
-def place_boxes(text: str, part: Part, *, released: bool = False) -> Boxes:
-    """Where the boxes of an answer lie in the scan.
+def place_boxes(text: str, fov: FieldOfView, *, released: bool = False) -> FoundBoxes:
+    """Places the boxes of an answer in the scan.
 
     Args:
       text: the answer.
-      part: what it is about; boxes are parts of it.
+      fov: what it is about; boxes are shares of it.
       released: whether the run learned boxes that end at their last voxel, as M3D's do.
     """
     found, unreadable = read_boxes(text)
-    places, outside = [], []
+    placed, outside = [], []
     for written, box in found:
-        size = np.array(part.seen.shape)
+        size = np.array(fov.seen.shape)
         low, high = box[:3] * size, box[3:] * size + (1 if released else 0)
         if np.any(high <= low):
-            unreadable.append(written)  # nothing has such a box
+            unreadable.append(written)  # a box of no voxels
             continue
-        voxels = _in_scan(np.concatenate([low, np.minimum(high, size)]), part)
+        voxels = _in_scan(np.concatenate([low, np.minimum(high, size)]), fov)
         if voxels is None:
             outside.append(written)
         else:
-            places.append(Place(written, voxels, millimetres(voxels, part.scan)))
-    return Boxes(tuple(places), tuple(unreadable), tuple(outside))
+            placed.append(PlacedBox(written, voxels, millimetres(voxels, fov.scan)))
+    return FoundBoxes(tuple(placed), tuple(unreadable), tuple(outside))
 
 
 def millimetres(voxels: np.ndarray, scan: Volume) -> Float[np.ndarray, "6"] | None:
-    """Least and largest x, y, z in RAS+ mm of a half-open box (6,) of the file's voxels."""
+    """Returns least and largest x, y, z in RAS+ mm of a half-open box (6,) of the file's voxels."""
     if scan.source_affine is None:
         return None
     # Half-open voxel numbers are faces; the affine speaks of centres, half a voxel further.
@@ -108,7 +110,7 @@ def millimetres(voxels: np.ndarray, scan: Volume) -> Float[np.ndarray, "6"] | No
 
 
 def shown_voxels(box: np.ndarray) -> str:
-    """A half-open box (6,) as whole voxels, at least one along each axis; "about" if rounded."""
+    """Writes a half-open box (6,) as whole voxels, at least one along each axis."""
     low, high = np.round(box).astype(int).reshape(2, 3)
     ends = list(zip(low, np.maximum(high, low + 1), strict=True))
     about = "" if np.allclose(box, np.transpose(ends).ravel(), atol=0.05) else "about "
@@ -116,23 +118,13 @@ def shown_voxels(box: np.ndarray) -> str:
 
 
 def shown_mm(mm: np.ndarray) -> str:
-    """What `millimetres` gave, in words."""
+    """Writes what `millimetres` returned."""
     ends = zip("xyz", *mm.reshape(2, 3), strict=True)
     return "RAS+ mm " + ", ".join(f"{name} {a:.1f} to {b:.1f}" for name, a, b in ends)
 
 
-def counted(boxes: Sequence[Boxes]) -> str:
-    """How many boxes were placed, unreadable and outside, in words; "" if there are none."""
-    placed = sum(len(one.places) for one in boxes)
-    unreadable = sum(len(one.unreadable) for one in boxes)
-    outside = sum(len(one.outside) for one in boxes)
-    if not placed + unreadable + outside:
-        return ""
-    return f"boxes: {placed} placed, {unreadable} unreadable, {outside} outside of the scan"
-
-
-def _in_scan(box: np.ndarray, part: Part) -> np.ndarray | None:
-    """A box of the network's input on the file's grid, cut at its edges; None if none is left."""
-    assert part.scan.source_shape is not None
-    moved = boxes_to_source(box[None], part.seen)[0].clip(0, np.tile(part.scan.source_shape, 2))
+def _in_scan(box: np.ndarray, fov: FieldOfView) -> np.ndarray | None:
+    """Moves a box to the file's grid and cuts it at the edges; None if nothing is left."""
+    assert fov.scan.source_shape is not None
+    moved = boxes_to_source(box[None], fov.seen)[0].clip(0, np.tile(fov.scan.source_shape, 2))
     return moved if np.all(moved[3:] > moved[:3]) else None

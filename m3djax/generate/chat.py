@@ -77,6 +77,8 @@ class Chat:
             prompt = prompts.plain(tokenizer, said[-1]["content"])
         else:
             prompt = prompts.chat(tokenizer, said)
-        answer = generator([prompt], self.sampling, on_text=terminal.stream)[0]
-        terminal.end(answer)
+        [answer] = generator(
+            [prompt], self.sampling, on_text=lambda _row, text: terminal.stream(text)
+        )
+        terminal.end(answer.ended)
         return answer.text

@@ -21,8 +21,9 @@ from m3djax.models.llm.decoder import Decoder
 
 Prompt = Sequence[int]
 OnText = Callable[[int, str], None]
+Ended = Literal["eos", "stop", "length"]
 _SMALLEST = 32  # slots
-_CHUNK = 8  # tokens between two looks at the text, where somebody wants to look
+_CHUNK = 8  # tokens between two looks at the text, if stop strings or `on_text` need them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Answer:
 
     tokens: tuple[int, ...]
     text: str
-    ended: Literal["eos", "stop", "length"]
+    ended: Ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Generator:
         total = self._checked_length(int(lengths.max()), options, prefix)
         with self.on_mesh():
             state, chooser = self._begin(embeds, ids, lengths, rows, options, prefix, total)
-            return self._run(state, chooser, rows, options, on_text, total)
+        return self._run(state, chooser, rows, options, on_text, total)
 
     def _begin(
         self,
@@ -236,15 +237,17 @@ class Generator:
                 ended[:rows] = done | stopped
                 state = dataclasses.replace(state, done=jax.device_put(ended, state.done.sharding))
             until = min(step + _CHUNK, limit) if look else limit
-            state = decode.decode(
-                self.model,
-                self.weights,
-                state,
-                chooser,
-                self._eos,
-                jnp.int32(until),
-                length=total,
-            )
+            # Only here: `on_text` must not find the mesh of this model around it.
+            with self.on_mesh():
+                state = decode.decode(
+                    self.model,
+                    self.weights,
+                    state,
+                    chooser,
+                    self._eos,
+                    jnp.int32(until),
+                    length=total,
+                )
             step = int(state.step)
         return [
             Answer(tuple(answer), text.text, _ended(text, len(answer), len(row)))
@@ -318,7 +321,7 @@ def bucket(size: int) -> int:
 
 
 def _repeated(rows: int) -> np.ndarray:
-    """Numbers of rows, repeated to a full bucket: what nobody asked for has ended at once."""
+    """Returns row indices repeated to a power of two; the repeated rows start as finished."""
     return np.resize(np.arange(rows), 2 ** (rows - 1).bit_length())
 
 
@@ -336,7 +339,7 @@ def _until(tokens: list[int], eos: set[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in eos), len(tokens))]
 
 
-def _ended(text: RowText, length: int, chosen: int) -> Literal["eos", "stop", "length"]:
+def _ended(text: RowText, length: int, chosen: int) -> Ended:
     if text.stopped:
         return "stop"
     return "eos" if length < chosen else "length"

@@ -1,4 +1,4 @@
-"""What talking in the terminal takes: questions come in, answers stream out."""
+"""Conversation in the terminal: reads questions, prints answers while they grow."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal
 import jax
 
 from data_pipelines.errors import ConfigError, printable
-from m3djax.generate.generator import Answer
+from m3djax.generate.generator import Ended
 from m3djax.params import Dtype
 
 AutoDtype = Literal["auto", "float32", "bfloat16"]
 
 
 def converse(reply: Callable[[str], object], name: str) -> None:
-    """Passes what is typed on to `reply`, until an empty line or the end of the input.
+    """Passes every line that is typed to `reply`, until an empty line or the end of the input.
 
-    What a model cannot answer, a question that is too long for it, say, is told, and it goes on.
+    A question that the model cannot take, such as one that is too long, prints an error.
 
     Args:
-      reply: answers on the screen.
+      reply: prints the answer to a question.
       name: of the verb, for messages.
     """
     for question in _typed():
@@ -31,29 +31,26 @@ def converse(reply: Callable[[str], object], name: str) -> None:
             print(f"{name}: {error}", file=sys.stderr)
 
 
-def stream(_row: int, text: str) -> None:
-    """Prints a piece of an answer; an `OnText` for one question at a time.
-
-    What would control the terminal instead of being read is left out.
-    """
+def stream(text: str) -> None:
+    """Prints a piece of an answer, without characters that would control the terminal."""
     shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
     print(shown, end="", flush=True)
 
 
-def end(answer: Answer) -> None:
-    """Ends the line of an answer that was streamed, and shows if it was cut off."""
-    print(" ..." if answer.ended == "length" else "", flush=True)
+def end(ended: Ended) -> None:
+    """Ends the line of an answer that was streamed; dots show that it was cut off."""
+    print(" ..." if ended == "length" else "", flush=True)
 
 
 def chosen(dtype: AutoDtype) -> Dtype:
-    """The dtype; "auto" is float32 on CPUs, whose bfloat16 is slow, and bfloat16 elsewhere."""
+    """Returns the dtype; "auto" is float32 on CPUs (bfloat16 is slow there), else bfloat16."""
     if dtype != "auto":
         return dtype
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _typed() -> Iterator[str]:
-    while sys.stdin is not None:  # closed by who started this, as some schedulers do
+    while sys.stdin is not None:  # some schedulers close it
         typed = sys.stdin.isatty()
         try:
             line = input("> " if typed else "").strip()
@@ -61,6 +58,6 @@ def _typed() -> Iterator[str]:
             return
         if not line:
             return
-        if not typed:  # so that the answers have their questions above them
+        if not typed:  # so that every answer has its question above it
             print(f"> {printable(line)}", flush=True)
         yield line

@@ -1,8 +1,9 @@
-"""Questions about volumes: each volume is encoded once, whatever is asked of it."""
+"""Questions about volumes: each volume is encoded once, however many questions follow."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,28 +14,44 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from data_pipelines.errors import ConfigError
-from m3djax.generate.generator import Answer, Generator, OnText, Prefix
+from m3djax.generate.generator import Answer, Generator, OnText, Prefix, Prompt
 from m3djax.generate.sampling import Sampling
 from m3djax.params import Params
+from m3djax.tasks.answering import AnsweringTask
 from m3djax.tasks.base import Batch, Task
-from m3djax.tasks.vision_language import VisionLanguage
 
-Prompts = Callable[[str, str], Sequence[int]]
-"""A question and its form to the tokens of its whole prompt, placeholders of volumes included."""
+MOST_PREFIXES = 4
+"""Beginnings of prompts that are kept per batch of volumes: each is a cache of keys and values."""
+
+_Key = tuple[tuple[int, ...], int]
 
 
-@dataclasses.dataclass
-class Seen:
-    """Volumes that were encoded, a row for each sample.
+class EncodedVolumes:
+    """Encoded volumes, a row for each sample, and what was read of the prompts about them.
 
     Attributes:
       tokens: of the volumes, as the language model takes them.
-      prefixes: what was read of prompts up to their last placeholder, by the ids and the length of
-        text that it was read for; grows with the questions.
     """
 
-    tokens: Float[Array, "b m c"]
-    prefixes: dict[tuple[tuple[int, ...], int], Prefix] = dataclasses.field(default_factory=dict)
+    def __init__(self, tokens: Float[Array, "b m c"]):
+        """Starts without prompts."""
+        self.tokens = tokens
+        self._prefixes: OrderedDict[_Key, Prefix] = OrderedDict()
+
+    def prefix(self, key: _Key, read: Callable[[], Prefix]) -> Prefix:
+        """Returns the beginning of a prompt; of those kept, the one not used for longest goes.
+
+        Args:
+          key: its token ids, and the length of text that it was read for.
+          read: reads it if it is not kept.
+        """
+        if key not in self._prefixes:
+            # First, so that there is never one more of them in memory.
+            while len(self._prefixes) >= MOST_PREFIXES:
+                self._prefixes.popitem(last=False)
+            self._prefixes[key] = read()
+        self._prefixes.move_to_end(key)
+        return self._prefixes[key]
 
 
 class VolumeReader:
@@ -48,7 +65,6 @@ class VolumeReader:
         self,
         task: Task,
         params: Params,
-        prompts: Prompts,
         *,
         tokenizer: Any = None,
         eos_ids: Sequence[int] = (),
@@ -57,9 +73,8 @@ class VolumeReader:
         """Takes a model.
 
         Args:
-          task: a `VisionLanguage`.
+          task: an `AnsweringTask`.
           params: its parameters, without adapters.
-          prompts: makes the prompt of a question as in training.
           tokenizer: a transformers tokenizer; needed for text and stop strings.
           eos_ids: tokens that end an answer.
           mesh: the devices that hold the parameters, if there are several.
@@ -67,20 +82,19 @@ class VolumeReader:
         Raises:
           ConfigError: the task does not see volumes.
         """
-        if not isinstance(task, VisionLanguage):
+        if not isinstance(task, AnsweringTask):
             raise ConfigError(
                 f"{type(task).__name__} answers no questions about volumes. "
                 "Cure: a run of the task VisionLanguage."
             )
-        self.task, self.prompts = task, prompts
+        self.task = task
         self.generator = Generator(
             task.llm, params["llm"], tokenizer=tokenizer, eos_ids=eos_ids, mesh=mesh
         )
-        self._mesh = mesh
-        self._parts = {name: params[name] for name in ("vision", "projector")}
+        self._parts = {name: leaves for name, leaves in params.items() if name != "llm"}
         self._encode = jax.jit(lambda parts, batch: task.encode(parts, task.windowed(batch)))
 
-    def read(self, batch: Batch) -> Seen:
+    def read(self, batch: Batch) -> EncodedVolumes:
         """Encodes volumes.
 
         Args:
@@ -89,69 +103,68 @@ class VolumeReader:
         """
         fields = {name: jnp.asarray(batch[name]) for name in ("image", "scale", "offset")}
         with self.generator.on_mesh():
-            return Seen(self._encode(self._parts, fields))
+            return EncodedVolumes(self._encode(self._parts, fields))
 
     def answer(
         self,
-        seen: Seen,
-        questions: Sequence[str],
+        encoded: EncodedVolumes,
+        prompts: Sequence[Prompt],
         options: Sampling | None = None,
         *,
         rows: Sequence[int] | None = None,
-        forms: Sequence[str] = (),
         batch_size: int = 16,
         on_text: OnText | None = None,
     ) -> list[Answer]:
-        """Answers any number of questions, `batch_size` at a time.
+        """Answers any number of prompts, `batch_size` at a time.
 
         Args:
-          seen: what `read` returned.
-          questions: one text each.
+          encoded: what `read` returned.
+          prompts: token ids, with a placeholder for each token of the volumes they are about.
           options: how tokens are chosen, and how many.
-          rows: which sample of `seen` each question is about; None: question i is about sample i,
-            or all are about the only one.
-          forms: of the questions, see `captions.Question`; () if they have none.
-          batch_size: questions that are answered at once.
-          on_text: called with (number of the question, piece of text) while the answers grow.
+          rows: which sample of `encoded` each prompt is about; None: prompt i is about sample i, or
+            all are about the only one.
+          batch_size: prompts that are answered at once.
+          on_text: called with (number of the prompt, piece of text) while the answers grow.
 
         Raises:
           ConfigError: a prompt has not as many placeholders as its volumes have tokens, or does not
-            fit the model's context; `rows` are not one for each question.
+            fit the model's context; `rows` are not one for each prompt.
         """
         options = options or Sampling()
-        about = self._rows(seen, questions, rows)
-        put = zip(questions, forms or [""] * len(questions), strict=True)
-        prompts = [tuple(self.prompts(question, form)) for question, form in put]
+        about = self._rows(encoded, prompts, rows)
+        ids = [tuple(prompt) for prompt in prompts]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(ids):
             groups.setdefault(prompt[: self._cut(prompt)], []).append(number)
         answers: dict[int, Answer] = {}
         for before, numbers in groups.items():
             for first in range(0, len(numbers), batch_size):
                 chosen = numbers[first : first + batch_size]
-                rest = [prompts[number][len(before) :] for number in chosen]
+                rest = [ids[number][len(before) :] for number in chosen]
                 found = self.generator(
                     rest,
                     options,
-                    prefix=self._prefix(seen, before, rest, options, about[chosen]),
+                    prefix=self._prefix(encoded, before, rest, options, about[chosen]),
                     on_text=_numbered(on_text, chosen),
                 )
                 answers |= dict(zip(chosen, found, strict=True))
-        return [answers[number] for number in range(len(questions))]
+        return [answers[number] for number in range(len(prompts))]
 
-    def _rows(self, seen: Seen, questions: Sequence[str], rows: Sequence[int] | None) -> np.ndarray:
-        held = len(seen.tokens)
+    def _rows(
+        self, encoded: EncodedVolumes, prompts: Sequence[Prompt], rows: Sequence[int] | None
+    ) -> np.ndarray:
+        held = len(encoded.tokens)
         if rows is None:
-            rows = [0] * len(questions) if held == 1 else range(held)
-        if len(rows) != len(questions) or any(not 0 <= row < held for row in rows):
+            rows = [0] * len(prompts) if held == 1 else range(held)
+        if len(rows) != len(prompts) or any(not 0 <= row < held for row in rows):
             raise ConfigError(
-                f"there are {len(questions)} questions, {held} samples and the rows {list(rows)}. "
+                f"there are {len(prompts)} questions, {held} samples and the rows {list(rows)}. "
                 "Cure: rows with the number of a sample for each question."
             )
         return np.asarray(rows, int)
 
     def _cut(self, prompt: tuple[int, ...]) -> int:
-        """Where the last placeholder ends; what follows must not be empty."""
+        """Returns where the last placeholder ends; what follows must not be empty."""
         here = [at for at, token in enumerate(prompt) if token == self.task.image_token]
         if not here or here[-1] + 1 == len(prompt):
             raise ConfigError(
@@ -163,29 +176,30 @@ class VolumeReader:
 
     def _prefix(
         self,
-        seen: Seen,
+        encoded: EncodedVolumes,
         before: tuple[int, ...],
-        rest: Sequence[Sequence[int]],
+        rest: Sequence[Prompt],
         options: Sampling,
         rows: np.ndarray,
     ) -> Prefix:
-        """The volume as the questions go on from it, read if that has not been done."""
+        """Returns the volumes as these prompts go on from them."""
         reserve = max(map(len, rest)) + options.max_new_tokens
+
+        def read() -> Prefix:
+            ids = jnp.tile(jnp.asarray(before, jnp.int32), (len(encoded.tokens), 1))
+            embeds = self.task.place(self.generator.embed(ids), encoded.tokens, ids)
+            return self.generator.prefix(embeds=embeds, reserve=reserve)
+
         key = before, self.generator.rotated_for(len(before) + reserve)
-        if key not in seen.prefixes:
-            held = len(seen.tokens)
-            ids = jnp.tile(jnp.asarray(before, jnp.int32), (held, 1))
-            embeds = self.task.place(self.generator.embed(ids), seen.tokens, ids)
-            seen.prefixes[key] = self.generator.prefix(embeds=embeds, reserve=reserve)
-        prefix = seen.prefixes[key]
-        if len(seen.tokens) == 1:
+        prefix = encoded.prefix(key, read)
+        if len(encoded.tokens) == 1:
             return prefix
         cache = jax.tree.map(lambda leaf: leaf[rows], prefix.cache)
         return dataclasses.replace(prefix, cache=cache)
 
 
 def _numbered(on_text: OnText | None, numbers: Sequence[int]) -> OnText | None:
-    """`on_text` for a batch whose rows are the questions with these numbers."""
+    """Returns `on_text` for a batch whose rows are the prompts with these numbers."""
     if on_text is None:
         return None
     return lambda row, text: on_text(numbers[row], text)

@@ -18,12 +18,13 @@ from m3djax.models.projectors import Projector
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
 from m3djax.sharding import constrain
-from m3djax.tasks.base import Batch, Loss, Task, apply
+from m3djax.tasks.answering import AnsweringTask
+from m3djax.tasks.base import Batch, Loss, apply
 from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionLanguage(Task):
+class VisionLanguage(AnsweringTask):
     """The next token of answers about volumes.
 
     Volumes are encoded and projected; their tokens take the places of the placeholders in the text,

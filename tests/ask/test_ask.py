@@ -17,9 +17,9 @@ from matplotlib.image import imread
 
 from m3djax import params as params_lib
 from m3djax import serialize, weights
-from m3djax.ask.conversation import Conversation
 from m3djax.ask.describe import measured
 from m3djax.ask.picture import NOTICE
+from m3djax.ask.session import Session
 from m3djax.cli import main
 from m3djax.generate.generator import Answer
 from m3djax.generate.volumes import VolumeReader
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Lets every model say this, for what the code does with it."""
 
-    def answer(self: VolumeReader, seen, questions, options, forms, on_text) -> list[Answer]:
+    def answer(self: VolumeReader, encoded, prompts, options, *, on_text) -> list[Answer]:
         on_text(0, text)
         return [Answer((), text, "eos")]
 
@@ -141,13 +141,13 @@ def test_talking(
     long = "why " * 80
     monkeypatch.setattr("sys.stdin", io.StringIO(f"Is it there?\n{long}\nAnd now?\n\nnever\n"))
     asked = []
-    ask = Conversation.ask
+    ask = Session.ask
 
-    def noting(self: Conversation, question: str, form: str):
+    def noting(self: Session, history, question: str, on_text, *, form: str):
         asked.append(question)
-        return ask(self, question, form=form)
+        return ask(self, history, question, on_text, form=form)
 
-    monkeypatch.setattr(Conversation, "ask", noting)
+    monkeypatch.setattr(Session, "ask", noting)
     assert main(["ask", str(run), str(scan), "--units", "HU", *LENGTH]) == 0
     printed = capsys.readouterr()
     assert asked == ["Is it there?", long.strip(), "And now?"]

@@ -14,7 +14,7 @@ from data_pipelines.captions import Caption, Question, Report, View
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.directions import Allowed, allowed
-from data_pipelines.text.prompts import Prompt
+from data_pipelines.text.prompts import Prompt, Turn
 from data_pipelines.text.tokens import ReportTokens
 from data_pipelines.text_fields import Text
 from m3djax.convert import new_tokens
@@ -88,6 +88,25 @@ def test_a_conversation_continues_its_first_question(folder: str, form: Any) -> 
     shorter = tokens(folder, format=form, turns=4, length=int(fields["spans"][1, 1]))
     assert (shorter.of(asked, None)["spans"][:3, 1] > 0).tolist() == [True, True, False]
     assert (tokens(folder, format=form).of(asked, None)["spans"] == alone["spans"][:1]).all()
+
+
+@pytest.mark.parametrize("form", ["m3d", "chat"])
+def test_a_question_with_a_history_is_the_prompt_of_a_conversation(folder: str, form: Any) -> None:
+    made = tokens(folder, format=form)
+    tokenizer, history = made.load(), [Turn("Liver?", f"At {BOX}."), Turn("Lung?", "No.")]
+    found = made.prompt(tokenizer, "Big?", history=history)
+    ids, spans = made.prompt.conversation(tokenizer, [*history, Turn("Big?", "It is.")])
+    assert found == ids[: spans[2][0]]
+    assert made.prompt(tokenizer, "Big?", history=[]) == made.prompt(tokenizer, "Big?")
+    said = [*zip(("user", "assistant") * 2, ("<im_patch>" * 3 + " Liver?", f"At {BOX}.",
+                                             " Lung?", "No."), strict=True)]  # fmt: skip
+    if form == "m3d":
+        texts = ["<bos><im_patch><im_patch><im_patch> Liver?", f" At {BOX}.<eos>", " Lung?"]
+        text = "".join([*texts, " No.<eos>", " Big?"])
+    else:
+        messages = [{"role": role, "content": text} for role, text in [*said, ("user", " Big?")]]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert found == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("form", ["m3d", "chat"])
@@ -184,6 +203,9 @@ def test_a_template_that_changes_the_prompt_is_refused(folder: str) -> None:
     try:
         with pytest.raises(ConfigError, match="has 1 image tokens instead of 3"):
             Prompt(3, "chat")(plain, "Why?")
+        plain.chat_template = "{% if messages|length > 1 %}Go on. {% endif %}" + TEMPLATE
+        with pytest.raises(ConfigError, match="a conversation cannot go on"):
+            Prompt(3, "chat")(plain, "Why?", history=[Turn("Liver?", "Yes.")])
     finally:
         plain.chat_template = template
 

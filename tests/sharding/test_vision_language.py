@@ -72,9 +72,12 @@ def test_updates_equal_those_of_one_device(
     assert "rematerialization" not in capfd.readouterr().err, "a tensor is gathered by accident"
 
 
-def prompt(question: str, form: str = "") -> list[int]:
+def prompt(question: str, _form: str = "") -> list[int]:
     """bos, four placeholders, and a letter for each word."""
     return [1, *[60] * 4, *(ord(letter) % 50 + 3 for letter in question)]
+
+
+PROMPTS = [prompt(question) for question in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +93,8 @@ def params() -> Params:
 @pytest.fixture(scope="module")
 def said(params: Params) -> list[tuple[int, ...]]:
     """What one device answers."""
-    reader = VolumeReader(TASK, LORA.merged(params), prompt)
-    answers = reader.answer(reader.read(tiny.batch(3)), QUESTIONS, OPTIONS, rows=ROWS)
+    reader = VolumeReader(TASK, LORA.merged(params))
+    answers = reader.answer(reader.read(tiny.batch(3)), PROMPTS, OPTIONS, rows=ROWS)
     tokens = [answer.tokens for answer in answers]
     assert len(set(tokens)) > 2
     return tokens
@@ -103,8 +106,8 @@ def test_answers_equal_those_of_one_device(
 ) -> None:
     """Also where two heads of keys cannot be split over eight devices; as evaluation asks."""
     mesh = sharding.make_mesh(shape)
-    reader = VolumeReader(TASK, LORA.merged(placed(params, mesh)), prompt, mesh=mesh)
-    seeing = Seeing(reader, OPTIONS, mesh)
+    reader = VolumeReader(TASK, LORA.merged(placed(params, mesh)), mesh=mesh)
+    seeing = Seeing(reader, prompt, OPTIONS, mesh)
     asked = [Row(0, 0, n, (0, 0, 0), "open", "", q, {}, "") for n, q in enumerate(QUESTIONS)]
     answers = seeing.answer(seeing.look(tiny.batch(3)), asked, ROWS)
     assert [answer.tokens for answer in answers] == said
@@ -113,10 +116,10 @@ def test_answers_equal_those_of_one_device(
 def test_a_volume_for_itself_on_a_mesh(params: Params) -> None:
     """As `ask` does: one volume, all devices over the model."""
     batch, mesh = tiny.batch(4, rows=1), sharding.make_mesh((1, 1, -1))
-    reader = VolumeReader(TASK, LORA.merged(params), prompt)
-    alone = reader.answer(reader.read(batch), QUESTIONS, OPTIONS)
-    split = VolumeReader(TASK, LORA.merged(placed(params, mesh)), prompt, mesh=mesh)
-    together = split.answer(split.read(batch), QUESTIONS, OPTIONS)
+    reader = VolumeReader(TASK, LORA.merged(params))
+    alone = reader.answer(reader.read(batch), PROMPTS, OPTIONS)
+    split = VolumeReader(TASK, LORA.merged(placed(params, mesh)), mesh=mesh)
+    together = split.answer(split.read(batch), PROMPTS, OPTIONS)
     assert [a.tokens for a in together] == [a.tokens for a in alone]
 
 

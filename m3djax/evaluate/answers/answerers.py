@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling
-from m3djax.generate.volumes import Seen, VolumeReader
+from m3djax.generate.volumes import EncodedVolumes, VolumeReader
 from m3djax.params import Params
 from m3djax.tasks.language import Language
 from m3djax.tasks.vision_language import VisionLanguage
@@ -54,17 +54,19 @@ class Seeing(Answerer):
 
     Attributes:
       reader: the model.
+      put: makes the prompt of a question and its form.
       sampling: how its answers are chosen.
       mesh: devices that volumes are split over.
       blind: show it volumes without content: how much is known from the question alone?
     """
 
     reader: VolumeReader
+    put: Callable[[str, str], Sequence[int]]
     sampling: Sampling
     mesh: Mesh
     blind: bool = False
 
-    def look(self, batch: Batch) -> Seen:
+    def look(self, batch: Batch) -> EncodedVolumes:
         """See `Answerer`."""
         fields = dict(batch)
         if self.blind:
@@ -75,10 +77,9 @@ class Seeing(Answerer):
         """See `Answerer`."""
         return self.reader.answer(
             seen,
-            [row.question for row in questions],
+            [self.put(row.question, row.kind) for row in questions],
             self.sampling,
             rows=volumes,
-            forms=[row.kind for row in questions],
             batch_size=len(questions),
         )
 
@@ -143,9 +144,8 @@ def answerer(
     tokenizer = tokens.load()
     model = {"tokenizer": tokenizer, "eos_ids": (tokens.prompt.end(tokenizer),), "mesh": mesh}
     if isinstance(task, VisionLanguage):
-        prompts = functools.partial(tokens.prompt, tokenizer)
-        reader = VolumeReader(task, params, prompts, **model)
-        return Seeing(reader, sampling, mesh, blind)
+        put = functools.partial(tokens.prompt, tokenizer)
+        return Seeing(VolumeReader(task, params, **model), put, sampling, mesh, blind)
     if tokens.image_tokens:
         raise EvaluationError(
             f"a Language run sees no volumes, and its text has image_tokens={tokens.image_tokens}. "

@@ -1,4 +1,4 @@
-"""Which part of a scan a model looks at, cut as the crops that it was trained on."""
+"""The part of a scan that a model sees, cut as the crops of its training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POINT = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER}(mm)?")
 
 @dataclasses.dataclass(frozen=True)
 class At:
-    """Where to look.
+    """The place in a scan that a model is to look at.
 
     Attributes:
       point: the voxel of the file, along its own axes, or millimetres; None: the scan's centre.
@@ -39,7 +39,7 @@ class At:
 
     @classmethod
     def read(cls, text: str) -> At:
-        """The place that "centre", "whole", "30,200,180" (a voxel) or "-12,40,1310mm" name.
+        """Reads "centre", "whole", "30,200,180" (a voxel) or "-12,40,1310mm".
 
         Raises:
           ConfigError: it is none of these.
@@ -56,7 +56,7 @@ class At:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class FieldOfView:
     """What a model sees of a scan.
 
     Attributes:
@@ -75,17 +75,45 @@ class Part:
     offset: float
     whole: bool = False
 
+    @classmethod
+    def of(cls, scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> FieldOfView:
+        """Preprocesses a scan as the training data and cuts the network's input out of it.
+
+        A scan that is smaller than a crop lies in its middle, and lowest values (air) around it.
+
+        Args:
+          scan: as it was read.
+          data: of the run: size and units.
+          recipe: that its dataset was prepared with.
+          at: the place in the middle of the crop, which moves as far as needed to stay in the scan.
+          crop: how much a crop covers.
+
+        Raises:
+          DataError: the scan is in other units than the run's data, or cannot be preprocessed.
+          ConfigError: the place is not in the scan, or the crop is too large.
+        """
+        volume = recipe(scan)
+        _check_units(volume, scan, data)
+        eight_bit = scan.array.dtype == np.uint8
+        stored, scale, offset = quantize(
+            volume.array, volume.units, scan.source, eight_bit=eight_bit
+        )
+        window = _window(volume, data, at, crop)
+        patch = cut(stored, window, data.size, int(stored.min()))
+        seen = volume.regrid(patch * scale + offset, None, window.to_volume(data.size))
+        return cls(scan, seen, patch.astype(np.int16)[..., None], scale, offset, at.whole)
+
     def frame(self) -> np.ndarray:
-        """Where it lies in the file: (6,) half-open voxels along its axes, cut at its edges."""
+        """Returns its box in the file: (6,) half-open voxels along its axes, cut at its edges."""
         return self._reach().clip(0, np.tile(_source_shape(self.scan), 2))
 
     def share(self) -> float:
-        """How much of the scan it is."""
+        """Returns the share of the scan's voxels that it covers."""
         low, high = np.split(self.frame(), 2)
         return float(np.prod((high - low) / _source_shape(self.scan)))
 
     def beyond(self) -> float:
-        """How much of what the model sees is not of the scan, but filled with its lowest value."""
+        """Returns the share of the network's input that lies outside of the scan."""
         (low, high), (first, last) = np.split(self.frame(), 2), np.split(self._reach(), 2)
         return 1 - float(np.prod((high - low) / (last - first)))
 
@@ -93,23 +121,7 @@ class Part:
         return boxes_to_source(np.array([[0, 0, 0, *self.seen.shape]]), self.seen)[0]
 
 
-def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
-    """Preprocesses a scan as the training data and cuts the network's input out of it.
-
-    A scan that is smaller than a crop lies in its middle, and lowest values (air) around it.
-
-    Args:
-      scan: as it was read.
-      data: of the run: size and units.
-      recipe: that its dataset was prepared with.
-      at: the place in the middle of the crop, which moves as far as needed to stay in the scan.
-      crop: how much a crop covers.
-
-    Raises:
-      DataError: the scan is in other units than the run's data, or cannot be preprocessed.
-      ConfigError: the place is not in the scan, or the crop is too large.
-    """
-    volume = recipe(scan)
+def _check_units(volume: Volume, scan: Volume, data: Data) -> None:
     if volume.units != data.units:
         raise DataError(
             scan.source,
@@ -118,25 +130,22 @@ def take(scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> Part:
             f"say --units {data.units} if the file holds that, leave out --recipe, or ask a run "
             "for other scans",
         )
-    eight_bit = scan.array.dtype == np.uint8
-    stored, scale, offset = quantize(volume.array, volume.units, scan.source, eight_bit=eight_bit)
+
+
+def _window(volume: Volume, data: Data, at: At, crop: Crop) -> Window:
     if at.whole:
-        window = Window.whole(volume.shape)
-    else:
-        wanted = crop.covers(data.size)
-        if math.prod(wanted) > MOST:
-            raise ConfigError(
-                f"--zoom {crop.zoom:g} makes a crop of {' x '.join(map(str, wanted))} voxels, more "
-                f"than {MOST:,}. Cure: a smaller zoom, or --at whole."
-            )
-        window = Window.around(volume.shape, wanted, _index(at, volume))
-    patch = cut(stored, window, data.size, int(stored.min()))
-    seen = volume.regrid(patch * scale + offset, None, window.to_volume(data.size))
-    return Part(scan, seen, patch.astype(np.int16)[..., None], scale, offset, at.whole)
+        return Window.whole(volume.shape)
+    wanted = crop.covers(data.size)
+    if math.prod(wanted) > MOST:
+        raise ConfigError(
+            f"--zoom {crop.zoom:g} makes a crop of {' x '.join(map(str, wanted))} voxels, more "
+            f"than {MOST:,}. Cure: a smaller zoom, or --at whole."
+        )
+    return Window.around(volume.shape, wanted, _index(at, volume))
 
 
 def _index(at: At, volume: Volume) -> np.ndarray:
-    """The voxel of the preprocessed volume that is asked for."""
+    """Returns the voxel of the preprocessed volume that `at` names."""
     if at.point is None:
         return (np.array(volume.shape) - 1) / 2
     if not at.mm:

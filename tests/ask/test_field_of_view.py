@@ -17,7 +17,7 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.preprocess import Recipe, as_is, ct
 from data_pipelines.volume import Volume
 from m3djax.ask.describe import describe
-from m3djax.ask.part import At, Part, take
+from m3djax.ask.field_of_view import At, FieldOfView
 from m3djax.ask.places import place_boxes
 from tests.ask.conftest import AFFINE, ORGAN
 
@@ -27,8 +27,10 @@ def volume(scan: Path) -> Volume:
     return readers.read(scan, units="HU")
 
 
-def part(volume: Volume, size: tuple[int, int, int], at: str = "centre", zoom: float = 1) -> Part:
-    return take(volume, Data((Source("x"),), size), ct(), At.read(at), Crop(zoom))
+def part(
+    volume: Volume, size: tuple[int, int, int], at: str = "centre", zoom: float = 1
+) -> FieldOfView:
+    return FieldOfView.of(volume, Data((Source("x"),), size), ct(), At.read(at), Crop(zoom))
 
 
 def test_a_whole_volume_is_what_training_reads(dataset: str, volume: Volume) -> None:
@@ -79,7 +81,7 @@ def test_boxes_find_back(
     box = mask_to_box(looked.seen.array > 220, released=released)
     # Three decimals of a part of the volume are up to half a thousandth of it off.
     boxes = place_boxes(f"It is at {box_to_text(box)}.", looked, released=released)
-    [place] = boxes.places
+    [place] = boxes.placed
     wanted = np.array([[s.start for s in ORGAN], [s.stop for s in ORGAN]], float)
     slack = tolerance + 0.0005 * max(size) * zoom
     np.testing.assert_allclose(place.voxels, wanted.ravel(), atol=slack)
@@ -112,17 +114,17 @@ def test_units_must_be_those_of_the_run(scan: Path) -> None:
     raw, data = readers.read(scan), Data((Source("x"),), (8, 8, 8))
     for recipe in (ct(), as_is()):
         with pytest.raises(DataError, match="patient.*--units HU"):
-            take(raw, data, recipe, At(), Crop())
+            FieldOfView.of(raw, data, recipe, At(), Crop())
 
 
 def test_a_scan_without_a_place_has_no_millimetres(volume: Volume) -> None:
     bare = Volume(volume.array, units="HU", source="slices")
     data = Data((Source("x"),), (20, 20, 20))
-    looked = take(bare, data, Recipe(()), At(), Crop())
-    [place] = place_boxes("[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]", looked).places
+    looked = FieldOfView.of(bare, data, Recipe(()), At(), Crop())
+    [place] = place_boxes("[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]", looked).placed
     assert place.mm is None and "no millimetres" in str(place)
     with pytest.raises(DataError, match="slices: .*Cure: --at with a voxel"):
-        take(bare, data, Recipe(()), At.read("1,2,3mm"), Crop())
+        FieldOfView.of(bare, data, Recipe(()), At.read("1,2,3mm"), Crop())
 
 
 def test_boxes_that_cannot_be_read_are_counted(volume: Volume) -> None:
@@ -138,16 +140,16 @@ def test_boxes_that_cannot_be_read_are_counted(volume: Volume) -> None:
     )
     for text in bad:
         boxes = place_boxes(f"See {text}", looked)
-        assert boxes.unreadable == (text,) and not boxes.places
+        assert boxes.unreadable == (text,) and not boxes.placed
     both = place_boxes(f"{bad[0]} and [0.2, 0.2, 0.3, 0.4, 0.5, 0.6][SEG] or {bad[6]}", looked)
-    assert len(both.places) == 1 and both.unreadable == (bad[0], bad[6])
+    assert len(both.placed) == 1 and both.unreadable == (bad[0], bad[6])
     assert place_boxes("Yes [SEG], 1.5 cm, 3, 4, 5 and 6 [sic].", looked) == place_boxes("", looked)
 
 
 def test_a_box_in_the_padding_is_not_in_the_scan(volume: Volume) -> None:
     looked = part(dataclasses.replace(volume), (80, 40, 40))
     boxes = place_boxes("[0, 0, 0, 0.1, 0.1, 0.1]", looked)
-    assert not boxes.places and len(boxes.outside) == 1
+    assert not boxes.placed and len(boxes.outside) == 1
 
 
 def test_what_lies_beyond_the_scan_is_told(volume: Volume) -> None:

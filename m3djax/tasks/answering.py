@@ -1,0 +1,76 @@
+"""What a task must offer so that its model can be asked about volumes."""
+
+from __future__ import annotations
+
+import abc
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from m3djax.augment import Intensity
+from m3djax.models.llm.decoder import Decoder
+from m3djax.models.vit import ViT3D
+from m3djax.params import Params
+from m3djax.tasks.base import Batch, Task
+
+
+class AnsweringTask(Task):
+    """A task with a language model that reads the tokens of encoded volumes.
+
+    `generate.volumes.VolumeReader` asks every such task; evaluators and `ask` ask through it.
+
+    Attributes:
+      vision: component that encodes volumes.
+      llm: component that writes the answers.
+      image_token: id of the placeholder that a token of a volume takes the place of.
+      intensity: window and augmentation of the volumes.
+    """
+
+    vision: ViT3D
+    llm: Decoder
+    image_token: int
+    intensity: Intensity
+
+    @abc.abstractmethod
+    def tokens_per_volume(self, size: tuple[int, ...]) -> int:
+        """Returns the number of placeholders that one volume of (D, H, W) voxels takes.
+
+        Raises:
+          ConfigError: the encoder or the projector cannot take volumes of this size.
+        """
+
+    @abc.abstractmethod
+    def windowed(
+        self, batch: Batch, keys: Key[Array, " b"] | None = None, *, train: bool = False
+    ) -> Float[Array, "b v d h w 1"]:
+        """Returns the network's input; only training needs `keys`.
+
+        Args:
+          batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where a question is about V volumes;
+            scale and offset, as the pipeline makes them.
+          keys: one per sample.
+          train: whether to augment.
+        """
+
+    @abc.abstractmethod
+    def encode(self, params: Params, images: Float[Array, "b v d h w 1"]) -> Float[Array, "b m c"]:
+        """Returns the volumes of every sample as tokens for `llm`, one volume after the other."""
+
+    @abc.abstractmethod
+    def place(
+        self,
+        embeds: Float[Array, "b n c"],
+        volumes: Float[Array, "b m c"],
+        token_ids: Int[Array, "b n"],
+        valid: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        """Puts the tokens of the volumes in the places of the placeholders.
+
+        Args:
+          embeds: embedded tokens.
+          volumes: what `encode` returned.
+          token_ids: the text.
+          valid: false where it is padding; None: nowhere.
+
+        Raises:
+          ConfigError: the numbers of placeholders and of tokens differ.
+        """
