@@ -25,7 +25,7 @@ test: .venv/dev
 
 # Only plans whose config has changed; each takes minutes.
 plans: .venv/dev
-	$(BIN)/python -m m3djax.plan.shipped
+	$(BIN)/python -m configs.plans
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -1,6 +1,8 @@
 """Full-size configs and the slices that they are planned for: `make plans` writes docs/plans."""
 
-from m3djax.plan.shipped import Shipped
+import sys
+
+from m3djax.plan.shipped import Shipped, main
 
 MAE = "configs/e3d_gpt/mae.py"
 
@@ -16,3 +18,6 @@ PLANS: dict[str, Shipped] = {
     "m3d_instruct_v5e_4x4": Shipped("configs/m3d/instruct.py", "v5e:4x4"),
     "llama2_7b_decode_v5e_4x4": Shipped("configs/llm/llama2_7b_decode.py", "v5e:4x4"),
 }
+
+if __name__ == "__main__":
+    main(PLANS, sys.argv[1:])

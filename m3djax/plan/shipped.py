@@ -1,11 +1,10 @@
-"""Plans of the configs that are shipped, kept in docs/plans: `python -m m3djax.plan.shipped`."""
+"""Plans of the configs that are shipped, kept in docs/plans: `python -m configs.plans`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,23 +137,22 @@ def _row(name: str, plan: Record) -> tuple[str, ...]:
     )
 
 
-def main(names: Iterable[str]) -> None:
-    """Makes the named plans, or all whose config has changed, and the page."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX looks for devices
-    from configs.plans import PLANS
+def main(plans: Mapping[str, Shipped], names: Iterable[str]) -> None:
+    """Makes the named plans, or all whose config has changed, and the page.
 
+    Args:
+      plans: all that are kept, by name.
+      names: which ones are made anew in any case.
+    """
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX looks for devices
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = read()
-    stale = [name for name, each in PLANS.items() if kept.get(name, {}).get("hash") != each.hash()]
+    stale = [name for name, each in plans.items() if kept.get(name, {}).get("hash") != each.hash()]
     for name in list(names) or stale:
         print(f"{name} ...", flush=True)
-        made = json.dumps(PLANS[name].make(), indent=1)
+        made = json.dumps(plans[name].make(), indent=1)
         write_whole(FOLDER / f"{name}.json", f"{made}\n")
-    for name in set(kept) - set(PLANS):
+    for name in set(kept) - set(plans):
         (FOLDER / f"{name}.json").unlink()
     write_whole(FOLDER / "README.md", page(read()))
-    print(f"{FOLDER}: {len(PLANS)} plans")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(f"{FOLDER}: {len(plans)} plans")
