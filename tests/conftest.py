@@ -11,13 +11,9 @@ from etils import epath
 from data_pipelines import fetch
 from data_pipelines.prepare import Prepare
 from m3djax import cli
+from tests import compiling
 
-# Tests compile much and compute little: LLVM's optimisations would cost more than they save.
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    # A loaded machine takes its time between the first and the last of eight simulated devices.
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600 " + os.environ.get("XLA_FLAGS", "")
-)
+os.environ["XLA_FLAGS"] = f"{compiling.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 # Before the backend starts: every test sees 8 devices, so that meshes are meshes.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")  # libtpu, where installed, is for compiling plans only

@@ -16,8 +16,9 @@ import threading
 import time
 from pathlib import Path
 
+from tests.compiling import XLA_FLAGS
+
 ROOT = Path(__file__).parents[2]
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 STEPS, SAVE_EVERY = 12, 3
 SAVING = ("frozen", "copy", "write", "manifest")
 
@@ -138,7 +139,7 @@ def launch(orders: Orders, home: Path) -> subprocess.Popen:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": XLA_FLAGS},
         )
 
 

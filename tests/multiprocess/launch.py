@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.compiling import XLA_FLAGS
+
 ROOT = Path(__file__).parents[2]
-# As in conftest.py: compile quickly.
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @dataclasses.dataclass
@@ -105,7 +105,11 @@ def start(group: Group, number: int, orders: dict, environment: dict[str, str]) 
                 stderr=err,
                 start_new_session=True,
                 env=os.environ
-                | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS, "M3DJAX_HEARTBEAT_SECONDS": "10"}
+                | {
+                    "PYTHONPATH": str(ROOT),
+                    "XLA_FLAGS": XLA_FLAGS,
+                    "M3DJAX_HEARTBEAT_SECONDS": "10",
+                }
                 | environment,
             )
         )
