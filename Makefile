@@ -32,7 +32,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build m3djax.egg-info
 
 # pip is what a venv lacks when the system's Python comes without ensurepip.
 .venv/bin/pip:

@@ -1,4 +1,4 @@
-"""The one entry: python run.py VERB ... (--help on each verb tells the rest)."""
+"""The command m3djax without an installation: python run.py VERB ...; --help says more."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from m3djax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python run.py inspect`: what one scan is, what is odd about it, and a picture of it."""
+"""The verb `inspect`: what one scan is, what is odd about it, and a picture of it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from data_pipelines.inspect_text import print_facts, print_scans
 from data_pipelines.oddities import oddities
 from data_pipelines.planes import draw_planes
 from data_pipelines.plausible import Sample, check_values
+from data_pipelines.program import program
 from data_pipelines.readers import content
 from data_pipelines.volume import Units, Volume
 
@@ -102,7 +103,7 @@ class Inspect:
         return sample.percentile(1), sample.percentile(99)
 
     def _many(self, scans: list[epath.Path]) -> int:
-        command = f"python run.py prepare folder --source {shlex.quote(self.path)} --units HU"
+        command = f"{program()} prepare folder --source {shlex.quote(self.path)} --units HU"
         if self.json:
             print(json.dumps({"scans": len(scans), "next": command}, indent=2))
         else:
@@ -183,4 +184,4 @@ def _next(path: epath.Path, volume: Volume, mask: str | None, could_be_hu: bool)
     options = "--recipe mr" if units == "raw" else f"--units {units}"
     if mask is not None and epath.Path(mask).parent == path.parent:
         options += f" --masks {shlex.quote(epath.Path(mask).name)}"
-    return f"python run.py prepare folder --source {shlex.quote(str(source))} {options}"
+    return f"{program()} prepare folder --source {shlex.quote(str(source))} {options}"

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import printable
+from data_pipelines.program import program
 
 _TOWARDS = {
     "L": "Left",
@@ -46,7 +47,7 @@ def print_scans(root: epath.Path, scans: Sequence[epath.Path], command: str) -> 
         print(f"  {printable(path.relative_to(root))}")
     if len(scans) > _FEW:
         print("  ...")
-    print(f"\nnext: {command}\n      python run.py inspect ONE_OF_THEM\n{_NOTE}")
+    print(f"\nnext: {command}\n      {program()} inspect ONE_OF_THEM\n{_NOTE}")
 
 
 def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

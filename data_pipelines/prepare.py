@@ -1,4 +1,4 @@
-"""`python run.py prepare`: scans in, a checked dataset for training out."""
+"""The verb `prepare`: scans in, a checked dataset for training out."""
 
 import functools
 import os
@@ -20,6 +20,7 @@ from data_pipelines.datasets.salt import read_salt, salted, write_key
 from data_pipelines.datasets.sample_ct import sample_ct
 from data_pipelines.datasets.study import Collection
 from data_pipelines.errors import DataError
+from data_pipelines.program import program
 from data_pipelines.volume import Units
 
 _CONFIGS = {  # and which of its sources the dataset is
@@ -194,7 +195,7 @@ def _report(result: Result, config: str, source: int) -> None:
     print(f"Card:  {shown}/card.md")
     if result.quarantined:
         print(f"Put aside: {result.quarantined} studies or rows, see {shown}/{QUARANTINE}")
-    print(f"Next:  python run.py train {config} --data.sources.{source}.path {shown}")
+    print(f"Next:  {program()} train {config} --data.sources.{source}.path {shown}")
 
 
 def _report_leaks(path: epath.Path, against: tuple[str, ...]) -> bool:

@@ -1,17 +1,16 @@
-"""The verbs of run.py."""
+"""The verbs of the command line."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from data_pipelines.errors import ConfigError
-from m3djax import registry, serialize
+from data_pipelines.program import program
+from m3djax import config_files, registry
+from m3djax.config_files import load_config
 
 QUICKSTART = {
     "configs/quickstart.py": "a small 3D ViT, pretrained by masked autoencoding",
@@ -21,9 +20,10 @@ QUICKSTART = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Runs a verb; returns the exit status."""
-    usage = "usage: python run.py VERB ... [--allow PACKAGE]\n\n" + "\n".join(
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a verb with its arguments, by default those of the process; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    usage = f"usage: {program()} VERB ... [--allow PACKAGE]\n\n" + "\n".join(
         f"  {name:12}{verb.__doc__}" for name, verb in VERBS.items()
     )
     usage += "\n\n--allow PACKAGE: load the classes of your own package that a saved config names"
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in VERBS:
-        print(f"run.py: no verb {name!r}\n\n{usage}", file=sys.stderr)
+        print(f"{program()}: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
@@ -40,32 +40,11 @@ def main(arguments: list[str]) -> int:
     try:
         return VERBS[name](_allow_packages(rest))
     except KeyboardInterrupt:
-        print(f"\nrun.py {name}: interrupted", file=sys.stderr)
+        print(f"\n{program()} {name}: interrupted", file=sys.stderr)
         return 130
     except _expected_errors() as error:
-        print(f"run.py {name}: {error}", file=sys.stderr)
+        print(f"{program()} {name}: {error}", file=sys.stderr)
         return getattr(error, "status", 1)
-
-
-def load_config(path: str) -> Any:
-    """What a config file's `get_config()` returns: an experiment or, for plans, a `Target`.
-
-    Raises:
-      ConfigError: there is no such file, or it has no `get_config`.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"{path}: there is no such config. Cure: pick one below configs/.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path}: has no get_config(). Cure: see configs/quickstart.py.")
-    config = module.get_config()
-    # The config's code has been run, so the packages that it uses are trusted.
-    registry.allow(*registry.foreign_packages(serialize.to_json(config)))
-    return config
 
 
 def _allow_packages(arguments: list[str]) -> list[str]:
@@ -89,7 +68,7 @@ def _allow_packages(arguments: list[str]) -> list[str]:
 def _quickstart(arguments: list[str]) -> int:
     """The main job on real CT: fetch, prepare, pretrain, learn words, evaluate on unseen scans."""
     if arguments:
-        print("usage: python run.py quickstart (it takes no options)", file=sys.stderr)
+        print(f"usage: {program()} quickstart (it takes no options)", file=sys.stderr)
         return 2
     count = len(QUICKSTART) + 2
     print(f"1/{count} scans: fetch and prepare", flush=True)
@@ -112,10 +91,11 @@ def _quickstart(arguments: list[str]) -> int:
     for results in found:
         print(f"numbers:   {results.folder}/evaluation/results.json")
     print(f"curves:    tensorboard --logdir {found[0].folder.parent}")
-    print(f'try next:  python run.py ask {found[-1].folder} YOUR_SCAN "Does it show the liver?"')
-    print("           python run.py train configs/quickstart.py --name mine --task.mask-ratio 0.5")
-    print("           python run.py evaluate runs/mine")
-    print("           python run.py prepare folder --source YOUR_SCANS --units HU --out data/mine")
+    call = program()
+    print(f'try next:  {call} ask {found[-1].folder} YOUR_SCAN "Does it show the liver?"')
+    print(f"           {call} train configs/quickstart.py --name mine --task.mask-ratio 0.5")
+    print(f"           {call} evaluate runs/mine")
+    print(f"           {call} prepare folder --source YOUR_SCANS --units HU --out data/mine")
     failed = [str(results.folder) for results in found if not results.passed]
     if failed:
         print(f"FAILED: {', '.join(failed)}: not better than the baseline beyond the interval.")
@@ -124,16 +104,16 @@ def _quickstart(arguments: list[str]) -> int:
 
 def _import_language_model() -> None:
     """SmolLM2 with M3D's new tokens, where the quickstart's configs look for it; once."""
-    from configs.quickstart_ask import NAME, WEIGHTS
     from m3djax import weights
     from m3djax.checkpoint import CheckpointError
     from m3djax.convert.run import Convert
 
+    config = config_files.load_module("configs/quickstart_ask.py")
     try:
-        weights.newest_readable(WEIGHTS)
-        print(f"{WEIGHTS} is there")
+        weights.newest_readable(config.WEIGHTS)
+        print(f"{config.WEIGHTS} is there")
     except CheckpointError:
-        print(Convert(NAME, WEIGHTS).load(load_config("configs/quickstart_ask.py")))
+        print(Convert(config.NAME, config.WEIGHTS).load(config.get_config()))
 
 
 def _inspect(arguments: list[str]) -> int:
@@ -142,7 +122,7 @@ def _inspect(arguments: list[str]) -> int:
 
     from data_pipelines.inspect_scan import Inspect
 
-    return tyro.cli(Inspect, args=arguments, prog="run.py inspect").run()
+    return tyro.cli(Inspect, args=arguments, prog=f"{program()} inspect").run()
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -151,7 +131,7 @@ def _prepare(arguments: list[str]) -> int:
 
     from data_pipelines.prepare import Prepare
 
-    return tyro.cli(Prepare, args=arguments, prog="run.py prepare").run()
+    return tyro.cli(Prepare, args=arguments, prog=f"{program()} prepare").run()
 
 
 def _train(arguments: list[str]) -> int:
@@ -162,12 +142,12 @@ def _train(arguments: list[str]) -> int:
 
     if not arguments or arguments[0].startswith("-"):
         usage = "CONFIG [--help] [--print-sharding] [--field value ...]"
-        print(f"usage: python run.py train {usage}", file=sys.stderr)
+        print(f"usage: {program()} train {usage}", file=sys.stderr)
         return 2
     only_print = "--print-sharding" in arguments
     arguments = [argument for argument in arguments if argument != "--print-sharding"]
     default = load_config(arguments[0])
-    prog = f"run.py train {arguments[0]}"
+    prog = f"{program()} train {arguments[0]}"
     config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
     set_up_jax()
     from m3djax import distributed
@@ -182,7 +162,7 @@ def _train(arguments: list[str]) -> int:
 
         folder = train(config)
         if distributed.is_first():
-            print(f"run: {folder}\nnext: python run.py evaluate {folder}")
+            print(f"run: {folder}\nnext: {program()} evaluate {folder}")
     return 0
 
 
@@ -195,11 +175,11 @@ def _plan(arguments: list[str]) -> int:
     from m3djax.plan import command
 
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: python run.py plan {command.USAGE}", file=sys.stderr)
+        print(f"usage: {program()} plan {command.USAGE}", file=sys.stderr)
         return 2
     default = load_config(arguments[0])
     options, fields = command.options(arguments[1:])
-    prog = f"run.py plan {arguments[0]}"
+    prog = f"{program()} plan {arguments[0]}"
     command.run(tyro.cli(type(default), default=default, args=fields, prog=prog), options)
     return 0
 
@@ -207,7 +187,7 @@ def _plan(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     """Measure a run on held-out scans and write its report: RUN."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python run.py evaluate RUN", file=sys.stderr)
+        print(f"usage: {program()} evaluate RUN", file=sys.stderr)
         return 2
     set_up_jax()
     from m3djax import distributed
@@ -225,7 +205,7 @@ def _convert(arguments: list[str]) -> int:
     from m3djax.convert.run import Convert
     from m3djax.experiment import Experiment
 
-    prog = "run.py convert"
+    prog = f"{program()} convert"
     convert, rest = tyro.cli(Convert, args=arguments, prog=prog, return_unknown_args=True)
     set_up_jax()
     if convert.exports:
@@ -245,7 +225,7 @@ def _chat(arguments: list[str]) -> int:
     set_up_jax()
     from m3djax.generate.chat import Chat
 
-    return tyro.cli(Chat, args=arguments, prog="run.py chat").run()
+    return tyro.cli(Chat, args=arguments, prog=f"{program()} chat").run()
 
 
 def _ask(arguments: list[str]) -> int:
@@ -255,7 +235,7 @@ def _ask(arguments: list[str]) -> int:
     set_up_jax()
     from m3djax.ask.command import Ask
 
-    return tyro.cli(Ask, args=arguments, prog="run.py ask").answer()
+    return tyro.cli(Ask, args=arguments, prog=f"{program()} ask").answer()
 
 
 def set_up_jax() -> None:

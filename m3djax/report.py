@@ -123,12 +123,13 @@ def _base64(path: epath.Path) -> str:
 
 
 def _command(folder: epath.Path) -> str:
-    """The command without the places of python and run.py on the machine that ran it."""
+    """Returns the command of a run without the folders of Python and of the program."""
     path = folder / "command.txt"
     if not path.exists():
         return ""
     python, script, *rest = shlex.split(path.read_text())
-    return shlex.join([Path(python).name, Path(script).name, *rest])
+    called = [Path(script).name]
+    return shlex.join([*([Path(python).name] if script.endswith(".py") else []), *called, *rest])
 
 
 def _card(path: str) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from data_pipelines.datasets.records import Record, feature_spec
 from data_pipelines.datasets.storage import BRICKS, RECORDS, file_name, stored_spec
 from data_pipelines.errors import DataError
 from data_pipelines.files import is_local
+from data_pipelines.program import program
 
 METADATA = "metadata.json"
 SUBSETS = "subsets.json"
@@ -201,4 +202,4 @@ def _volumes(stored: Mapping[str, Any], read: ReadBricks) -> dict[str, LazyArray
 
 
 def _cure(folder: epath.Path) -> str:
-    return f"prepare it again: python run.py prepare ... --out {folder} --overwrite"
+    return f"prepare it again: {program()} prepare ... --out {folder} --overwrite"

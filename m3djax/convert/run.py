@@ -1,4 +1,4 @@
-"""`python run.py convert SOURCE OUT`: published weights in, and our parameters out."""
+"""The verb `convert`: published weights in, and our parameters out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `python run.py plan` does."""
+"""The verb `plan`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.files import write_whole
+from data_pipelines.program import program
 from m3djax import sharding
 from m3djax.experiment import Experiment
 from m3djax.plan.compile import OutOfMemory, compile_for
@@ -38,7 +39,7 @@ class Options:
 
 def options(arguments: list[str]) -> tuple[Options, list[str]]:
     """Options of the verb, and what is left for the config's fields."""
-    parser = argparse.ArgumentParser("run.py plan", USAGE, allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(f"{program()} plan", USAGE, allow_abbrev=False, add_help=False)
     parser.add_argument("--topology", required=True)
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--fit", action="store_true")

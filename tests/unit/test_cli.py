@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.errors import ConfigError
+from m3djax import config_files
 from m3djax.cli import VERBS, main
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,27 @@ def test_errors_are_one_line_with_a_cure(
     assert main(arguments) == 1
     error = capsys.readouterr().err.strip()
     assert message in error and "Cure: " in error and "Traceback" not in error
+
+
+def test_a_config_is_found_by_path_or_by_the_name_of_a_shipped_one(home: Path) -> None:
+    shipped = ROOT / "configs/quickstart.py"
+    assert config_files.find("quickstart") == config_files.find("configs/quickstart.py") == shipped
+    assert config_files.find("m3d/clip") == ROOT / "configs/m3d/clip.py"
+    (home / "configs").mkdir()
+    own = Path("configs/quickstart.py")
+    own.write_text("")
+    assert config_files.find(own) == own
+    with pytest.raises(ConfigError, match="clips: .* one of .*m3d/clip, .*quickstart,"):
+        config_files.find("clips")
+
+
+def test_messages_name_the_command_that_was_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for called, shown in (("/env/bin/m3djax", "m3djax"), ("run.py", "python run.py")):
+        monkeypatch.setattr(sys, "argv", [called, "evaluate"])
+        assert main() == 2
+        assert f"usage: {shown} evaluate RUN" in capsys.readouterr().err
 
 
 def test_a_config_without_get_config_is_named(

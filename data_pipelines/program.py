@@ -1,0 +1,12 @@
+"""How a user calls m3djax."""
+
+import sys
+from pathlib import Path
+
+_SCRIPT = Path(__file__).parent.parent / "run.py"
+
+
+def program() -> str:
+    """Returns the command in front of a verb: "m3djax" or "python run.py"."""
+    called = Path(sys.argv[0]).stem
+    return "m3djax" if called == "m3djax" or not _SCRIPT.exists() else "python run.py"
