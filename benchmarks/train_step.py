@@ -23,10 +23,11 @@ def vit_ours() -> Any:
 
     from data_pipelines.pipeline import Data, Source
     from m3djax.experiment import Experiment
+    from m3djax.losses.terms import Loss, Term
     from m3djax.models.positions import LearnedPositions
     from m3djax.models.transformer import Attention, Block, Mlp, Transformer
     from m3djax.models.vit import ViT3D
-    from m3djax.tasks.base import Loss, Task, apply
+    from m3djax.tasks.base import Task, apply
 
     @dataclasses.dataclass(frozen=True)
     class Regression(Task):
@@ -39,7 +40,7 @@ def vit_ours() -> Any:
         def loss(self, params: Any, batch: Any, keys: Any, *, train: bool) -> Loss:
             images = batch["image"].astype(jnp.float32) / 1000
             tokens = apply(self.vision, params["vision"], images).tokens
-            return Loss(jnp.mean((tokens - 1) ** 2), jnp.ones(()))
+            return Loss({"square": Term(jnp.mean((tokens - 1) ** 2), jnp.ones(()))})
 
     block = Block(Attention(12, qkv_bias=False), Mlp(3072))
     positions = LearnedPositions((8, 16, 16))

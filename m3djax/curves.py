@@ -31,13 +31,40 @@ class Curve:
 
 
 CURVES = (
-    Curve("loss", "Loss", log=True),
     Curve("image_to_text", "Volumes whose own text is the nearest of the batch"),
     Curve("text_to_image", "Texts whose own volume is the nearest of the batch"),
     Curve("lr", "Learning rate"),
     Curve("grad_norm", "Gradient norm", log=True),
     Curve("volumes_per_second", "Crops per second"),
 )
+TERM = "loss/"
+"""What names of the terms of a loss begin with in `metrics.jsonl`."""
+
+
+def of(rows: Sequence[Mapping[str, float]]) -> tuple[Curve, ...]:
+    """Returns the curves of a run: the loss, every term of it, and what `CURVES` names.
+
+    A loss of a single term is one curve that names the term.
+
+    Args:
+      rows: lines of `metrics.jsonl`.
+    """
+    names = terms(rows)
+    if len(names) == 1:
+        return Curve("loss", f"Loss: {names[0]}", log=True), *CURVES
+    parts = (Curve(TERM + name, f"Loss: {name}", _positive(rows, name)) for name in names)
+    return Curve("loss", "Loss", log=True), *parts, *CURVES
+
+
+def terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Returns the names of the terms of the loss, sorted."""
+    trained = [row for row in rows if "loss" in row]  # not a line of an evaluator
+    keys = {key for row in trained for key in row if key.startswith(TERM)}
+    return sorted(key.removeprefix(TERM) for key in keys)
+
+
+def _positive(rows: Sequence[Mapping[str, float]], term: str) -> bool:
+    return all(row[TERM + term] > 0 for row in rows if TERM + term in row)
 
 
 def draw(curve: Curve, rows: Sequence[Mapping[str, float]]) -> Markup | None:

@@ -64,11 +64,10 @@ class Experiment:
             raise ConfigError(
                 f"accumulate={self.accumulate} does not divide batch_size={self.data.batch_size}."
             )
-        if self.accumulate > 1 and not self.task.accumulates:
+        if self.accumulate > 1 and self.task.no_accumulation:
             raise ConfigError(
-                f"accumulate={self.accumulate}: {type(self.task).__name__} compares the samples of "
-                "a batch with each other, and in parts that is another loss. Cure: accumulate=1, "
-                'and more devices, a smaller batch or remat="full" in the towers.'
+                f"accumulate={self.accumulate}: {self.task.no_accumulation}. Cure: accumulate=1, "
+                'and more devices, a smaller batch or remat="full" in the encoders.'
             )
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep) < 1:
             raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")

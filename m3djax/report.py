@@ -61,7 +61,7 @@ def stage(folder: epath.Path) -> dict[str, Any]:
         "text": serialize.dumps(config),
         "summary": summary(config, rows),
         "command": _command(folder),
-        "curves": [(c.title, svg) for c in curves.CURVES if (svg := curves.draw(c, rows))],
+        "curves": [(c.title, svg) for c in curves.of(rows) if (svg := curves.draw(c, rows))],
         "results": results,
         "sections": [
             _section(folder / "evaluation" / name, findings)
@@ -96,9 +96,19 @@ def summary(config: Experiment, rows: list[dict[str, float]]) -> dict[str, str]:
         "optimizer": f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}",
         "seed": str(config.seed),
     }
+    if rows:
+        lines["loss"] = _loss(rows)
     if speeds:
         lines["speed"] = f"{sorted(speeds)[len(speeds) // 2]:.3g} crops per second (median)"
     return lines
+
+
+def _loss(rows: list[dict[str, float]]) -> str:
+    """Returns the last loss and, by name, the values of its terms, which add up to it."""
+    last = next((row for row in reversed(rows) if "loss" in row), {})
+    terms = [f"{name} {last[curves.TERM + name]:.4g}" for name in curves.terms([last])]
+    value = f"{last['loss']:.4g}" if last else "not recorded"
+    return f"{value} = {' + '.join(terms)}" if terms else value
 
 
 def _parameters(config: Experiment) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,10 +12,12 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
 
+from data_pipelines.errors import ConfigError
 from m3djax import params as params_lib
 from m3djax import sharding
+from m3djax.losses.terms import Loss
 from m3djax.params import FlatParams
-from m3djax.tasks.base import Batch, Loss
+from m3djax.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
     from m3djax.experiment import Experiment
@@ -73,14 +76,13 @@ class Trainer:
     ) -> tuple[TrainState, Metrics]:
         """One update; if anything is not finite, parameters and moments stay as they are."""
         keys = sample_keys(seed, state.step, self.experiment.data.batch_size)
-        loss, grads = self._gradients(state, batch, keys)
+        total, loss, grads = self._gradients(state, batch, keys)
         updates, opt_state = self.optimizer(state.trainable).update(
             grads, state.opt_state, state.trainable
         )
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {name: value / loss.weight for name, value in loss.metrics.items()}
-        metrics |= {
-            "loss": loss.total / loss.weight,
+        metrics = loss.values() | {
+            "loss": total / loss.weight,
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(trainable),
@@ -95,37 +97,33 @@ class Trainer:
 
     def _gradients(
         self, state: TrainState, batch: Batch, keys: Key[Array, " b"]
-    ) -> tuple[Loss, FlatParams]:
-        """Sums over all parts of the batch, divided by the weight only at the very end."""
-        task, parts = self.experiment.adapted, self.experiment.accumulate
+    ) -> tuple[Array, Loss, FlatParams]:
+        """Returns `Loss.total`, the loss and the gradients of the batch.
+
+        They are sums over the parts of the batch; gradients are divided by the weight at the very
+        end.
+        """
+        e, parts = self.experiment, self.experiment.accumulate
+        weights = e.task.weights(batch) if parts > 1 else {}
 
         def total(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Array, Loss]:
             params = params_lib.unflatten(trainable | state.frozen)
-            loss = task.loss(params, batch, keys, train=True)
-            return loss.total, loss
+            loss = e.adapted.loss(params, batch, keys, train=True)
+            if parts > 1:
+                _check_parts(e.task, loss, weights)
+            return loss.weighed(weights).total, loss
 
-        def part(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Loss, FlatParams]:
-            (_, loss), grads = jax.value_and_grad(total, has_aux=True)(trainable, batch, keys)
-            return loss, grads
+        def part(
+            trainable: FlatParams, batch: Batch, keys: Array
+        ) -> tuple[Array, Loss, FlatParams]:
+            (value, loss), grads = jax.value_and_grad(total, has_aux=True)(trainable, batch, keys)
+            return value, loss, grads
 
-        if parts == 1:
-            loss, grads = part(state.trainable, batch, keys)
-        else:
-            # Every part takes every parts-th row, so that each device works on each part.
-            split = jax.tree.map(
-                lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), (batch, keys)
-            )
-            shapes = jax.eval_shape(part, state.trainable, *jax.tree.map(lambda x: x[0], split))
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            (loss, grads), _ = jax.lax.scan(
-                lambda sums, rows: (
-                    jax.tree.map(jnp.add, sums, part(state.trainable, *rows)),
-                    None,
-                ),
-                zeros,
-                split,
-            )
-        return loss, jax.tree.map(lambda g: g / loss.weight, grads)
+        value, loss, grads = _sum_over_parts(
+            lambda rows: part(state.trainable, *rows), (batch, keys), parts
+        )
+        loss = loss.weighed(weights)
+        return value, loss, jax.tree.map(lambda g: g / loss.weight, grads)
 
 
 def compile_step(trainer: Trainer, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
@@ -140,6 +138,32 @@ def sample_keys(seed: Key[Array, ""], step: Int[Array, ""] | int, rows: int) -> 
     """One key per sample from (seed, step, row): meshes, processes and accumulation agree."""
     step_key = jax.random.fold_in(seed, step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(rows))
+
+
+def _sum_over_parts(function: Callable[[Any], Any], rows: Any, parts: int) -> Any:
+    """Returns the sum of `function` over parts of `rows`, computed one after the other."""
+    if parts == 1:
+        return function(rows)
+    # Every part takes every parts-th row, so that each device works on each part.
+    split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), rows)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    sums, _ = jax.lax.scan(
+        lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, split
+    )
+    return sums
+
+
+def _check_parts(task: Task, loss: Loss, weights: Mapping[str, Array]) -> None:
+    """Raises ConfigError where the sum over parts of a batch is not the loss of the batch."""
+    missing = sorted(loss.terms.keys() - weights.keys())
+    if missing and (weights or not loss.one_weight):
+        raise ConfigError(
+            f"accumulate: {type(task).__name__}.weights does not tell the weight of "
+            f"{', '.join(missing)}, and the terms of the loss have different weights: a part of "
+            "the batch does not know those of the whole. Cure: accumulate=1, or a `weights` of "
+            "the task that computes all of them from the batch."
+        )
 
 
 def _finite(loss: Array, grads: FlatParams) -> dict[str, Array]:

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from m3djax.losses.sigmoid import dense_sigmoid_loss, ring_sigmoid_loss
+from m3djax.losses.terms import Loss, Term
 from m3djax.sharding import constrain
-from m3djax.tasks.base import Loss
 
 _NEVER = -1e30  # a logit whose exponential is 0, and which a weight of 0 can still silence
 
@@ -72,7 +72,8 @@ class InfoNCE(nn.Module):
         total = 0.5 * both - jnp.sum(target * logits)
         hits = [_hits(jax.lax.stop_gradient(logits), same, axis) for axis in (1, 0)]
         metrics = {"image_to_text": hits[0], "text_to_image": hits[1], "scale": factor * rows}
-        return Loss(total, rows, metrics)
+        means = {name: Term(total, rows) for name, total in metrics.items()}
+        return Loss({"info_nce": Term(total, rows)}, means)
 
 
 class SigmoidPairs(nn.Module):
@@ -116,7 +117,8 @@ class SigmoidPairs(nn.Module):
             total = ring_sigmoid_loss(*pairs, block=self.block)
         else:
             total = dense_sigmoid_loss(*pairs)
-        return Loss(total, rows, {"scale": factor * rows, "bias": bias * rows})
+        metrics = {"scale": Term(factor * rows, rows), "bias": Term(bias * rows, rows)}
+        return Loss({"sigmoid": Term(total, rows)}, metrics)
 
 
 def pairwise_logits(

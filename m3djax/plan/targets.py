@@ -55,7 +55,7 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def fields(self) -> dict[str, Any]:
-        """Everything that the program depends on, as `experiment.dumps` takes it."""
+        """Everything that the program depends on, as `serialize.dumps` takes it."""
 
     @abc.abstractmethod
     def work(self, traced: Traced) -> int:

@@ -8,27 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Float, Key
 
+from m3djax.losses.terms import Loss
 from m3djax.params import Params
 
 Batch = Mapping[str, Any]
-
-
-@struct.dataclass
-class Loss:
-    """A loss that stays exact when batches are accumulated.
-
-    Attributes:
-      total: sum over the batch.
-      weight: what to divide by (samples, patches, tokens), after accumulation.
-      metrics: further sums with the same weight.
-    """
-
-    total: Float[Array, ""]
-    weight: Float[Array, ""]
-    metrics: Mapping[str, Float[Array, ""]] = struct.field(default_factory=dict)
 
 
 def apply(module: nn.Module, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -44,11 +29,13 @@ class Task(abc.ABC):
     """
 
     @property
-    def accumulates(self) -> bool:
-        """Whether a batch's loss is the sum of its parts' losses, so that it may be computed in
-        parts; not so where samples are compared with each other.
+    def no_accumulation(self) -> str | None:
+        """Returns why a batch cannot be computed in parts; None if it can.
+
+        It can where the sum of every term over the batch is the sum over its parts: not where
+        samples are compared with each other.
         """
-        return True
+        return None
 
     def check(self, data: Any) -> None:
         """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
@@ -68,6 +55,19 @@ class Task(abc.ABC):
           keys: one per sample, all randomness comes from them.
           train: whether to augment and drop out.
         """
+
+    def weights(self, batch: Batch) -> Mapping[str, Float[Array, ""]]:
+        """Returns the weight of every term of `loss`, by name, from the batch alone.
+
+        A task whose terms have different weights says them here, so that `Experiment.accumulate`
+        can compute a batch in parts: every part then divides by the weights of the whole batch.
+        A task whose terms share one weight needs none.
+
+        Args:
+          batch: the whole batch, as in `loss`.
+        """
+        del batch
+        return {}
 
     def components(self) -> dict[str, nn.Module]:
         """Returns the modules of the task by the name of their field."""

@@ -12,11 +12,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data_pipelines.errors import ConfigError
 from m3djax.augment import Intensity
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
+from m3djax.losses.terms import Loss
 from m3djax.models.bert import Bert
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Loss, Task, apply
+from m3djax.tasks.base import Batch, Task, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,12 @@ class Clip(Task):
             )
 
     @property
-    def accumulates(self) -> bool:
-        """No: the loss of a part of the batch compares with fewer others."""
-        return False
+    def no_accumulation(self) -> str:
+        """See `Task.no_accumulation`: a part of the batch has fewer others to compare with."""
+        return (
+            "Clip compares the samples of a batch with each other, and in parts that is another "
+            "loss"
+        )
 
     def check(self, data: Any) -> None:
         """See `Task.check`: there must be texts, of the text tower's vocabulary and length."""

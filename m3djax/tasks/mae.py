@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
 from m3djax.augment import Intensity
+from m3djax.losses.terms import Loss, Term
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patch_grid, patchify
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Loss, Task, apply
+from m3djax.tasks.base import Batch, Task, apply
 
 
 @struct.dataclass
@@ -81,7 +82,8 @@ class MAE(Task):
         augment_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         images = self.intensity(batch, augment_keys, train=train)
         result = self.reconstruct(params, images, self.noise(noise_keys, images.shape))
-        return Loss(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
+        error = Term(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
+        return Loss({"reconstruction": error})
 
     def noise(self, keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
         """Uniform noise per patch; the patches with the lowest values stay visible."""

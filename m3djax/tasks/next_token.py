@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3djax.losses.terms import Loss, Term
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import flatten, unflatten
 from m3djax.sharding import gather
-from m3djax.tasks.base import Loss, apply
+from m3djax.tasks.base import apply
 
 Reduction = Literal["token", "square", "sample"]
 IGNORE = -100
@@ -86,11 +87,11 @@ def next_token_loss(
     zero = jnp.float32(0)
     (total, squares), _ = jax.lax.scan(step, (zero, zero), parts)
     weight = jnp.sum(numbers * weights)
-    metrics = {"nll": total}
-    if z_loss:
-        metrics["z_loss"] = z_loss * squares
-        total = total + z_loss * squares
-    return Loss(total, weight, metrics)
+    nll = Term(total, weight)
+    if not z_loss:
+        return Loss({"next_token": nll}, {"nll": nll})
+    z = Term(squares, weight, z_loss)
+    return Loss({"next_token": nll, "z_loss": z}, {"nll": nll, "z_loss": z})
 
 
 def _only_counted(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_pipelines.errors import ConfigError
 from m3djax.augment import Intensity
+from m3djax.losses.terms import Loss
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.patches import patch_grid
 from m3djax.models.projectors import Projector
@@ -19,7 +20,7 @@ from m3djax.models.vit import ViT3D
 from m3djax.params import Params
 from m3djax.sharding import constrain
 from m3djax.tasks.answering import AnsweringTask
-from m3djax.tasks.base import Batch, Loss, apply
+from m3djax.tasks.base import Batch, apply
 from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 

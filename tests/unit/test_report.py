@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from m3djax import cli, curves, experiment, report, run_folder, sharding
+from m3djax import cli, curves, report, run_folder, serialize, sharding
 from m3djax.checkpoint import CheckpointError
 from m3djax.curves import Curve
 from m3djax.evaluate.answers import Answers
@@ -145,7 +145,7 @@ def test_what_files_say_is_escaped(results, config, tmp_path):
     run = tmp_path / "run"
     (run / "evaluation/x").mkdir(parents=True)
     nasty = dataclasses.replace(config, name=NASTY)
-    (run / "config.json").write_text(experiment.dumps(nasty))
+    (run / "config.json").write_text(serialize.dumps(nasty))
     (run / "command.txt").write_text("python run.py train '<script>alert(1)</script>'\n")
     (run / "environment.json").write_text(json.dumps({NASTY: NASTY}))
     table = {"title": NASTY, "columns": [NASTY], "rows": [[NASTY]], "note": NASTY}
@@ -161,7 +161,7 @@ def test_what_files_say_is_escaped(results, config, tmp_path):
 
 
 def test_a_run_without_metrics_or_results_has_a_page(config, tmp_path):
-    (tmp_path / "config.json").write_text(experiment.dumps(config))
+    (tmp_path / "config.json").write_text(serialize.dumps(config))
     page = report.write(tmp_path).read_text()
     assert "No metrics were recorded" in page
     assert "badge" not in page.split("</style>")[1]
@@ -183,7 +183,7 @@ def replace_evaluators(results, config):
     path = Path(results.folder) / run_folder.CONFIG
     before = path.read_text()
     yield lambda **new: path.write_text(
-        experiment.dumps(dataclasses.replace(config, evaluators=new))
+        serialize.dumps(dataclasses.replace(config, evaluators=new))
     )
     path.write_text(before)
 
@@ -201,7 +201,7 @@ def test_a_missing_dataset_names_the_command_that_makes_it(results, replace_eval
 
 
 def test_a_run_that_never_saved_cannot_be_evaluated(config, tmp_path):
-    (tmp_path / "config.json").write_text(experiment.dumps(config))
+    (tmp_path / "config.json").write_text(serialize.dumps(config))
     with pytest.raises(CheckpointError, match="nothing was saved"):
         evaluate(tmp_path, Console(quiet=True))
 
