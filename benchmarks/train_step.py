@@ -24,6 +24,7 @@ def vit_ours() -> Any:
     from data_pipelines.pipeline import Data, Source
     from m3djax.experiment import Experiment
     from m3djax.losses.terms import Loss, Term
+    from m3djax.models.encoder import Encoder
     from m3djax.models.positions import LearnedPositions
     from m3djax.models.transformer import Attention, Block, Mlp, Transformer
     from m3djax.models.vit import ViT3D
@@ -31,7 +32,7 @@ def vit_ours() -> Any:
 
     @dataclasses.dataclass(frozen=True)
     class Regression(Task):
-        vision: ViT3D
+        vision: Encoder
 
         def init(self, rng: Any, batch: Any) -> Any:
             images = jnp.zeros((1, *batch["image"].shape[1:]))

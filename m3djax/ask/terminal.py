@@ -22,7 +22,7 @@ def show_scans(fovs: Sequence[FieldOfView]) -> None:
 def show_model(name: str, model: AskModel, dtype: Dtype) -> None:
     """Prints the size of a model, and what its last evaluation found."""
     task = model.run.task
-    layers = task.vision.transformer.num_layers, task.llm.num_layers
+    layers = task.vision.depth, task.llm.num_layers
     print(f"{name}: {layers[0]} layers see, {layers[1]} speak, {dtype}")
     print("\n".join(measured(model.run.folder)), flush=True)
 

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3djax.models.encoder import VisibleTokens
 from m3djax.models.positions import LearnedPositions, SinCosPositions
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer, dense, layer_norm
-from m3djax.models.vit import VisionFeatures
 
 
 class MAEDecoder(nn.Module):
@@ -33,12 +33,12 @@ class MAEDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, visible: VisionFeatures, restore: Int[Array, "b n"], patch_voxels: int
+        self, visible: VisibleTokens, restore: Int[Array, "b n"], patch_voxels: int
     ) -> Float[Array, "b n p"]:
         """Predicts the voxels of every patch.
 
         Args:
-          visible: features of the visible patches.
+          visible: tokens of the visible patches.
           restore: for every patch in raster order, its row in (visible, then hidden) order.
           patch_voxels: voxels times channels of one patch.
         """

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from m3djax.models.encoder import VisionFeatures
 from m3djax.models.patches import Size, patch_grid, patchify
 from m3djax.models.transformer import dense
-from m3djax.models.vit import VisionFeatures
 from m3djax.sharding import constrain
 
 

@@ -1,41 +1,19 @@
-"""The 3D vision transformer of M3D and E3D-GPT, and the contract that all encoders share."""
+"""The 3D vision transformer of M3D and E3D-GPT."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import flax.linen as nn
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from m3djax.models.patches import Size, patch_grid, patchify
+from m3djax.models.encoder import Level, TokenEncoder, VisibleTokens, VisionFeatures
+from m3djax.models.patches import Size, patchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions
 from m3djax.models.transformer import Transformer, dense, layer_norm
 from m3djax.sharding import constrain
 
 
-@struct.dataclass
-class VisionFeatures:
-    """What any 3D encoder returns, and all that heads, projectors and probes may use.
-
-    Attributes:
-      tokens: (B, N, C) normalised patch tokens in raster order (D, H, W); only the visible ones,
-        in the order asked for, if `keep` was given.
-      grid: patches along (D, H, W) of the whole volume.
-      cls: (B, C) class token, if the encoder has one.
-      hidden: (L, B, [1+]N, C) output of every layer before the last norm, cls first; on request.
-      pyramid: feature maps (B, D', H', W', C') from fine to coarse, if the encoder has levels.
-    """
-
-    tokens: Float[Array, "b n c"]
-    grid: Size = struct.field(pytree_node=False)
-    cls: Float[Array, "b c"] | None = None
-    hidden: Float[Array, "l b m c"] | None = None
-    pyramid: tuple[Array, ...] | None = None
-
-
-class ViT3D(nn.Module):
+class ViT3D(TokenEncoder):
     """Vision transformer over patches of a volume (arXiv 2010.11929, in 3D).
 
     M3D's (BAAI-DCAI/M3D, vit.py) and E3D-GPT's towers differ only in the fields below.
@@ -48,8 +26,6 @@ class ViT3D(nn.Module):
       cls_token: whether a class token leads the sequence.
       cls_position: whether the class token has a trained position of its own (timm: yes, M3D: no).
       norm_eps: epsilon of the last norm.
-      dtype: what is computed in, here and in everything that consumes the tokens: "float32", or
-        "bfloat16" on accelerators. Parameters, norms' statistics and softmax stay float32.
     """
 
     patch_size: Size = (16, 16, 16)
@@ -59,30 +35,48 @@ class ViT3D(nn.Module):
     cls_token: bool = False
     cls_position: bool = False
     norm_eps: float = 1e-6
-    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def strides(self) -> tuple[Size, ...]:
+        """See `Encoder.strides`: one level, whose positions are the patches."""
+        return (self.patch_size,)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """See `Encoder.widths`."""
+        return (self.hidden_size,)
+
+    @property
+    def hidden_strides(self) -> tuple[Size, ...]:
+        """See `Encoder.hidden_strides`; inner layers are the blocks, before the last norm."""
+        return (self.patch_size,) * self.transformer.num_layers
+
+    def __call__(
+        self, images: Float[Array, "b d h w c"], *, hidden: tuple[int, ...] = ()
+    ) -> VisionFeatures:
+        """See `Encoder.__call__`; tokens are normalised."""
+        grid = self.grid(images.shape[1:4])
+        tokens, layers = self._sequence(images, None, hidden=bool(hidden))
+        inner = [] if layers is None else [layers[range(self.depth)[layer]] for layer in hidden]
+        return self._features(tokens, grid, tuple(self._features(each, grid) for each in inner))
+
+    def encode_visible(
+        self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"]
+    ) -> VisibleTokens:
+        """See `TokenEncoder.encode_visible`; tokens are normalised."""
+        tokens, _ = self._sequence(images, keep, hidden=False)
+        cls, tokens = self._split(tokens)
+        return VisibleTokens(tokens, self.grid(images.shape[1:4]), cls)
 
     @nn.compact
-    def __call__(
-        self,
-        images: Float[Array, "b d h w c"],
-        keep: Int[Array, "b k"] | None = None,
-        *,
-        hidden: bool = False,
-    ) -> VisionFeatures:
-        """Encodes volumes.
-
-        Args:
-          images: (B, D, H, W, channels), already windowed.
-          keep: rows of the patches to encode, per sample; None encodes all.
-          hidden: whether to return the output of every layer.
-
-        Raises:
-          ValueError: if the patch does not divide the volume.
-        """
-        grid = patch_grid(images.shape[1:4], self.patch_size)
+    def _sequence(
+        self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"] | None, *, hidden: bool
+    ) -> tuple[Float[Array, "b m c"], Float[Array, "l b m c"] | None]:
+        """Returns normalised tokens, class token first, and the outputs of all blocks."""
         patches = patchify(images, self.patch_size)
         positions = jnp.broadcast_to(
-            self.positions(grid, self.hidden_size), (*patches.shape[:2], self.hidden_size)
+            self.positions(self.grid(images.shape[1:4]), self.hidden_size),
+            (*patches.shape[:2], self.hidden_size),
         )
         if keep is not None:
             # Hidden patches are dropped before the embedding: they cost nothing at all.
@@ -94,9 +88,20 @@ class ViT3D(nn.Module):
         if self.cls_token:
             tokens = self._prepend_cls(tokens)
         tokens, layers = self.transformer(tokens, hidden=hidden)
-        tokens = layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens)
-        cls, tokens = (tokens[:, 0], tokens[:, 1:]) if self.cls_token else (None, tokens)
-        return VisionFeatures(tokens, grid, cls, layers)
+        return layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens), layers
+
+    def _split(
+        self, tokens: Float[Array, "b m c"]
+    ) -> tuple[Float[Array, "b c"] | None, Float[Array, "b n c"]]:
+        """Returns the class token, if there is one, and the others."""
+        return (tokens[:, 0], tokens[:, 1:]) if self.cls_token else (None, tokens)
+
+    def _features(
+        self, tokens: Float[Array, "b m c"], grid: Size, hidden: tuple[VisionFeatures, ...] = ()
+    ) -> VisionFeatures:
+        cls, tokens = self._split(tokens)
+        map = tokens.reshape(len(tokens), *grid, self.hidden_size)
+        return VisionFeatures((Level(map, self.patch_size),), cls, hidden)
 
     def _prepend_cls(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b 1+n c"]:
         shape = (self.hidden_size,)

@@ -15,6 +15,7 @@ from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
 from m3djax.losses.terms import Loss
 from m3djax.models.bert import Bert
 from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.models.encoder import Encoder
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
 from m3djax.tasks.base import Batch, Task, apply
@@ -37,7 +38,7 @@ class Clip(Task):
       intensity: window and augmentation.
     """
 
-    vision: ViT3D = ViT3D()
+    vision: Encoder = ViT3D()
     text: Bert = Bert()
     vision_head: EmbeddingHead = EmbeddingHead(pooling="mean")
     text_head: EmbeddingHead = EmbeddingHead()

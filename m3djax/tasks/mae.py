@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Key
 from data_pipelines.errors import ConfigError
 from m3djax.augment import Intensity
 from m3djax.losses.terms import Loss, Term
+from m3djax.models.encoder import TokenEncoder
 from m3djax.models.mae_decoder import MAEDecoder
-from m3djax.models.patches import patch_grid, patchify
+from m3djax.models.patches import patchify
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
 from m3djax.tasks.base import Batch, Task, apply
@@ -57,13 +58,18 @@ class MAE(Task):
       norm_pix: compare patches that are normalised to mean 0 and deviation 1.
     """
 
-    vision: ViT3D = ViT3D()
+    vision: TokenEncoder = ViT3D()
     mae_decoder: MAEDecoder = MAEDecoder()
     intensity: Intensity = Intensity()
     mask_ratio: float = 0.75
     norm_pix: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.vision, TokenEncoder):
+            raise ConfigError(
+                f"vision={type(self.vision).__name__} cannot leave out patches, as a masked "
+                "autoencoder does. Cure: ViT3D, or another TokenEncoder."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1.")
 
@@ -71,9 +77,11 @@ class MAE(Task):
         """See `Task.init`; `batch["image"]` is (B, D, H, W, 1)."""
         vision_key, decoder_key = jax.random.split(rng)
         images = jnp.zeros((1, *batch["image"].shape[1:]))
-        patches = patchify(images, self.vision.patch_size)
+        patches = patchify(images, self.vision.stride)
         restore = jnp.arange(patches.shape[1])[None]
-        features, vision = self.vision.init_with_output(vision_key, images, restore[:, :1])
+        features, vision = self.vision.init_with_output(
+            vision_key, images, restore[:, :1], method="encode_visible"
+        )
         decoder = self.mae_decoder.init(decoder_key, features, restore, patches.shape[-1])
         return {"vision": vision["params"], "mae_decoder": decoder["params"]}
 
@@ -87,7 +95,7 @@ class MAE(Task):
 
     def noise(self, keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
         """Uniform noise per patch; the patches with the lowest values stay visible."""
-        grid = patch_grid(shape[1:4], self.vision.patch_size)
+        grid = self.vision.grid(shape[1:4])
         return jax.vmap(lambda key: jax.random.uniform(key, (math.prod(grid),)))(keys)
 
     def reconstruct(
@@ -100,7 +108,7 @@ class MAE(Task):
           images: windowed volumes.
           noise: see `noise`; passed in, so that any masking can be asked for.
         """
-        patches = patchify(images, self.vision.patch_size)
+        patches = patchify(images, self.vision.stride)
         _, n, p = patches.shape
         visible = int(n * (1 - self.mask_ratio))
         if visible < 1:
@@ -110,7 +118,8 @@ class MAE(Task):
             )
         order = jnp.argsort(noise, axis=1)
         restore = jnp.argsort(order, axis=1)
-        features = apply(self.vision, params["vision"], images, order[:, :visible])
+        keep = order[:, :visible]
+        features = apply(self.vision, params["vision"], images, keep, method="encode_visible")
         prediction = apply(self.mae_decoder, params["mae_decoder"], features, restore, p)
         latent = features.tokens
         if features.cls is not None:

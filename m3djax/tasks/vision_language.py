@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data_pipelines.errors import ConfigError
 from m3djax.augment import Intensity
 from m3djax.losses.terms import Loss
+from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.models.llm.decoder import Decoder
-from m3djax.models.patches import patch_grid
+from m3djax.models.patches import Size, patch_grid
 from m3djax.models.projectors import Projector
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
@@ -37,8 +38,8 @@ class VisionLanguage(AnsweringTask):
       projector: its tokens to the language model's.
       llm: the language model.
       image_token: id of the placeholder, such as M3D's <im_patch>.
-      layer: whose output is projected: -1 is what `vision` returns, normalised; any other index, as
-        in a Python list, is the output of that block before the last norm.
+      layer: whose features are projected: -1 are those that `vision` returns; any other index, as
+        in a Python list, are those of that inner layer (of a ViT: a block, before the last norm).
       intensity: window and augmentation; all volumes of a sample are augmented alike.
       chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
@@ -46,7 +47,7 @@ class VisionLanguage(AnsweringTask):
       reduction: see `next_token_loss`.
     """
 
-    vision: ViT3D = ViT3D()
+    vision: Encoder = ViT3D()
     projector: Projector = Projector()
     llm: Decoder = Decoder()
     image_token: int = 32000
@@ -70,17 +71,32 @@ class VisionLanguage(AnsweringTask):
                 f"image_token={self.image_token} is none of the language model's {size} tokens. "
                 "Cure: add it to the vocabulary (m3djax/convert/new_tokens.py)."
             )
-        depth = self.vision.transformer.num_layers
+        depth = self.vision.depth
         if not -depth <= self.layer < depth:
             raise ConfigError(f"layer={self.layer}, and the encoder has {depth} layers.")
 
-    def tokens_per_volume(self, size: tuple[int, ...]) -> int:
+    def tokens_per_volume(self, size: Size) -> int:
         """Placeholders that one volume of (D, H, W) voxels takes.
 
         Raises:
           ConfigError: patches or blocks of them do not divide it.
         """
-        return self.projector.num_tokens(patch_grid(size, self.vision.patch_size))
+        return self.projector.num_tokens(patch_grid(size, self._stride))
+
+    @property
+    def _asked(self) -> tuple[int, ...]:
+        """Inner layers that the encoder has to return."""
+        return () if self.layer == -1 else (self.layer,)
+
+    @property
+    def _stride(self) -> Size:
+        """Voxels along (D, H, W) of one of the tokens that are projected."""
+        strides = [self.vision.hidden_strides[layer] for layer in self._asked]
+        return strides[0] if strides else self.vision.stride
+
+    def _chosen(self, features: VisionFeatures) -> VisionFeatures:
+        """Returns the features that are projected."""
+        return features.hidden[0] if self._asked else features
 
     def check(self, data: Any) -> None:
         """See `Task.check`: the text must be of this vocabulary and have room for the volume."""
@@ -113,8 +129,8 @@ class VisionLanguage(AnsweringTask):
         """See `Task.init`; of the batch only the size of `image` matters."""
         keys = jax.random.split(rng, 3)
         images = jnp.zeros((1, *batch["image"].shape[-4:]))
-        features, vision = self.vision.init_with_output(keys[0], images)
-        projector = self.projector.init(keys[1], features)
+        features, vision = self.vision.init_with_output(keys[0], images, hidden=self._asked)
+        projector = self.projector.init(keys[1], self._chosen(features))
         llm = self.llm.init(keys[2], jnp.zeros((1, 1), jnp.int32))
         parts = {"vision": vision, "projector": projector, "llm": llm}
         return {name: variables["params"] for name, variables in parts.items()}
@@ -172,12 +188,8 @@ class VisionLanguage(AnsweringTask):
         """The volumes of every sample as tokens for the language model, one after the other."""
         b, v, *rest = images.shape
         images = constrain(images.reshape(b * v, *rest), ("batch", None, None, None, None))
-        asked = self.layer != -1
-        features = apply(self.vision, params["vision"], images, hidden=asked)
-        if asked:
-            tokens = features.hidden[self.layer]
-            features = features.replace(tokens=tokens if features.cls is None else tokens[:, 1:])
-        tokens = apply(self.projector, params["projector"], features)
+        features = apply(self.vision, params["vision"], images, hidden=self._asked)
+        tokens = apply(self.projector, params["projector"], self._chosen(features))
         return tokens.reshape(b, -1, tokens.shape[-1]).astype(self.llm.dtype)
 
     def place(

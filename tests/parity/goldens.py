@@ -14,8 +14,11 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
+
+from m3djax.models.encoder import VisionFeatures
 
 KINDS: dict[str, str] = {
     "m3d_clip": "test_m3d_clip.py",
@@ -166,6 +169,12 @@ class Golden:
         assert self.used, f"golden {self.folder}: nothing was compared"
         left = sorted(set(self.io) - self.used)
         assert not left, f"golden {self.folder}: not compared: {left}"
+
+
+def sequence(features: VisionFeatures) -> jax.Array:
+    """Returns tokens behind their class token, as the published code keeps them."""
+    assert features.cls is not None
+    return jnp.concatenate([features.cls[:, None], features.tokens], axis=1)
 
 
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -19,7 +19,7 @@ from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.params import flatten, unflatten
 from m3djax.tasks.clip import Clip
-from tests.parity.goldens import Golden, golden_dirs
+from tests.parity.goldens import Golden, golden_dirs, sequence
 
 TOLERANCE = 1e-5
 
@@ -84,11 +84,12 @@ def test_whole(golden: Golden, batch: dict[str, np.ndarray], params: dict[str, A
 def _compare_vision(golden: Golden, batch: dict[str, np.ndarray], params: dict[str, Any]) -> None:
     model = task_of(golden).vision
     images, own = jnp.asarray(batch["image"]), params["vision"]
-    features = jax.jit(lambda p, x: model.apply({"params": p}, x, hidden=True))(own, images)
-    tokens = jnp.concatenate([features.cls[:, None], features.tokens], axis=1)
+    layers = tuple(range(golden.config["num_layers"]))
+    features = jax.jit(lambda p, x: model.apply({"params": p}, x, hidden=layers))(own, images)
+    tokens = sequence(features)
     golden.compare("vit_final_norm", tokens, TOLERANCE)
-    for layer in range(golden.config["num_layers"]):
-        golden.compare(f"vit_block{layer}", features.hidden[layer], TOLERANCE)
+    for layer, hidden in enumerate(features.hidden):
+        golden.compare(f"vit_block{layer}", sequence(hidden), TOLERANCE)
     linear, table = own["patch_embed"], own["positions"]["table"]
     embedded = patchify(images, model.patch_size) @ linear["kernel"] + linear["bias"] + table
     golden.compare("vit_patch_embedding", embedded, TOLERANCE)

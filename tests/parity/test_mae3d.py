@@ -16,7 +16,7 @@ from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.params import flatten, unflatten
 from m3djax.tasks.mae import MAE, normalise_patches
-from tests.parity.goldens import Golden, golden_dirs
+from tests.parity.goldens import Golden, golden_dirs, sequence
 
 TOLERANCE = 1e-5
 
@@ -96,10 +96,9 @@ def test_masking(golden: Golden) -> None:
 def test_tower(golden: Golden, params: dict) -> None:
     # The tower's last norm has another epsilon than the autoencoder's; all tokens are visible.
     tower = task(golden).vision.clone(norm_eps=1e-5)
-    features = tower.apply({"params": params["vision"]}, images_of(golden), hidden=True)
-    tokens = jnp.concatenate([features.cls[:, None], features.tokens], axis=1)
-    golden.compare("tower_features", tokens, TOLERANCE)
-    golden.compare("tower_block0", features.hidden[0], TOLERANCE)
+    features = tower.apply({"params": params["vision"]}, images_of(golden), hidden=(0,))
+    golden.compare("tower_features", sequence(features), TOLERANCE)
+    golden.compare("tower_block0", sequence(features.hidden[0]), TOLERANCE)
     embed = params["vision"]["patch_embed"]
     patches = patchify(images_of(golden), tower.patch_size)
     golden.compare("patch_embed", patches @ embed["kernel"] + embed["bias"], TOLERANCE)

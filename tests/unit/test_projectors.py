@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
+from m3djax.models.encoder import Level, VisionFeatures
 from m3djax.models.projectors import Projector
-from m3djax.models.vit import VisionFeatures
 
 GRID = (4, 2, 6)
 
@@ -18,7 +18,7 @@ GRID = (4, 2, 6)
 @pytest.fixture(scope="module")
 def features() -> VisionFeatures:
     tokens = jax.random.normal(jax.random.key(0), (2, 48, 5))
-    return VisionFeatures(tokens, GRID, cls=tokens[:, 0])
+    return VisionFeatures((Level(tokens.reshape(2, *GRID, 5), (4, 4, 4)),), cls=tokens[:, 0])
 
 
 def run(module: Projector, features: VisionFeatures) -> tuple[np.ndarray, dict[str, Any]]:

@@ -122,9 +122,8 @@ def test_volumes_of_a_sample_are_augmented_alike() -> None:
 @pytest.mark.parametrize("layer", [0, -2, 1])
 def test_any_layer_is_projected(params: Params, layer: int) -> None:
     images = TASK.windowed(tiny.batch(rows=2))
-    features = apply(TASK.vision, params["vision"], images[:, 0], hidden=True)
-    patches = features.replace(tokens=features.hidden[layer][:, 1:])
-    wanted = apply(TASK.projector, params["projector"], patches)
+    features = apply(TASK.vision, params["vision"], images[:, 0], hidden=(layer,))
+    wanted = apply(TASK.projector, params["projector"], features.hidden[0])
     found = dataclasses.replace(TASK, layer=layer).encode(params, images)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.any(np.abs(found - TASK.encode(params, images)) > 1e-3)

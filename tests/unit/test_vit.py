@@ -10,7 +10,7 @@ import pytest
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions, sincos_3d
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
-from m3djax.models.vit import VisionFeatures, ViT3D
+from m3djax.models.vit import ViT3D
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 4, 8, 12, 1))
 
@@ -25,10 +25,12 @@ def params() -> dict:
     return jax.jit(vit().init)(jax.random.key(1), IMAGES)
 
 
-def forward(
-    model: ViT3D, params: dict, images: jax.Array = IMAGES, **kwargs: Any
-) -> VisionFeatures:
+def forward(model: ViT3D, params: dict, images: jax.Array = IMAGES, **kwargs: Any) -> Any:
     return jax.jit(lambda p, x: model.apply(p, x, **kwargs))(params, images)
+
+
+def visible(params: dict, keep: jax.Array, images: jax.Array = IMAGES) -> Any:
+    return forward(vit(), params, images, keep=keep, method="encode_visible")
 
 
 def test_patches_are_what_a_strided_convolution_sees() -> None:
@@ -51,9 +53,12 @@ def test_a_patch_that_does_not_divide_is_explained() -> None:
 
 
 def test_features_keep_the_contract(params: dict) -> None:
-    features = forward(vit(), params, hidden=True)
+    model = vit()
+    features = forward(model, params, hidden=(0, -1))
     assert features.tokens.shape == (2, 12, 12) and features.grid == (2, 2, 3)
-    assert features.hidden.shape == (3, 2, 12, 12) and features.cls is None
+    assert model.depth == 3 and len(features.hidden) == 2 and features.cls is None
+    with pytest.raises(IndexError):
+        forward(model, params, hidden=(3,))
 
 
 @pytest.mark.parametrize("change", [{"unroll": 3}, {"remat": "full"}, {"remat": "dots"}], ids=str)
@@ -79,7 +84,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32(params: dict) -> None:
 
 def test_keeping_all_patches_in_another_order_reorders_the_tokens(params: dict) -> None:
     order = jnp.stack([jnp.arange(12)[::-1], jnp.roll(jnp.arange(12), 5)])
-    features, whole = forward(vit(), params, keep=order), forward(vit(), params)
+    features, whole = visible(params, order), forward(vit(), params)
     expected = jnp.take_along_axis(whole.tokens, order[..., None], axis=1)
     np.testing.assert_allclose(features.tokens, expected, atol=1e-5)
 
@@ -87,7 +92,7 @@ def test_keeping_all_patches_in_another_order_reorders_the_tokens(params: dict) 
 def test_what_is_hidden_is_not_seen(params: dict) -> None:
     keep = jnp.tile(jnp.arange(6), (2, 1))
     changed = IMAGES.at[:, 2:].set(100.0)  # the second row of patches along D
-    one, two = forward(vit(), params, keep=keep), forward(vit(), params, changed, keep=keep)
+    one, two = visible(params, keep), visible(params, keep, changed)
     np.testing.assert_array_equal(one.tokens, two.tokens)
 
 

@@ -83,7 +83,7 @@ class OrganProbe(Evaluator):
                 f"OrganProbe needs a task with a vision encoder, not a {type(task).__name__}. "
                 "Cure: leave this evaluator out of the config."
             )
-        train, test, organs = self._patches(task.vision.patch_size)
+        train, test, organs = self._patches(task.vision.stride)
         spec = {"image": jax.ShapeDtypeStruct((1, *self.size, 1), np.int16)}
         init = jax.jit(lambda key: task.init(key, spec))
         untrained = [init(jax.random.key(self.seed + n)) for n in range(self.untrained)]

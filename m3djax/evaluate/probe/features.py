@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float
 from m3djax.augment import Intensity
 from m3djax.evaluate.probe.organs import LabelledPatches
 from m3djax.evaluate.tiles import batches
+from m3djax.models.encoder import Encoder
 from m3djax.models.patches import patchify
 from m3djax.params import Params
 from m3djax.tasks.base import apply
@@ -22,7 +22,7 @@ from m3djax.tasks.base import apply
 # Compiled once for equal encoders, also when it is called again and again during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode(
-    vision: nn.Module, intensity: Intensity, params: Params, batch: dict[str, Array]
+    vision: Encoder, intensity: Intensity, params: Params, batch: dict[str, Array]
 ) -> tuple[Float[Array, "b n c"], Float[Array, "b n p"]]:
     """The encoder's tokens of whole crops, and the windowed voxels of the same patches.
 
@@ -35,7 +35,7 @@ def encode(
     unused = jax.random.split(jax.random.key(0), len(batch["image"]))  # for augmentation only
     images = intensity(batch, unused, train=False)
     tokens = apply(vision, params, images).tokens
-    return tokens.astype(jnp.float32), patchify(images, vision.patch_size)
+    return tokens.astype(jnp.float32), patchify(images, vision.stride)
 
 
 def patch_features(

@@ -49,7 +49,7 @@ def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
     keys = jax.random.wrap_key_data(batch["key"])
     images = task.intensity(batch, keys, train=False)
     result = task.reconstruct(params, images, task.noise(keys, images.shape))
-    size = task.vision.patch_size
+    size = task.vision.stride
     grid = patch_grid(images.shape[1:4], size)
     prediction = result.prediction
     if task.norm_pix:
