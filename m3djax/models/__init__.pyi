@@ -4,6 +4,10 @@ from .bert import PostNormBlock as PostNormBlock
 from .bert import TextEmbeddings as TextEmbeddings
 from .embedding_head import AttentionPool as AttentionPool
 from .embedding_head import EmbeddingHead as EmbeddingHead
+from .encoder import Encoder as Encoder
+from .encoder import Level as Level
+from .encoder import TokenEncoder as TokenEncoder
+from .encoder import VisionFeatures as VisionFeatures
 from .llm.decoder import CausalAttention as CausalAttention
 from .llm.decoder import Decoder as Decoder
 from .llm.decoder import DecoderBlock as DecoderBlock

@@ -16,10 +16,11 @@ from tests.pyramid import Pyramid
 
 SIZE = (8, 16, 32)
 VIT = ViT3D((4, 4, 8), 12, Transformer(3, Block(Attention(2), Mlp(24))))
+ENCODERS = [VIT, VIT.clone(cls_token=True), Pyramid()]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("encoder", [VIT, VIT.clone(cls_token=True), Pyramid()], ids=str)
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["vit", "vit_cls", "pyramid"])
 def test_features_are_as_stated(encoder: Encoder, dtype: str) -> None:
     encoder = encoder.clone(dtype=dtype)
     hidden = (0, -1, encoder.depth - 1)
