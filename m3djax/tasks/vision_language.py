@@ -75,7 +75,7 @@ class VisionLanguage(AnsweringTask):
         if not -depth <= self.layer < depth:
             raise ConfigError(f"layer={self.layer}, and the encoder has {depth} layers.")
 
-    def tokens_per_volume(self, size: Size) -> int:
+    def tokens_per_volume(self, size: tuple[int, ...]) -> int:
         """Placeholders that one volume of (D, H, W) voxels takes.
 
         Raises:
