@@ -7,8 +7,8 @@ import abc
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from m3djax.augment import Intensity
+from m3djax.models.encoder import Encoder
 from m3djax.models.llm.decoder import Decoder
-from m3djax.models.vit import ViT3D
 from m3djax.params import Params
 from m3djax.tasks.base import Batch, Task
 
@@ -25,7 +25,7 @@ class AnsweringTask(Task):
       intensity: window and augmentation of the volumes.
     """
 
-    vision: ViT3D
+    vision: Encoder
     llm: Decoder
     image_token: int
     intensity: Intensity
