@@ -17,7 +17,6 @@ from m3djax.convert.layouts import LAYOUTS
 from m3djax.convert.pretrained import Pretrained
 from m3djax.experiment import Experiment
 from m3djax.params import flatten
-from m3djax.tasks.vision_language import VisionLanguage
 
 # What changes nothing about the numbers, and is up to whoever trains.
 _FREE = ("dtype", "remat", "unroll", "implementation", "num_tokens")
@@ -82,10 +81,8 @@ def _grown(loaded: Pretrained, rows: int) -> tuple[Pretrained, list[str]]:
 def _check(source: Path, task: Any, loaded: Pretrained) -> None:
     theirs, ours = serialize.to_json(loaded.model), serialize.to_json(task.llm)
     problems = list(_differences("llm", theirs, ours))
-    if isinstance(task, VisionLanguage) and loaded.tokenizer is not None:
-        image = loaded.tokenizer.convert_tokens_to_ids(llm_tokenizer.IMAGE)
-        if image != task.image_token:
-            problems.append(f"<im_patch> is token {image}, and task.image_token={task.image_token}")
+    if loaded.tokenizer is not None:
+        problems += task.token_problems(loaded.tokenizer)
     if problems:
         raise CheckpointError(
             f"{source}: is another language model than the config's:\n  "

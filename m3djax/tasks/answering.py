@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from data_pipelines.text import llm_tokenizer
 from m3djax.augment import Intensity
 from m3djax.models.encoder import Encoder
 from m3djax.models.llm.decoder import Decoder
@@ -29,6 +31,13 @@ class AnsweringTask(Task):
     llm: Decoder
     image_token: int
     intensity: Intensity
+
+    def token_problems(self, tokenizer: Any) -> list[str]:
+        """See `Task.token_problems`: the placeholder must be the token `<im_patch>`."""
+        token = tokenizer.convert_tokens_to_ids(llm_tokenizer.IMAGE)
+        if token == self.image_token:
+            return []
+        return [f"{llm_tokenizer.IMAGE} is token {token}, and task.image_token={self.image_token}"]
 
     @abc.abstractmethod
     def tokens_per_volume(self, size: tuple[int, ...]) -> int:

@@ -69,6 +69,11 @@ class Task(abc.ABC):
         del batch
         return {}
 
+    def token_problems(self, tokenizer: Any) -> list[str]:
+        """Returns what of the config contradicts a language model's tokenizer, a line each."""
+        del tokenizer
+        return []
+
     def components(self) -> dict[str, nn.Module]:
         """Returns the modules of the task by the name of their field."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]

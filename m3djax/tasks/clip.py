@@ -18,11 +18,12 @@ from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.encoder import Encoder
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Task, apply
+from m3djax.tasks.base import Batch, apply
+from m3djax.tasks.embedding import EmbeddingTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip(Task):
+class Clip(EmbeddingTask):
     """Volumes and reports that belong together lie close in one space (arXiv 2103.00020).
 
     Each tower's tokens become one unit vector; the objective compares all images of the global

@@ -7,7 +7,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
@@ -18,33 +17,12 @@ from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patchify
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Task, apply
-
-
-@struct.dataclass
-class Reconstruction:
-    """What a masked autoencoder makes of a batch.
-
-    Attributes:
-      latent: (B, [1+]K, C) encoded visible tokens, class token first.
-      prediction: (B, N, P) voxels of every patch, in the units of `target`.
-      target: (B, N, P) voxels, normalised per patch if the task says so.
-      hidden: (B, N) 1 where a patch was hidden.
-    """
-
-    latent: Float[Array, "b k c"]
-    prediction: Float[Array, "b n p"]
-    target: Float[Array, "b n p"]
-    hidden: Float[Array, "b n"]
-
-    @property
-    def error(self) -> Float[Array, "b n"]:
-        """Mean squared error of every patch."""
-        return jnp.mean(jnp.square(self.prediction - self.target), axis=-1)
+from m3djax.tasks.base import Batch, apply
+from m3djax.tasks.reconstructing import ReconstructingTask, Reconstruction
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE(Task):
+class MAE(ReconstructingTask):
     """Masked autoencoder (arXiv 2111.06377) in 3D.
 
     The encoder sees the visible patches only; a light decoder predicts the voxels of the hidden

@@ -1,0 +1,63 @@
+"""What a task must offer so that its reconstructions can be measured."""
+
+from __future__ import annotations
+
+import abc
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from m3djax.models.encoder import TokenEncoder
+from m3djax.params import Params
+from m3djax.tasks.base import Task
+
+
+@struct.dataclass
+class Reconstruction:
+    """What a masked autoencoder makes of a batch.
+
+    Attributes:
+      latent: (B, [1+]K, C) encoded visible tokens, class token first.
+      prediction: (B, N, P) voxels of every patch, in the units of `target`.
+      target: (B, N, P) voxels, normalised per patch if the task says so.
+      hidden: (B, N) 1 where a patch was hidden.
+    """
+
+    latent: Float[Array, "b k c"]
+    prediction: Float[Array, "b n p"]
+    target: Float[Array, "b n p"]
+    hidden: Float[Array, "b n"]
+
+    @property
+    def error(self) -> Float[Array, "b n"]:
+        """Returns the mean squared error of every patch."""
+        return jnp.mean(jnp.square(self.prediction - self.target), axis=-1)
+
+
+class ReconstructingTask(Task):
+    """A task that fills in hidden patches of volumes.
+
+    Attributes:
+      vision: encoder of the visible patches; a patch is one of its tokens.
+      norm_pix: whether patches are compared after normalisation to mean 0 and deviation 1.
+    """
+
+    vision: TokenEncoder
+    norm_pix: bool
+
+    @abc.abstractmethod
+    def noise(self, keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
+        """Returns uniform noise per patch; the patches with the lowest values stay visible."""
+
+    @abc.abstractmethod
+    def reconstruct(
+        self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
+    ) -> Reconstruction:
+        """Hides patches, and fills them in from the others.
+
+        Args:
+          params: one entry per component.
+          images: in the network's units.
+          noise: see `noise`; passed in, so that any masking can be asked for.
+        """
