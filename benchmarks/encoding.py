@@ -80,7 +80,7 @@ def write(volume: Volume, eight_bit: bool, folder: Path, copies: int) -> tuple[e
             writer.write(record)
     seconds = (time.process_time() - start) / copies
     out = epath.Path(folder / "out")
-    storage.publish({"train": [storage.Part(epath.Path(shard), copies, 0)]}, out, 0)
+    storage.publish({"train": [storage.FinishedShard(epath.Path(shard), copies, 0)]}, out, 0)
     sizes = {path.name: path.stat().length for path in out.iterdir()}
     metadata = {"files": sizes, "mask_names": {}, "label_names": []}
     (out / "metadata.json").write_text(json.dumps(metadata))

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen, fixed
 from data_pipelines.captions.balance import odds
 from data_pipelines.captions.descriptions import describe
-from data_pipelines.captions.scene import Asked, Kind, Scene
+from data_pipelines.captions.scene import Kind, QuestionTemplate, Scene
 from data_pipelines.errors import ConfigError
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -143,16 +143,16 @@ class MaskQuestions(CaptionSource):
 
 
 def _all(kind: Kind, scene: Scene, rng: np.random.Generator, *, lacks: bool) -> Iterator[Question]:
-    asked: Iterator[Asked | None]
+    templates: Iterator[QuestionTemplate | None]
     match kind:
         case "yes_no":
-            asked = map(scene.yes_no, sorted({*scene.odds.yes, *scene.odds.no}))
+            templates = map(scene.yes_no, sorted({*scene.odds.yes, *scene.odds.no}))
         case "choice":
-            asked = (scene.choice(value, rng) for value in scene.odds.yes)
+            templates = (scene.choice(value, rng) for value in scene.odds.yes)
         case _:
             absent = scene.placed(kind, lacks=True) if lacks and not kind.startswith("reg") else []
-            asked = (scene.place(kind, value) for value in [*scene.placed(kind), *absent])
-    return (one.worded(None) for one in asked if one is not None)
+            templates = (scene.place(kind, value) for value in [*scene.placed(kind), *absent])
+    return (one.worded(None) for one in templates if one is not None)
 
 
 def _drawn(chances: dict[int, float], rng: np.random.Generator) -> int | None:

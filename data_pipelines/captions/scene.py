@@ -43,7 +43,7 @@ _PLACE: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class QuestionTemplate:
     """A question before it is put into words.
 
     Attributes:
@@ -69,7 +69,7 @@ class Asked:
     choices: tuple[str, ...] = ()
 
     def worded(self, rng: np.random.Generator | None) -> Question:
-        """In the first words; with `rng` in any."""
+        """Returns the question in its first wording, or in one that `rng` draws."""
         question, answer, about = (
             texts[0 if rng is None else int(rng.integers(len(texts)))]
             for texts in (self.questions, self.answers, self.about)
@@ -108,13 +108,13 @@ class Scene:
     released: bool
     short: bool
 
-    def yes_no(self, value: int) -> Asked:
-        """Is it there?"""
+    def yes_no(self, value: int) -> QuestionTemplate:
+        """Asks whether a label is there."""
         answer = "Yes." if value in self.visible else "No."
-        return self._asked("yes_no", value, templates.YES_NO, (answer,), answer)
+        return self._template("yes_no", value, templates.YES_NO, (answer,), answer)
 
-    def choice(self, value: int, rng: np.random.Generator) -> Asked | None:
-        """Which of four is there? None if there are too few wrong ones."""
+    def choice(self, value: int, rng: np.random.Generator) -> QuestionTemplate | None:
+        """Asks which of four labels is there; None if too few are absent."""
         others = list(self.odds.wrong)
         if len(others) < _CHOICES - 1:
             return None
@@ -124,26 +124,26 @@ class Scene:
         texts = tuple(bare(self.names[int(option)]) for option in options)
         letter = chr(ord("A") + int(np.flatnonzero(options == value)[0]))
         answer = f"{letter}. {bare(self.names[value])}"
-        asked = self._asked("choice", value, templates.CHOICE, (answer,), answer)
-        return dataclasses.replace(asked, choices=texts)
+        template = self._template("choice", value, templates.CHOICE, (answer,), answer)
+        return dataclasses.replace(template, choices=texts)
 
     def placed(self, kind: Kind, *, lacks: bool = False) -> list[int]:
-        """Labels that can be asked about by place, box or mask; `lacks`: those not there."""
+        """Returns the labels to ask about by place, box or mask; `lacks`: those not there."""
         values = self.missing if lacks else self.visible
         if kind.startswith("reg"):
             values = self.distinct()
         return [v for v in values if v in self.about] if kind.endswith("described") else values
 
-    def place(self, kind: Kind, value: int) -> Asked:
-        """Where is it, what is in its box, or which voxels are its own?"""
+    def place(self, kind: Kind, value: int) -> QuestionTemplate:
+        """Asks where a label is, what is in its box, or which voxels it has."""
         questions, answers, absent = _PLACE[kind]
         about = self.about.get(value, ("",))
         if value in self.missing:
-            asked = self._asked(kind, value, questions, absent, "absent")
-            return dataclasses.replace(asked, about=about)
+            template = self._template(kind, value, questions, absent, "absent")
+            return dataclasses.replace(template, about=about)
         box, answers = self._box(value), answers[:1] if self.short else answers
-        asked = self._asked(kind, value, questions, answers, box)
-        return dataclasses.replace(asked, about=about, box=box)
+        template = self._template(kind, value, questions, answers, box)
+        return dataclasses.replace(template, about=about, box=box)
 
     def _box(self, value: int) -> str:
         mask = self.mask == value
@@ -154,7 +154,7 @@ class Scene:
         return f"{boxes.START}{boxes.box_to_text(box)}{boxes.END}"
 
     def distinct(self) -> list[int]:
-        """Visible labels whose boxes are not those of others, too."""
+        """Returns the visible labels whose boxes differ from those of all others."""
         there = [v for v in np.unique(self.mask).tolist() if v]
         found = {value: boxes.mask_to_box(self.mask == value) for value in there}
         return [
@@ -163,19 +163,19 @@ class Scene:
             if all(boxes.iou(found[value], box) < _APART for v, box in found.items() if v != value)
         ]
 
-    def _asked(
+    def _template(
         self,
         kind: Kind,
         value: int,
         questions: Sequence[str],
         answers: Sequence[str],
         meaning: str,
-    ) -> Asked:
+    ) -> QuestionTemplate:
         label = self.names[value]
         (name,) = phrases([label])
-        return Asked(kind, label, questions, answers, f"{kind} {label} {meaning}", name)
+        return QuestionTemplate(kind, label, questions, answers, f"{kind} {label} {meaning}", name)
 
 
 def bare(label: str) -> str:
-    """The name of a label in words, without an article."""
+    """Returns the name of a label in words, without an article."""
     return phrases([label])[0].removeprefix("the ")

@@ -181,7 +181,7 @@ def _write(
     from data_pipelines.datasets import storage  # TFDS takes a second; not for "nothing to do"
 
     seen = card.Statistics()
-    parts: dict[str, list[storage.Part]] = {}
+    parts: dict[str, list[storage.FinishedShard]] = {}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / STUDIES).open("w") as index:
         for shard in planned:

@@ -24,7 +24,7 @@ Labels = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
-class Made:
+class Prepared:
     """A record and what the card and the search for leaks need to know of it.
 
     Attributes:
@@ -36,7 +36,7 @@ class Made:
     facts: dict[str, object]
 
 
-def make(collection: Collection, study: Study) -> Made | Broken:
+def make(collection: Collection, study: Study) -> Prepared | Broken:
     """Makes the record of a study.
 
     Raises:
@@ -56,7 +56,7 @@ def make(collection: Collection, study: Study) -> Made | Broken:
             eight_bit=scan.array.dtype == np.uint8,
         )
         facts = card.study_facts(volume, record, study.labels, leaks.signature(volume))
-        return Made(record, {**facts, "also_in": study.also_in})
+        return Prepared(record, {**facts, "also_in": study.also_in})
     except DataError as error:
         return broken(collection, study, error.problem, error.cure, error.path)
     except OSError as error:

@@ -20,7 +20,7 @@ from etils import epath
 from data_pipelines import files
 from data_pipelines.datasets import job
 from data_pipelines.datasets.job import Broken
-from data_pipelines.datasets.storage import Part, ShardWriter
+from data_pipelines.datasets.storage import FinishedShard, ShardWriter
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError
 
@@ -70,10 +70,10 @@ class Shard:
         self.folder.rmtree()
         return False
 
-    def part(self) -> Part:
+    def part(self) -> FinishedShard:
         """The records of a finished shard, for `storage.publish`."""
         head = self._head()
-        return Part(self.folder, head["count"], sum(head["files"].values()))
+        return FinishedShard(self.folder, head["count"], sum(head["files"].values()))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The lines of a finished shard's index."""
@@ -148,7 +148,7 @@ def make(shard: Shard) -> None:
         shard.attempts.unlink(missing_ok=True)
 
 
-def _results(shard: Shard) -> Iterator[job.Made | Broken]:
+def _results(shard: Shard) -> Iterator[job.Prepared | Broken]:
     deaths = _deaths(shard)
     for number, study in enumerate(shard.studies):
         deaths[number] = deaths.get(number, 0) + 1

@@ -107,7 +107,7 @@ class ShardWriter:
 
 
 @dataclass(frozen=True)
-class Part:
+class FinishedShard:
     """A finished shard.
 
     Attributes:
@@ -121,7 +121,7 @@ class Part:
     nbytes: int
 
 
-def publish(parts: Mapping[str, Sequence[Part]], out: epath.Path, num_labels: int) -> None:
+def publish(parts: Mapping[str, Sequence[FinishedShard]], out: epath.Path, num_labels: int) -> None:
     """Makes a dataset folder out of finished shards, which stay as they are.
 
     Args:
@@ -138,7 +138,7 @@ def publish(parts: Mapping[str, Sequence[Part]], out: epath.Path, num_labels: in
 
 
 def _placed(
-    splits: Mapping[str, Sequence[Part]], out: epath.Path
+    splits: Mapping[str, Sequence[FinishedShard]], out: epath.Path
 ) -> Iterable[tuple[epath.Path, epath.Path]]:
     for split, parts in splits.items():
         for number, part in enumerate(parts):
@@ -157,7 +157,9 @@ def _place(source: epath.Path, target: epath.Path) -> None:
     source.copy(target, overwrite=True)
 
 
-def _describe(splits: Mapping[str, Sequence[Part]], out: epath.Path, num_labels: int) -> None:
+def _describe(
+    splits: Mapping[str, Sequence[FinishedShard]], out: epath.Path, num_labels: int
+) -> None:
     """Writes the metadata of TFDS, so that `tfds.builder_from_directory` finds everything."""
     import tensorflow_datasets as tfds
 

@@ -15,7 +15,7 @@ from numcodecs import blosc
 
 from data_pipelines.datasets import codec, open_dataset, storage
 from data_pipelines.datasets.records import Record, encode
-from data_pipelines.datasets.storage import Part, ShardWriter
+from data_pipelines.datasets.storage import FinishedShard, ShardWriter
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume
 from tests.data.bucket import Bucket
@@ -49,7 +49,7 @@ def write(
             for record in shard:
                 writer.write(record)
         size = sum(file.stat().st_size for file in path.iterdir())
-        parts.append(Part(epath.Path(path), writer.count, size))
+        parts.append(FinishedShard(epath.Path(path), writer.count, size))
     out = epath.Path(out or folder / "out")
     storage.publish({"train": parts, "test": []}, out, len(NAMES))
     sizes = {path.name: path.stat().length for path in out.iterdir()}
