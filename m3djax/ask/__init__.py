@@ -1,1 +1,1 @@
-"""`python run.py ask`: questions about a scan in the terminal."""
+"""Questions about scans, and `run.py ask`."""

@@ -1,4 +1,4 @@
-"""Talking with a language model in the terminal."""
+"""`run.py chat`: conversation with a language model in the terminal."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Compiled text generation: a cache of static shape, and one loop over tokens.
 
 Slots of the cache are, in this order: a shared prefix, the prompts, the answers. Prompts are
-padded in front, so that every row writes its next token into the same slot; what is padding is
-marked in `valid` and seen by no token, and positions count valid tokens only.
+padded in front, so that every row writes its next token into the same slot. No token attends to
+padding (`valid` is false there), and positions count valid tokens only.
 
-Layers are unrolled, each with its own cache and weights: a scan would cut both out of stacked
-arrays, and so copy the whole cache and the whole model for every token.
+Layers are unrolled, each with its own cache and weights. A scan would cut both out of stacked
+arrays: it would copy the whole cache and the whole model for every token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LayerCache = tuple[Array, Array]
 
 
 class _Layer(nn.Module):
-    """One block outside of its stack, under the name that the sharding table knows."""
+    """Runs one block outside of its stack, under the name that the sharding table knows."""
 
     block: DecoderBlock
 
@@ -42,7 +42,7 @@ class _Layer(nn.Module):
 
 @struct.dataclass
 class Weights:
-    """Parameters as the loop wants them.
+    """Parameters of a decoder, layer by layer.
 
     Attributes:
       outer: embedding table, last norm and head.
@@ -55,7 +55,7 @@ class Weights:
 
 @struct.dataclass
 class Cache:
-    """What is known of the tokens so far.
+    """Keys and values of the tokens so far.
 
     Attributes:
       layers: keys and values of every layer.
@@ -68,11 +68,11 @@ class Cache:
 
 @struct.dataclass
 class State:
-    """What the loop carries.
+    """State of the loop over tokens.
 
     Attributes:
       step: tokens that are chosen.
-      tokens: the answers so far, 0 behind their ends.
+      tokens: the answers so far; 0 after their ends.
       done: rows that have ended.
       cache: see `Cache`; the last chosen token is not in it yet.
       seen: tokens of prompt and answer, if there is a repetition penalty.
@@ -88,7 +88,7 @@ class State:
 
 
 def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
-    """The weights of a model, layer by layer, on the devices where they are.
+    """Returns the weights of a model layer by layer, on the devices that hold them.
 
     Args:
       model: the decoder.
@@ -106,18 +106,18 @@ def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
 
 @functools.lru_cache
 def _cutter(shardings: tuple[Any, ...]) -> Any:
-    """Cuts layer i out of stacked leaves; the same function for every model of these shardings."""
+    """Returns a function that cuts layer i out of stacked leaves, one per set of shardings."""
     return jax.jit(lambda leaves, i: [leaf[i] for leaf in leaves], out_shardings=list(shardings))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def embed(model: Decoder, outer: dict[str, Any], ids: Int[Array, "b n"]) -> Float[Array, "b n c"]:
-    """Embedded tokens."""
+    """Embeds tokens."""
     return apply(model, outer, ids, method="embed")
 
 
 def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
-    """A cache without tokens."""
+    """Returns a cache without tokens."""
     layers = []
     for stage in model.stages:
         attention = block_of(stage).attention
@@ -130,7 +130,7 @@ def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
 
 
 def extend(cache: Cache, rows: int, slots: int) -> Cache:
-    """A cache with more slots behind, and one row repeated to `rows` if there is only one."""
+    """Returns a cache with more slots at its end; a single row is repeated to `rows`."""
 
     def widen(leaf: Array) -> Array:
         leaf = jnp.broadcast_to(leaf, (rows, *leaf.shape[1:]))
@@ -157,8 +157,8 @@ def forward(
       weights: its weights.
       embeds: the new tokens.
       valid: false where one is padding.
-      cache: what was before.
-      slot: where the first of them goes.
+      cache: the tokens before.
+      slot: of the first new token.
       length: positions of the whole text, see `Rotary`.
 
     Returns:
@@ -195,7 +195,7 @@ def _layer(
     mask: Bool[Array, "b 1 n s"],
     slot: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "b n c"], LayerCache]:
-    """One block; compiled with what is around it, and traced once for all layers."""
+    """Runs one block; traced once for all layers, compiled as a part of the caller."""
     variables = {
         "params": {"block": params},
         "cache": {"block": {"attention": dict(zip(("keys", "values"), cache, strict=True))}},
@@ -206,7 +206,7 @@ def _layer(
 
 
 def scores(model: Decoder, weights: Weights, last: Float[Array, "b c"]) -> Float[Array, "b v"]:
-    """Logits of the next token in float32; rows that stand for no token are minus infinity."""
+    """Returns float32 logits of the next token; minus infinity for rows that are no token."""
     hidden = apply(model, weights.outer, last, method="normalise")
     logits = apply(model, weights.outer, hidden, method="logits").astype(jnp.float32)
     if model.num_tokens is None:
@@ -232,7 +232,7 @@ def prefill(
       weights: its weights.
       embeds: the prompts, padded in front.
       valid: false where a token is padding.
-      prefix: the cache of what comes before, of one row or as many as there are prompts.
+      prefix: the cache of the tokens before, of one row or of as many as there are prompts.
       slots: size of the cache.
       length: positions of the whole text.
     """
@@ -264,8 +264,8 @@ def begin(
       weights: its weights.
       last: what `prefill` returned.
       cache: what `prefill` returned; it is used up.
-      prompts: tokens that the repetition penalty is about, negative ones count for nothing.
-      done: rows that nobody asked for.
+      prompts: tokens that the repetition penalty lowers; negative ones are ignored.
+      done: padding rows, which start as finished.
       keys: random keys, one per row.
       chooser: how tokens are chosen.
       eos_ids: tokens that end an answer.
@@ -294,15 +294,15 @@ def decode(
     *,
     length: int,
 ) -> State:
-    """Goes on until `until` tokens are chosen or every row has ended.
+    """Chooses tokens until there are `until` of them or every row has ended.
 
     Args:
       model: the decoder.
       weights: its weights.
-      state: where to go on; it is used up.
+      state: of the tokens so far; it is used up.
       chooser: how tokens are chosen.
       eos_ids: tokens that end an answer.
-      until: tokens per row, those chosen before included.
+      until: tokens per row, including those that are chosen already.
       length: positions of the whole text.
     """
     first = state.cache.valid.shape[1] - state.tokens.shape[1]
@@ -349,7 +349,7 @@ def _with_layers(state: State, change: Callable[..., Array], *others: Any) -> St
 
 
 def _without_unit_axis(leaf: Array) -> Array:
-    """Without the axis of rows or heads if there is one of them.
+    """Drops the axis of rows or of heads where it has size 1.
 
     XLA drops such an axis where it multiplies, and then keeps each cache in both shapes: it would
     copy all of it for every token.
@@ -358,7 +358,7 @@ def _without_unit_axis(leaf: Array) -> Array:
 
 
 def without_first_axis(leaf: Any) -> Any:
-    """Where a layer of a stacked parameter lies: where the parameter does."""
+    """Returns the sharding of one layer of a stacked parameter."""
     sharding = leaf.sharding
     if isinstance(sharding, jax.sharding.NamedSharding):
         spec = jax.sharding.PartitionSpec(*sharding.spec[1:])

@@ -1,4 +1,4 @@
-"""Questions in, answers out: buckets, batches, stop strings and streaming around the loop."""
+"""Text generation around the compiled loop: buckets, batches, stop strings, streaming."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _CHUNK = 8  # tokens between two looks at the text, if stop strings or `on_text`
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model said to one prompt.
+    """The answer to one prompt.
 
     Attributes:
-      tokens: its tokens; without the one that ended it, and those of a stop string included.
-      text: the same as text, without a stop string; "" without a tokenizer.
+      tokens: its tokens, without the token that ended it, but with those of a stop string.
+      text: its text, without a stop string; "" without a tokenizer.
       ended: by a token, by a stop string, or by `max_new_tokens`.
     """
 
@@ -43,12 +43,12 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """Tokens that were read once and come before every prompt.
+    """Tokens before every prompt, read once.
 
     Attributes:
       cache: their keys and values.
-      length: how many tokens they are.
-      rotated_for: the length of text that their rotations were made for, see `Rotary`.
+      length: number of the tokens.
+      rotated_for: the length of text that their rotations are for; see `Rotary`.
     """
 
     cache: decode.Cache
@@ -72,7 +72,7 @@ class Generator:
         eos_ids: Sequence[int] = (),
         mesh: Mesh | None = None,
     ):
-        """Takes the weights apart, layer by layer.
+        """Splits the weights by layer.
 
         Args:
           model: the decoder.
@@ -87,7 +87,7 @@ class Generator:
         self._eos = jnp.asarray(tuple(eos_ids) or (-1,), jnp.int32)
 
     def embed(self, token_ids: Any) -> Float[Array, "b n c"]:
-        """Embedded tokens, for prompts that are made of more than tokens."""
+        """Embeds tokens, for prompts that do not consist of tokens alone."""
         with self.on_mesh():
             return decode.embed(self.model, self.weights.outer, jnp.asarray(token_ids))
 
@@ -98,7 +98,7 @@ class Generator:
         embeds: Float[Array, "b n c"] | None = None,
         reserve: int = 1024,
     ) -> Prefix:
-        """Reads what many prompts share, once.
+        """Reads the tokens that many prompts begin with.
 
         Args:
           prompt: its tokens, or
@@ -137,14 +137,14 @@ class Generator:
         prefix: Prefix | None = None,
         on_text: OnText | None = None,
     ) -> list[Answer]:
-        """Answers prompts, all at once.
+        """Answers prompts as one batch.
 
         Args:
           prompts: token ids, of any lengths; or
           embeds: embedded tokens, padded in front, with
           valid: false where they are padding.
           options: how tokens are chosen, and how many.
-          prefix: what comes before every prompt.
+          prefix: the tokens before every prompt.
           on_text: called with (row, piece of text) while the answers grow.
 
         Raises:
@@ -262,7 +262,7 @@ class Generator:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _batch(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
-        """Prompts padded in front with -1 and repeated to full buckets, and their lengths."""
+        """Pads prompts in front with -1 and repeats them to full buckets; returns ids, lengths."""
         if not prompts:
             raise ConfigError("there is no prompt.")
         prompts = [self._checked(prompts[row]) for row in _repeated(len(prompts))]
@@ -284,7 +284,7 @@ class Generator:
         return prompt
 
     def _checked_length(self, longest: int, options: Sampling, prefix: Prefix | None) -> int:
-        """Positions of the whole text, refused where the context has fewer."""
+        """Returns `rotated_for` of the whole text, or raises ConfigError if it is too long."""
         before = prefix.length if prefix else 0
         total = before + longest + options.max_new_tokens
         if total > self.model.context:
@@ -304,18 +304,18 @@ class Generator:
         return rotated_for
 
     def rotated_for(self, total: int) -> int:
-        """A length that is rotated like `total`; few different ones, so that little is compiled."""
+        """Returns a length with the rotations of `total`, of few, so that little is compiled."""
         rotary, dim = self.model.rotary, self.model.head_dim
         same = np.array_equal(rotary.frequencies(dim, 1), rotary.frequencies(dim, total))
         return 1 if same else bucket(total)
 
     def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside of it, compiled code runs on the devices that hold the parameters."""
+        """Returns a context in which code runs on the devices that hold the parameters."""
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
 
 def bucket(size: int) -> int:
-    """A length not below `size`: four to every doubling, so that at most a fifth is padding."""
+    """Rounds a length up to one of four per doubling, so that at most a fifth is padding."""
     step = max(8, 2 ** ((size - 1).bit_length() - 3))
     return max(_SMALLEST, -(-size // step) * step)
 
@@ -328,14 +328,14 @@ def _repeated(rows: int) -> np.ndarray:
 def _padded(
     embeds: Array, lengths: np.ndarray, slots: int
 ) -> tuple[Float[Array, "b s c"], Bool[Array, "b s"]]:
-    """Padded in front to `slots`; what is not among the last `length` is not valid."""
+    """Pads in front to `slots`; only the last `lengths` tokens of a row are valid."""
     if embeds.shape[1] < slots:
         embeds = jnp.pad(embeds, ((0, 0), (slots - embeds.shape[1], 0), (0, 0)))
     return embeds, jnp.asarray(np.arange(slots)[None] >= slots - np.asarray(lengths)[:, None])
 
 
 def _until(tokens: list[int], eos: set[int]) -> list[int]:
-    """The tokens before the first that ends the answer."""
+    """Returns the tokens before the first that ends the answer."""
     return tokens[: next((i for i, token in enumerate(tokens) if token in eos), len(tokens))]
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen from its scores."""
+"""Choice of the next token from its logits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values that mean nothing."""
+        """Raises ConfigError for values out of range."""
         wrong = {
             "max_new_tokens": self.max_new_tokens < 1,
             "temperature": self.temperature < 0,
@@ -73,7 +73,7 @@ class Chooser:
 
     @classmethod
     def of(cls, options: Sampling, vocab_size: int) -> Chooser:
-        """The chooser of these options."""
+        """Returns the chooser with these options."""
         return cls(
             jnp.float32(options.temperature or 1.0),
             jnp.int32(options.top_k or vocab_size),
@@ -90,7 +90,7 @@ class Chooser:
         seen: Bool[Array, "b v"] | None,
         keys: Key[Array, " b"],
     ) -> Int[Array, " b"]:
-        """One token per row.
+        """Chooses one token per row.
 
         Args:
           scores: logits, float32.
@@ -108,7 +108,7 @@ class Chooser:
         return jax.vmap(jax.random.categorical)(keys, scores).astype(jnp.int32)
 
     def _filter(self, scores: Float[Array, "b v"]) -> Float[Array, "b v"]:
-        """Minus infinity for all that top_k and top_p leave out; the best token always stays."""
+        """Sets what top_k and top_p leave out to minus infinity; the best token always stays."""
         best = jnp.sort(scores, axis=-1, descending=True)
         rank = jnp.arange(best.shape[-1])
         best = jnp.where(rank < self.top_k, best, -jnp.inf)

@@ -1,4 +1,4 @@
-"""From tokens to text while they come: stop strings and streaming."""
+"""Text of growing answers: stop strings and streaming."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _INCOMPLETE = "\ufffd"
 
 @dataclasses.dataclass
 class RowText:
-    """The text of one answer, fed with its tokens so far.
+    """The text of one answer while its tokens come.
 
     Attributes:
       decode: token ids to text.
@@ -28,7 +28,7 @@ class RowText:
     _sent: int = 0
 
     def feed(self, tokens: Sequence[int], *, last: bool) -> None:
-        """Takes all tokens so far; `last` says that no more will come."""
+        """Takes all tokens so far; with `last`, none will follow."""
         if self.stopped:
             return
         self.text = self.decode(tokens)
@@ -43,7 +43,7 @@ class RowText:
             self._sent = certain
 
     def _certain(self) -> int:
-        """Characters that no further token can change or turn into a stop string."""
+        """Counts the characters that no further token can change or make a stop string of."""
         # A token may end within a character; the rest of it comes with the next one.
         end = len(self.text.rstrip(_INCOMPLETE))
         for word in self.stop:
