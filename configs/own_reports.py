@@ -16,7 +16,7 @@ from data_pipelines.captions import Report
 from data_pipelines.pipeline import Crop, Source
 from data_pipelines.text.tokens import ReportTokens
 from data_pipelines.text_fields import Text
-from m3djax.evaluate.retrieval import Retrieval
+from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
 
 

@@ -12,7 +12,7 @@ import dataclasses
 
 from configs import quickstart
 from data_pipelines.pipeline import Source
-from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate import Reconstruction
 from m3djax.experiment import Experiment
 
 

@@ -11,8 +11,7 @@ not provably, a third one. Expect three minutes, and hidden patches of A to be o
 
 from data_pipelines.pipeline import Data, Source
 from m3djax.augment import Augment, Intensity, Window
-from m3djax.evaluate.probe import OrganProbe
-from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate import OrganProbe, Reconstruction
 from m3djax.experiment import Experiment
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer

@@ -31,8 +31,7 @@ from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax.adapters import LoRA
 from m3djax.augment import Augment, Intensity, Window
-from m3djax.evaluate.answers import Answers
-from m3djax.evaluate.answers.beside import Beside
+from m3djax.evaluate import Answers, Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp

@@ -8,7 +8,6 @@ windows and augmentation are applied inside the compiled step.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import signal
 import sys
@@ -30,6 +29,8 @@ from data_pipelines.specs import ArraySpec
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
 
+LOADING = ("workers", "buffer", "cache_gb")
+"""Fields of `Data` that change how fast samples are loaded, and no sample."""
 _SHUFFLED_AT_LEAST = 1 << 10
 _ENDLESS = 1 << 40
 
@@ -177,7 +178,7 @@ class Data:
         yield from self._stream(samples, rows, 0, batches)
 
     def views(
-        self, source: Source, crops: int = 1, seed: int = 0
+        self, source: Source, crops: int = 1, seed: int = 0, part: slice = slice(None)
     ) -> Generator[tuple[Batch, View], None, None]:
         """Yields the crops of `examine` one by one, each with the view that questions come from.
 
@@ -185,12 +186,14 @@ class Data:
           source: see `examine`, as for the rest.
           crops: see there.
           seed: see there.
+          part: which crops to yield, by their number among all crops.
 
         Raises:
           DataError: the source is not a whole dataset, or has no records.
         """
         records, cut = self._cached(source), self._crop(source)
-        for record, crop in itertools.product(range(len(records)), range(crops)):
+        for number in range(len(records) * crops)[part]:
+            record, crop = divmod(number, crops)
             rng = np.random.default_rng((seed, record, crop))
             sample, view = cut.look(records[record], rng, train=False)
             yield {**sample, "record": np.array(record, np.int32), "crop": np.array(crop)}, view

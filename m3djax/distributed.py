@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import ConfigError
 from m3djax.watch import CURE, LastWords, Watch
@@ -164,6 +167,31 @@ def from_first(make: Callable[[], T]) -> T:
         _client().key_value_set(key, json.dumps(value))
         return value
     return json.loads(_client().blocking_key_value_get(key, _DAY_MS))
+
+
+def gather(value: bytes) -> list[bytes]:
+    """Returns the bytes that every process gives, in the order of the processes.
+
+    Every process must call this the same number of times, in the same order.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    barrier()  # a collective may give up before a slower process arrives
+    sizes = _all_rows(np.array([len(value)], np.int32))[:, 0]
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(value)] = np.frombuffer(value, np.uint8)
+    rows = _all_rows(padded)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _all_rows(row: np.ndarray) -> np.ndarray:
+    """Stacks arrays of one shape, one of each process."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = jax.sharding.Mesh(np.array(devices).reshape(jax.process_count(), -1), ("process", "own"))
+    with jax.set_mesh(mesh):
+        split, whole = (NamedSharding(mesh, axes) for axes in (P("process"), P()))
+        rows = jax.make_array_from_process_local_data(split, row[None])
+        return np.asarray(jax.jit(lambda x: x, out_shardings=whole)(rows).addressable_data(0))
 
 
 def barrier() -> None:

@@ -11,7 +11,7 @@ import tyro
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax.adapters import Adapted, LoRA
-from m3djax.evaluate.base import Evaluator
+from m3djax.evaluate.evaluator import Evaluator
 from m3djax.optim import AdamW, Group
 from m3djax.params import Params
 from m3djax.tasks.base import Task

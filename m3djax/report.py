@@ -16,10 +16,10 @@ from etils import epath
 
 from data_pipelines.files import write_whole
 from m3djax import curves, run_folder, serialize
+from m3djax.evaluate.results import FOLDER, REPORT, RESULTS
 from m3djax.experiment import Experiment
 from m3djax.logging import METRICS, read_metrics
 
-NAME = "report.html"
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 
 
@@ -30,7 +30,7 @@ def write(folder: epath.PathLike) -> epath.Path:
       RunError: the folder is not a run.
     """
     folder = epath.Path(folder)
-    return write_whole(folder / NAME, render(folder))
+    return write_whole(folder / REPORT, render(folder))
 
 
 def render(folder: epath.Path) -> str:
@@ -53,7 +53,7 @@ def stage(folder: epath.Path) -> dict[str, Any]:
     """What the page tells of one run."""
     config = run_folder.read_experiment(folder)
     rows = read_metrics(folder) if (folder / METRICS).exists() else []
-    results = _json(folder / "evaluation" / "results.json") or {}
+    results = _json(folder / FOLDER / RESULTS) or {}
     return {
         "name": config.name,
         "folder": str(folder),
@@ -64,7 +64,7 @@ def stage(folder: epath.Path) -> dict[str, Any]:
         "curves": [(c.title, svg) for c in curves.of(rows) if (svg := curves.draw(c, rows))],
         "results": results,
         "sections": [
-            _section(folder / "evaluation" / name, findings)
+            _section(folder / FOLDER / name, findings)
             for name, findings in results.get("found", {}).items()
         ],
     }

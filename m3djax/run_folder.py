@@ -14,6 +14,7 @@ import jax
 from etils import epath
 
 from data_pipelines.files import write_whole
+from data_pipelines.pipeline import LOADING
 from m3djax import distributed, serialize
 from m3djax.experiment import Experiment
 
@@ -23,7 +24,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # These may change between the start of a run and its continuation.
 _FREE = (
     *("mesh", "accumulate", "log_every", "save_every", "keep", "profile", "evaluators"),
-    *("data.workers", "data.buffer", "data.cache_gb"),
+    *(f"data.{field}" for field in LOADING),
 )
 
 

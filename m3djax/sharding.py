@@ -6,6 +6,7 @@ dimension is split over. Modules know nothing of it but `constrain`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -229,17 +230,33 @@ def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
         return jax.jit(function, out_shardings=shardings)(*args)
 
 
-def for_one_process(tree: Any, mesh: Mesh) -> tuple[Any, Mesh]:
-    """Arrays that a process can compute with by itself, and the mesh that they are on.
+def for_one_process(flat: Mapping[str, jax.Array], mesh: Mesh) -> tuple[dict[str, Any], Mesh]:
+    """Returns parameters that a process can compute with by itself, and the mesh they are on.
 
-    With one process these are the given ones. With several, each gets a whole copy on its first
-    device; all of them must call this.
+    With one process these are the given ones. With several, each gets all parameters on its own
+    devices: split over them if the given mesh splits parameters, else whole on every device.
+    All processes must call this.
+
+    Args:
+      flat: path -> parameter, on `mesh`.
+      mesh: all devices.
     """
     if jax.process_count() == 1:
-        return tree, mesh
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
-    own = jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
-    return own, make_mesh((1, 1, 1), jax.local_devices()[:1])
+        return dict(flat), mesh
+    split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+    own = make_mesh((1, -1, 1) if split else (-1, 1, 1), jax.local_devices())
+    places = state_shardings(dict(flat), own)
+    # One by one: a device holds no more than one parameter whole.
+    return {
+        path: jax.device_put(_whole(mesh)(leaf).addressable_data(0), places[path])
+        for path, leaf in flat.items()
+    }, own
+
+
+@functools.lru_cache
+def _whole(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """Returns a function that copies an array whole onto every device; compiled once a shape."""
+    return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
 
 
 def _spec(shape: tuple[int, ...], axes: LogicalAxes, sizes: Mapping[str, int], what: str) -> P:

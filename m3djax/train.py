@@ -13,11 +13,13 @@ from etils import epath
 from data_pipelines.files import no_space
 from m3djax import distributed, run_folder, serialize, sharding
 from m3djax.checkpoint import Checkpointer
-from m3djax.evaluate.base import Evaluator
+from m3djax.evaluate import loop
+from m3djax.evaluate.evaluator import Evaluator, Subject
+from m3djax.evaluate.results import FOLDER
 from m3djax.experiment import Experiment
 from m3djax.logging import MetricsWriter, open_writer
 from m3djax.meter import Meter
-from m3djax.params import Params
+from m3djax.params import unflatten
 from m3djax.signals import stop_signals
 from m3djax.state import (
     abstract_batch,
@@ -61,7 +63,7 @@ def train(experiment: Experiment) -> epath.Path:
     experiment.task.check(experiment.data)
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
-        evaluator.for_data(experiment.data).check()
+        evaluator.check(experiment.data)
     folder = run_folder.open_for_training(experiment)
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
@@ -187,22 +189,19 @@ class Loop:
             n: v for n, v in self.experiment.evaluators.items() if v.every and not done % v.every
         }
         if due:
-            params, mesh = sharding.for_one_process(self.state.params, self.mesh)
-            results = distributed.from_first(lambda: self._measure(due, params, mesh))
-            for numbers in results:
+            for numbers in self._measure(due):
                 writer.write(done - 1, numbers)
 
-    def _measure(
-        self, evaluators: Mapping[str, Evaluator], params: Params, mesh: jax.sharding.Mesh
-    ) -> list[dict[str, float]]:
+    def _measure(self, evaluators: Mapping[str, Evaluator]) -> list[dict[str, float]]:
+        """Returns the numbers of each evaluator by "NAME/NUMBER"; all processes take part."""
+        flat, mesh = sharding.for_one_process(self.state.trainable | self.state.frozen, self.mesh)
+        task, params = self.experiment.task, self.experiment.merged(unflatten(flat))
         results = []
-        task, params = self.experiment.task, self.experiment.merged(params)
         for name, evaluator in evaluators.items():
-            folder = self.folder / "evaluation" / name
+            folder = self.folder / FOLDER / name
             folder.mkdir(parents=True, exist_ok=True)
-            with jax.set_mesh(mesh):
-                bound = evaluator.for_data(self.experiment.data)
-                found = bound.run(task, params, folder)
+            subject = Subject(task, params, self.experiment.data, mesh, self.folder, folder)
+            found = loop.measure(evaluator, subject)
             results.append({f"{name}/{k}": v for k, v in found.items() if isinstance(v, float)})
         return results
 

@@ -16,7 +16,7 @@ counted, at most 75 % of its peak can be reached.
 
 from data_pipelines.pipeline import Crop, Data, Source
 from m3djax.augment import Augment, Intensity, Window
-from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate import Reconstruction
 from m3djax.experiment import Experiment
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.positions import LearnedPositions

@@ -22,7 +22,7 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
 from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
-from m3djax.evaluate.retrieval import Retrieval
+from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
 from m3djax.models.bert import Bert, PostNormBlock
 from m3djax.models.embedding_head import EmbeddingHead

@@ -28,9 +28,7 @@ from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from m3djax.adapters import LoRA
-from m3djax.evaluate.answers import Answers
-from m3djax.evaluate.answers.beside import Beside
-from m3djax.evaluate.base import Evaluator
+from m3djax.evaluate import Answers, Beside, Evaluator
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.optim import AdamW

@@ -1,6 +1,7 @@
-from .answers import Answers as Answers
 from .answers.beside import Beside as Beside
-from .base import Evaluator as Evaluator
-from .probe import OrganProbe as OrganProbe
-from .reconstruction import Reconstruction as Reconstruction
-from .retrieval import Retrieval as Retrieval
+from .answers.evaluator import Answers as Answers
+from .evaluator import Evaluator as Evaluator
+from .probe.evaluator import OrganProbe as OrganProbe
+from .reconstruction.evaluator import Reconstruction as Reconstruction
+from .retrieval.evaluator import Retrieval as Retrieval
+from .split import SplitEvaluator as SplitEvaluator

@@ -1,17 +1,26 @@
-"""Tells parameters from others, wherever they live."""
+"""What predictions depend on, in a few letters: the parameters, and everything else."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jaxtyping import Array, UInt
 
+from data_pipelines.datasets import open_dataset
+from data_pipelines.pipeline import LOADING, Data, Source
+from m3djax import serialize
 from m3djax.params import Params
 
 
 @jax.jit
 def fingerprint(params: Params) -> UInt[Array, ""]:
-    """32 bits that change with every bit of the parameters, wherever these live."""
+    """Returns 32 bits that change with every bit of the parameters, on any mesh."""
     total = jnp.uint32(0)
     for number, leaf in enumerate(jax.tree.leaves(params)):
         bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).ravel()
@@ -22,3 +31,60 @@ def fingerprint(params: Params) -> UInt[Array, ""]:
         factor = ((place ^ (place >> 15)) * jnp.uint32(0x85EBCA6B)) | 1
         total = total * jnp.uint32(31) + jnp.sum(bits * factor, dtype=jnp.uint32)
     return total
+
+
+def key(*parts: Any) -> str:
+    """Returns 16 hexadecimal digits that change with any of the JSON-able parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def reading_parts(task: Any, data: Data, source: Source, crops: int, seed: int) -> list[Any]:
+    """Returns what predictions for the crops of a split depend on, as JSON.
+
+    Args:
+      task: the model.
+      data: how samples are cut and put into words; where and how fast they are loaded is left out.
+      source: dataset, split and part.
+      crops: crops of every record.
+      seed: where they are cut.
+    """
+    free = ("sources", "batch_size", *LOADING)
+    reading = {n: v for n, v in serialize.to_json(data).items() if n not in free}
+    metadata = open_dataset(source.path, source.split, lazy=True).metadata
+    return [serialize.to_json(task), reading, metadata, source.split, source.part, crops, seed]
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionFiles:
+    """The name of files that hold the predictions of certain parameters.
+
+    Attributes:
+      folder: folder of the evaluator.
+      stem: start of the name; it says what the predictions are about.
+      weights: fingerprint of the parameters.
+      key: fingerprint of everything else.
+    """
+
+    folder: epath.Path
+    stem: str
+    weights: str
+    key: str
+
+    @classmethod
+    def of(cls, folder: epath.Path, stem: str, params: Params, parts: Any) -> PredictionFiles:
+        """Names the files of parameters and other, JSON-able, parts."""
+        return cls(folder, stem, f"{int(fingerprint(params)):08x}", key(parts))
+
+    def file(self, suffix: str) -> epath.Path:
+        """Returns the path of a file; `suffix` starts with a full stop."""
+        return self.folder / f"{self.stem}-{self.weights}-{self.key}{suffix}"
+
+    def files(self) -> list[epath.Path]:
+        """Returns all files of these parameters and this key that exist."""
+        return sorted(self.folder.glob(f"{self.stem}-{self.weights}-{self.key}.*"))
+
+    def remove_others(self) -> None:
+        """Removes the files of other parameters."""
+        for old in self.folder.glob(f"{self.stem}-*"):
+            if not old.name.startswith(f"{self.stem}-{self.weights}-"):
+                old.unlink()

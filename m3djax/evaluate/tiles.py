@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -70,24 +69,6 @@ def cut(image: np.ndarray, size: Size, stride: Size | None = None) -> Tiles:
         first.append(left[window].copy())
         left[window] = False
     return Tiles(np.stack(images), starts, np.stack(inside), np.stack(first), image.shape)
-
-
-def batches(
-    arrays: dict[str, np.ndarray], size: int
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Batches of one size, so that one compilation serves all.
-
-    Args:
-      arrays: with the samples along the first axis.
-      size: samples per batch; the last one is filled up with samples from the start.
-
-    Yields:
-      A batch, and how many of its first samples count.
-    """
-    rows = len(next(iter(arrays.values())))
-    for start in range(0, rows, size):
-        chosen = np.arange(start, start + size) % rows
-        yield {name: array[chosen] for name, array in arrays.items()}, min(size, rows - start)
 
 
 def _starts(have: int, want: int, stride: int) -> list[int]:

@@ -33,7 +33,7 @@ from m3djax import sharding, weights
 from m3djax.adapters import LoRA
 from m3djax.cli import main
 from m3djax.convert.new_tokens import grow
-from m3djax.evaluate.answers import Answers
+from m3djax.evaluate import Answers
 from m3djax.evaluate.answers.asking import asked
 from m3djax.evaluate.run import evaluate
 from m3djax.experiment import Experiment
@@ -221,10 +221,11 @@ def test_what_the_shipped_config_measures_is_there(
     assert [source.path for source in config.data.sources] == list(folders)
     found = {}
     for name, evaluator in config.evaluators.items():
-        bound = evaluator.for_data(config.data)
-        assert isinstance(bound, Answers) and bound.data is not None and bound.data.text is not None
-        source = Source(str(folders[bound.dataset]), bound.split)
-        data = dataclasses.replace(bound.data, text=Text(tokens, bound.data.text.source))
+        assert isinstance(evaluator, Answers)
+        reading = evaluator.reading(config.data)
+        assert reading.text is not None
+        source = Source(str(folders[reading.sources[0].path]), evaluator.split)
+        data = dataclasses.replace(reading, text=Text(tokens, reading.text.source))
         found[name] = [row for one in asked(data, source) for row in one.rows]
     kinds = {name: sorted({row.kind for row in rows}) for name, rows in found.items()}
     assert kinds.pop("boxes") == ["rec", "rec_described", "reg", "reg_described"]

@@ -43,7 +43,7 @@ if __name__ == "__main__":
     pathlib.Path("statuses.json").write_text(json.dumps(statuses))
 """
 CONFIG = """
-from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate import Reconstruction
 from tests import tiny
 
 def get_config():

@@ -2,9 +2,13 @@
 
 import jax
 import numpy as np
+from etils import epath
 
 from data_pipelines.datasets.records import encode
 from data_pipelines.volume import Volume
+from m3djax import sharding
+from m3djax.evaluate.evaluator import Subject
+from m3djax.params import flatten, unflatten
 
 SIZE = (8, 16, 16)  # of tests.tiny
 _AFFINE = np.array([[0, 0, -3.0, 0], [0, -3.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
@@ -29,6 +33,15 @@ def scan(shape, seed=0):
 def record(image, study="S", mask=None, annotated=None):
     volume = Volume(image, "HU", _AFFINE, mask=mask, patient_id=f"P-{study}", study_id=study)
     return encode(volume, annotated=annotated)
+
+
+def subject(task, params, data, folder, mesh=None):
+    """A model that is measured on all devices, as `run.py evaluate` does."""
+    mesh = mesh or sharding.make_mesh((-1, 1, 1))
+    flat = flatten(params)
+    placed = unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh)))
+    folder = epath.Path(folder)
+    return Subject(task, placed, data, mesh, folder.parent, folder)
 
 
 def init(task):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m3djax.evaluate.answers import scores as answer_scores
+from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.numbers import TYPES_MEAN, Kind
+from m3djax.evaluate.answers.present import present
 from m3djax.evaluate.answers.table import Row
-from m3djax.evaluate.answers.text import present
 from m3djax.evaluate.findings import EvaluationError
 
 CHOICES = {"A": "Axial", "B": "Coronal", "C": "Venous", "D": "Arterial"}
@@ -30,7 +30,7 @@ ROWS = [
 
 def kind(rows: list[Row], unit: list[int]) -> Kind:
     name = rows[0].kind
-    return Kind(name, {"model": rows}, np.array(unit), {"model": answer_scores.score(name, rows)})
+    return Kind(name, {"model": rows}, np.array(unit), {"model": metrics.score(name, rows)})
 
 
 def test_types_and_chance() -> None:
@@ -73,7 +73,7 @@ def test_yes_and_no_are_balanced() -> None:
 def test_a_mask_is_to_be_announced_where_there_is_one() -> None:
     pairs = [("It is [SEG].", "[SEG]."), ("[SEG].", "None."), ("None.", "[SEG]."), ("No.", "None.")]
     rows = [row(n, "liver", truth, said, "seg") for n, (said, truth) in enumerate(pairs)]
-    assert answer_scores.score("seg", rows)["accuracy"].tolist() == [1, 0, 0, 1]
+    assert metrics.score("seg", rows)["accuracy"].tolist() == [1, 0, 0, 1]
     findings = present({"seg": kind(rows, [0, 1, 2, 3]).numbers(0)}, "patients", (), ())
     assert [line[0] for line in findings.tables[0].rows] == ["accuracy"]
 
@@ -82,7 +82,7 @@ def test_free_text_has_all_metrics() -> None:
     said = ["the liver is large", "", "no fluid"]
     meant = ["the liver is large", "no nodule", "a fluid level"]
     rows = [row(n, "", m, s, "open") for n, (s, m) in enumerate(zip(said, meant, strict=True))]
-    scores = answer_scores.score("open", rows)
+    scores = metrics.score("open", rows)
     first = {metric: values[0] for metric, values in scores.items()}
     assert first["rougeL"] == first["exact"] == 1 and first["bleu4"] == pytest.approx(1)
     assert all(values[1] == 0 for values in scores.values())
@@ -104,6 +104,6 @@ def test_many_types_are_shortened() -> None:
 
 def test_right_answers_that_are_none() -> None:
     with pytest.raises(EvaluationError, match="letter of no choice"):
-        answer_scores.score("choice", [row(0, "x", "Axial", "A.")])
+        metrics.score("choice", [row(0, "x", "Axial", "A.")])
     with pytest.raises(EvaluationError, match="neither yes nor no"):
-        answer_scores.score("yes_no", [row(0, "x", "perhaps", "perhaps", "yes_no")])
+        metrics.score("yes_no", [row(0, "x", "perhaps", "perhaps", "yes_no")])

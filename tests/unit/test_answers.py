@@ -20,18 +20,21 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
-from m3djax.evaluate import answers as answers_module
-from m3djax.evaluate.answers import OWN, Answers
+from m3djax import sharding
+from m3djax.evaluate import Answers, Beside, fingerprint, split
+from m3djax.evaluate.answers import evaluator as answers_module
 from m3djax.evaluate.answers.answerers import Answerer
 from m3djax.evaluate.answers.asking import asked
-from m3djax.evaluate.answers.beside import Beside
+from m3djax.evaluate.evaluator import Subject
 from m3djax.evaluate.findings import EvaluationError
+from m3djax.evaluate.loop import measure
+from m3djax.evaluate.scores import OWN, Scores
 from m3djax.generate.generator import Answer
 from m3djax.generate.sampling import Sampling
 from m3djax.run_folder import RunError
 from m3djax.tasks.language import Language
 from tests import tiny, tiny_llm
-from tests.unit.fakes import SIZE, Records, record
+from tests.unit.fakes import SIZE, Records, record, subject
 
 NAMES = {1: "liver", 2: "spleen", 3: "aorta", 4: "stomach", 5: "pancreas", 6: "heart"}
 SOURCE = Source("data/x", "test")
@@ -69,11 +72,11 @@ def data(tokenizer: str) -> Data:
 
 @pytest.fixture
 def studies(monkeypatch: pytest.MonkeyPatch) -> Split:
-    split = Split([study(number) for number in range(4)], NAMES)
-    for module in (pipeline, answers_module):
-        monkeypatch.setattr(module, "open_dataset", lambda *a, **k: split)
+    records = Split([study(number) for number in range(4)], NAMES)
+    for module in (pipeline, fingerprint, split):
+        monkeypatch.setattr(module, "open_dataset", lambda *a, **k: records)
     monkeypatch.setattr(pipeline, "CachedRecords", lambda records, *a, **k: records)
-    return split
+    return records
 
 
 class Oracle(Answerer):
@@ -109,6 +112,12 @@ def test_a_model_that_is_missing_is_told_before_minutes_of_answers(
     assert oracle.count == 0
 
 
+def fake(task: Any, params: Any, data: Data, folder: pathlib.Path) -> Subject:
+    """A model whose parameters are none."""
+    mesh = sharding.make_mesh((-1, 1, 1))
+    return Subject(task, params, data, mesh, epath.Path(folder.parent), epath.Path(folder))
+
+
 @pytest.fixture
 def evaluate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, studies: Split, data: Data
@@ -119,8 +128,8 @@ def evaluate(
 
     def run(answerers: dict[bool, Answerer], **fields: Any) -> dict[str, Any]:
         monkeypatch.setattr(answers_module, "answerer", lambda *a, blind, **k: answerers[blind])
-        evaluator = Answers(**({"crops": 3, "batch_size": 4} | fields)).for_data(data)
-        return evaluator.run(task, params, epath.Path(tmp_path))
+        evaluator = Answers(**({"crops": 3, "batch_size": 4} | fields))
+        return measure(evaluator, fake(task, params, data, tmp_path))
 
     return run
 
@@ -144,6 +153,9 @@ def test_who_knows_is_right_in_everything(
     assert "iou_whole" not in kinds["rec"]["models"][OWN]["all"] and not kinds["reg"]["guesses"]
     assert kinds["yes_no"]["models"][OWN]["all"]["balanced"]["value"] == 1
     assert kinds["choice"]["models"][OWN]["all"]["accuracy_m3d"]["value"] == 1
+    column = Scores.read(epath.Path(tmp_path)).column("choice", "accuracy")
+    assert len(column.value) == kinds["choice"]["questions"] and column.value.min() == 1
+    assert set(column.units.names) <= {f"P-S{number}" for number in range(4)}
     said = " ".join(results["report"]["sentences"])
     assert "above chance (25.0%); above one answer for all (" in said
     assert "above the box of the whole volume (0." in said
@@ -215,8 +227,8 @@ def test_a_real_model_blind_and_of_text_alone(
     evaluator = Answers(
         per_crop=1, sampling=Sampling(max_new_tokens=6), pictures=2,
         beside={"blind": Beside(blind=True)},
-    ).for_data(data)  # fmt: skip
-    results = evaluator.run(task, params, epath.Path(tmp_path))
+    )  # fmt: skip
+    results = measure(evaluator, subject(task, params, data, tmp_path))
     models = results["kinds"]["reg"]["models"]
     assert set(models) == {OWN, "blind"}
     said = {
@@ -227,10 +239,10 @@ def test_a_real_model_blind_and_of_text_alone(
     assert said["blind"] != said["this_run"]  # it does see
     tokens = dataclasses.replace(data.text.tokens, image_tokens=0)
     alone = dataclasses.replace(data, text=dataclasses.replace(data.text, tokens=tokens))
-    text_only = dataclasses.replace(evaluator, data=alone, beside={}, dataset=SOURCE.path)
+    text_only = dataclasses.replace(evaluator, beside={})
     place = tmp_path / "text"
     place.mkdir()
-    found = text_only.run(Language(llm), {"llm": params["llm"]}, epath.Path(place))
+    found = measure(text_only, subject(Language(llm), {"llm": params["llm"]}, alone, place))
     assert not found["report"]["pictures"]
     questions = {kind: numbers["questions"] for kind, numbers in results["kinds"].items()}
     assert {k: n["questions"] for k, n in found["kinds"].items()} == questions
@@ -239,12 +251,12 @@ def test_a_real_model_blind_and_of_text_alone(
 def test_what_cannot_be_measured(
     evaluate: Any, studies: Split, data: Data, tmp_path: pathlib.Path
 ) -> None:
-    folder = epath.Path(tmp_path)
+    mae = fake(tiny.mae(), {"vision": np.zeros(1, np.float32)}, data, tmp_path)
     with pytest.raises(EvaluationError, match="VisionLanguage and Language"):
-        Answers().for_data(data).run(tiny.mae(), {"vision": np.zeros(1, np.float32)}, folder)
+        measure(Answers(), mae)
     silent = dataclasses.replace(data, text=None)
     with pytest.raises(ConfigError, match="needs data with questions"):
-        Answers().for_data(silent).check()
+        Answers().check(silent)
     with pytest.raises(ConfigError, match="is taken"):
         Answers(beside={OWN: Beside(blind=True)})
     studies[:] = [study(0)]

@@ -4,14 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from etils import epath
 
-from m3djax.evaluate import probe
+from data_pipelines.pipeline import Data, Source
+from m3djax.evaluate import OrganProbe
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.probe import OrganProbe
+from m3djax.evaluate.loop import measure
+from m3djax.evaluate.probe import evaluator as module
 from m3djax.evaluate.probe.linear import fit_linear
 from m3djax.evaluate.probe.organs import group_names, label_patches
+from m3djax.evaluate.scores import OWN, Scores
 from tests import tiny
-from tests.unit.fakes import SIZE, Records, init, record, scan
+from tests.unit.fakes import SIZE, Records, init, record, scan, subject
+
+DATA = Data((Source("data/x"),), SIZE)
 
 NAMES = {1: "liver", 2: "lung_left", 3: "lung_right", 4: "spleen"}
 GROUPS = (("lung_.*", "lung"),)
@@ -28,9 +34,9 @@ def params():
 def evaluate(monkeypatch, tmp_path, params):
     def run(train, test, **fields):
         sides = {"train": Records(train, NAMES), "test": Records(test, NAMES)}
-        monkeypatch.setattr(probe, "open_dataset", lambda path, split: sides[split])
-        evaluator = OrganProbe("data/x", SIZE, groups=GROUPS, untrained=2, **fields)
-        return evaluator.run(tiny.mae(), params, tmp_path)
+        monkeypatch.setattr(module, "open_dataset", lambda path, split: sides[split])
+        evaluator = OrganProbe(groups=GROUPS, untrained=2, **fields)
+        return measure(evaluator, subject(tiny.mae(), params, DATA, tmp_path))
 
     return run
 
@@ -48,7 +54,7 @@ def _organs(seed, *, tell=True, spleen=False, study="S"):
     return record(image, study, mask)
 
 
-def test_it_tells_apart_what_looks_different(evaluate):
+def test_it_tells_apart_what_looks_different(evaluate, tmp_path):
     results = evaluate([_organs(0, spleen=True)], [_organs(1)])
     # Nothing in the held-out scan is spleen, so the probe never hears of it.
     assert list(results["organs"]) == ["liver", "lung"]
@@ -58,6 +64,12 @@ def test_it_tells_apart_what_looks_different(evaluate):
         low, high = results["accuracy"][features]["interval"]
         assert low <= results[f"accuracy_{features}"] <= high
     assert results["passed"] is None
+    scores = Scores.read(epath.Path(tmp_path))
+    for method, name in ((OWN, "pretrained"), ("untrained", "untrained"), ("raw", "raw")):
+        for organ, numbers in results["organs"].items():
+            column = scores.column(organ, "accuracy", method)
+            assert len(column.value) == numbers["asked"]
+            assert column.value.mean() == pytest.approx(numbers["recall"][name])
     assert json.loads(json.dumps(results, allow_nan=False))["report"]["tables"]
 
 
@@ -96,7 +108,7 @@ def test_scans_without_masks_are_refused(evaluate):
 
 def test_a_task_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match="vision encoder"):
-        OrganProbe("data/x", SIZE).run(object(), {}, tmp_path)
+        list(OrganProbe().passes(subject(object(), {}, DATA, tmp_path)))
 
 
 def test_names_are_grouped_and_background_has_none():

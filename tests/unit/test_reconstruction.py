@@ -6,17 +6,23 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from m3djax.evaluate import reconstruction
+from data_pipelines.pipeline import Data, Source
+from m3djax.evaluate import Reconstruction
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate.loop import measure
+from m3djax.evaluate.reconstruction import evaluator as module
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
+from m3djax.evaluate.scores import OWN, Scores
 from m3djax.evaluate.tiles import cut
 from m3djax.models.patches import patchify
 from m3djax.tasks.mae import MAE
 from tests import tiny
-from tests.unit.fakes import SIZE, Records, init, record, scan
+from tests.unit.fakes import SIZE, Records, init, record, scan, subject
+
+DATA = Data((Source("data/x"),), SIZE)
 
 
 class Oracle(MAE):
@@ -40,17 +46,22 @@ def params():
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path, params):
     def run(task, records, **fields):
-        monkeypatch.setattr(reconstruction, "open_dataset", lambda path, split: Records(records))
-        evaluator = Reconstruction("data/x", SIZE, **({"batch_size": 8} | fields))
-        return evaluator.run(task, params, tmp_path)
+        monkeypatch.setattr(module, "open_dataset", lambda path, split: Records(records))
+        evaluator = Reconstruction(**({"batch_size": 8} | fields))
+        return measure(evaluator, subject(task, params, DATA, tmp_path))
 
     return run
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_a_model_that_knows_the_truth_makes_no_error_and_passes(evaluate, norm_pix):
+def test_a_model_that_knows_the_truth_makes_no_error_and_passes(evaluate, norm_pix, tmp_path):
     results = evaluate(oracle(norm_pix=norm_pix), [record(scan((12, 20, 24)))])
     assert results["mse_model"] < 1e-9
+    scores = Scores.read(epath.Path(tmp_path))
+    for method, name in (("mean", "mean"), (OWN, "model")):
+        column = scores.column("study S (patient P-S)", "mse", method)
+        mean = np.average(column.value, weights=column.weight)
+        assert mean == pytest.approx(results[f"mse_{name}"], rel=1e-9)
     assert results["mse_fill_in"] > 1e-4
     assert results["passed"] is True
     caveats = " ".join(results["report"]["caveats"])
@@ -68,7 +79,7 @@ def test_an_untrained_model_does_not_pass_and_its_results_are_whole(evaluate, tm
 
 def test_errors_are_those_computed_by_hand(params):
     batch, volumes, sums = _fill(params, scan((8, 32, 16)))
-    counted = volumes["hidden"] & batch["counts"]
+    counted = volumes["hidden"] & batch["scored"]
     np.testing.assert_array_equal(sums["count"], counted.sum((1, 2, 3)))
     for method in METHODS:
         expected = (np.square(volumes[method] - volumes["truth"]) * counted).sum((1, 2, 3))
@@ -123,7 +134,7 @@ def test_all_studies_together_have_intervals_over_studies(evaluate):
 
 def test_another_task_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match="measures MAE runs"):
-        Reconstruction("data/x", SIZE).run(object(), {}, tmp_path)
+        list(Reconstruction().passes(subject(object(), {}, DATA, tmp_path)))
 
 
 def test_an_unknown_study_is_named(evaluate):
@@ -144,7 +155,7 @@ def _fill(params, image, padding=None):
     batch = {
         "image": images[..., None],
         "inside": tiles.inside,
-        "counts": tiles.first,
+        "scored": tiles.first,
         "scale": np.ones(count, np.float32),
         "offset": np.zeros(count, np.float32),
         "key": np.asarray(jax.random.key_data(jax.random.split(jax.random.key(5), count))),

@@ -13,8 +13,7 @@ from rich.console import Console
 from m3djax import cli, curves, report, run_folder, serialize, sharding
 from m3djax.checkpoint import CheckpointError
 from m3djax.curves import Curve
-from m3djax.evaluate.answers import Answers
-from m3djax.evaluate.reconstruction import Reconstruction
+from m3djax.evaluate import Reconstruction, loop
 from m3djax.evaluate.run import evaluate
 from m3djax.logging import read_metrics
 from m3djax.params import flatten
@@ -78,14 +77,14 @@ def test_parameters_are_those_that_were_saved(results, config):
 
 
 def test_parameters_go_straight_to_an_evaluators_mesh(results, monkeypatch):
-    mesh, found = Answers(mesh=(1, -1, 2)).mesh_alone(), {}
+    mesh, found = loop.own_mesh(Reconstruction(mesh=(1, -1, 2))), {}
 
-    def run(self, task, params, folder):
-        found.update(flatten(params))
+    def measure(evaluator, subject):
+        found.update(flatten(subject.params))
         return dict(results.found["reconstruction"])
 
-    monkeypatch.setattr(Reconstruction, "mesh_alone", lambda self: mesh)
-    monkeypatch.setattr(Reconstruction, "run", run)
+    monkeypatch.setattr(loop, "own_mesh", lambda evaluator: mesh)
+    monkeypatch.setattr(loop, "measure", measure)
     evaluate(results.folder, Console(quiet=True))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
     where = {path: leaf.sharding for path, leaf in found.items()}

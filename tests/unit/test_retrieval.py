@@ -20,15 +20,16 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text_fields import Text
 from data_pipelines.volume import Volume
-from m3djax.evaluate import retrieval
+from m3djax import sharding
+from m3djax.evaluate import Retrieval, fingerprint, loop, split
 from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.retrieval import Retrieval
-from m3djax.evaluate.retrieval import pairs as pairs_module
+from m3djax.evaluate.retrieval import evaluator as retrieval
+from m3djax.evaluate.scores import Scores
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
 from tests import tiny
 from tests.data.words import WordLengths
-from tests.unit.fakes import SIZE, Records, init
+from tests.unit.fakes import SIZE, Records, init, subject
 
 DATA = Data((Source("data/x"),), SIZE, batch_size=8, units="HU", text=Text(WordLengths(8)))
 
@@ -84,11 +85,11 @@ def evaluate(
     def run(
         task: Any, studies: list[dict[str, Any]], weights: Params = params, **fields: Any
     ) -> dict[str, Any]:
-        for module in (pipeline, pairs_module, retrieval):
+        for module in (pipeline, fingerprint, split, retrieval):
             monkeypatch.setattr(module, "open_dataset", lambda *a, **k: Split(studies))
-        evaluator = Retrieval(**({"batch_size": 8} | fields)).for_data(DATA)
-        evaluator.check()
-        return evaluator.run(task, weights, epath.Path(tmp_path))
+        evaluator = Retrieval(**({"batch_size": 8} | fields))
+        mesh = sharding.make_mesh(evaluator.mesh)
+        return loop.measure(evaluator, subject(task, weights, DATA, tmp_path, mesh))
 
     return run
 
@@ -102,6 +103,8 @@ def test_a_model_that_knows_finds_everything(evaluate: Any, tmp_path: Any) -> No
     assert list(results["pools"]) == ["test", "test, 10 drawn"]
     whole = results["pools"]["test"]
     assert (whole["samples"], whole["patients"], whole["captions"]) == (20, 10, 20)
+    column = Scores.read(epath.Path(tmp_path)).column("test", "text_to_image_R@5")
+    assert len(column.value) == 20 and column.units.names == tuple(f"P{n}" for n in range(10))
     assert whole["chance"] == pytest.approx({"R@1": 0.05, "R@5": 0.25, "R@10": 0.5})
     for direction in ("image_to_text", "text_to_image"):
         assert whole[direction]["R@1"] == {"value": 1.0, "interval": [1.0, 1.0]}
@@ -161,16 +164,14 @@ def test_vectors_are_kept_as_long_as_nothing_changes(
     evaluate: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, params: Params
 ) -> None:
     computed = []
-    compute = pairs_module._compute
-    monkeypatch.setattr(
-        pairs_module, "_compute", lambda *a, **k: computed.append(1) or compute(*a, **k)
-    )
+    compute = loop._predict
+    monkeypatch.setattr(loop, "_predict", lambda *a: computed.append(1) or compute(*a))
     task = tiny.clip()
     first = evaluate(task, STUDIES, queries=0)
     assert evaluate(task, STUDIES, queries=0) == first and len(computed) == 1
     evaluate(task, STUDIES, queries=0, crops=2)
-    assert len(computed) == 2 and len(list(tmp_path.glob("pairs-*"))) == 2
-    (kept, *_) = sorted(tmp_path.glob("pairs-*"))
+    assert len(computed) == 2 and len(list(tmp_path.glob("predictions-*"))) == 2
+    (kept, *_) = sorted(tmp_path.glob("predictions-*"))
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2])  # damaged: computed again, not believed
     evaluate(task, STUDIES, queries=0, crops=2)
@@ -181,18 +182,15 @@ def test_vectors_are_kept_as_long_as_nothing_changes(
         kernel = other["text_head"]["projection"]["kernel"]
         other["text_head"]["projection"]["kernel"] = change(kernel)
         evaluate(task, STUDIES, other, queries=0)
-        assert len(list(tmp_path.glob("pairs-*"))) == 1  # those of other weights are gone
+        assert len(list(tmp_path.glob("predictions-*"))) == 1  # those of other weights are gone
     assert len(computed) == 5
 
 
 def test_the_devices_share_the_work_and_agree(evaluate: Any) -> None:
-    """On 8 devices and on a mesh of training, with a batch that the split does not fill."""
+    """On two meshes of 8 devices, with a batch that the split does not fill."""
     task = tiny.clip()
     first = evaluate(task, STUDIES, queries=0, at=(1, 3))
-    from m3djax import sharding
-
-    with jax.set_mesh(sharding.make_mesh((2, 2, 2))):
-        again = evaluate(task, STUDIES, queries=0, at=(1, 3), seed=0, batch_size=16)
+    again = evaluate(task, STUDIES, queries=0, at=(1, 3), seed=0, batch_size=16, mesh=(2, 2, 2))
     assert again == first
 
 
@@ -218,4 +216,4 @@ def test_configs_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match="parts: 'train' is none of splits"):
         Retrieval(parts={"train": (0.0, 0.5)})
     with pytest.raises(ConfigError, match="Retrieval needs data with text"):
-        Retrieval().for_data(dataclasses.replace(DATA, text=None)).check()
+        Retrieval().check(dataclasses.replace(DATA, text=None))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from m3djax.evaluate.tiles import batches, cut
+from m3djax.evaluate.evaluator import Share
+from m3djax.evaluate.tiles import cut
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (9, 7, 12), (3, 10, 5), (2, 2, 2)])
@@ -24,15 +25,16 @@ def test_padding_is_air_at_the_end():
     np.testing.assert_array_equal(tiles.inside.ravel(), [True, True, True, False])
 
 
-def test_batches_have_one_size():
-    found = list(batches({"x": np.arange(5)}, 2))
-    assert [valid for _, valid in found] == [2, 2, 1]
-    assert all(len(batch["x"]) == 2 for batch, _ in found)
-    kept = np.concatenate([batch["x"][:valid] for batch, valid in found])
-    np.testing.assert_array_equal(kept, np.arange(5))
+@pytest.mark.parametrize("processes", [1, 3])
+def test_processes_share_batches_of_one_size(processes):
+    parts = [list(Share(2, number, processes).batches(7)) for number in range(processes)]
+    assert all(len(numbers) == len(counts) == 2 for part in parts for numbers, counts in part)
+    kept = [number for part in parts for numbers, counts in part for number in numbers[counts]]
+    assert sorted(kept) == list(range(7))
 
 
 def test_a_batch_larger_than_all_is_filled_up():
-    ((batch, valid),) = batches({"x": np.arange(2)}, 5)
-    assert valid == 2
-    np.testing.assert_array_equal(batch["x"], [0, 1, 0, 1, 0])
+    ((numbers, counts),) = Share(5).batches(2)
+    np.testing.assert_array_equal(numbers, [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(counts, [True, True, False, False, False])
+    assert not list(Share(5, 1, 2).batches(2)), "nothing is left for the second process"

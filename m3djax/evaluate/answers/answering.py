@@ -1,66 +1,115 @@
-"""From questions to a table of answers, which an interruption leaves as it is."""
+"""Questions about crops as samples, and a table of answers that an interruption leaves whole."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from m3djax.evaluate.answers.answerers import Answerer
 from m3djax.evaluate.answers.asking import Asked
 from m3djax.evaluate.answers.table import AnswerTable, Row
+from m3djax.evaluate.evaluator import Batch, Predictions, Share, Subject
 
 log = logging.getLogger(__name__)
+_FIELDS = ("image", "scale", "offset")
 
 
-def answer_all(
-    crops: Iterable[Asked],
-    table: AnswerTable,
-    load: Callable[[], Answerer],
-    *,
-    batch_size: int,
-    questions: int,
-) -> list[Row]:
-    """Answers what the table has no answer for, and returns all rows in order.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Questioned:
+    """Crops with their questions, as samples; those with open questions come first.
+
+    Attributes:
+      crops: makes the crops that have these numbers, and their questions.
+      per_record: crops of every record.
+      table: the answers that exist.
+    """
+
+    crops: Callable[[slice], Iterable[Asked]]
+    per_record: int
+    table: AnswerTable
+
+    def batches(self, share: Share) -> Iterator[Batch]:
+        """Yields batches of one process: image, scale, offset, and "questions", a list per crop."""
+        waiting: list[Asked] = []
+        answered: list[Asked] = []
+        for one in self.crops(slice(share.process, None, share.processes)):
+            some = waiting if self.table.missing(one.rows) else answered
+            some.append(one)
+            if len(some) == share.batch_size:
+                yield self._batch(some, share.batch_size)
+                some.clear()
+        for some in filter(None, (waiting, answered)):
+            yield self._batch(some, share.batch_size)
+
+    def _batch(self, crops: Sequence[Asked], size: int) -> Batch:
+        # Filled up to one size, so that one compilation serves all.
+        samples = [crops[number % len(crops)].sample for number in range(size)]
+        questions = np.full(size, None)
+        for row, one in enumerate(crops):
+            questions[row] = one.rows
+        numbers = [int(one["record"]) * self.per_record + int(one["crop"]) for one in samples]
+        return {
+            **{name: np.stack([one[name] for one in samples]) for name in _FIELDS},
+            "number": np.array(numbers),
+            "counts": np.arange(size) < len(crops),
+            "questions": questions,
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Respondent(Subject):
+    """A model that answers questions, and the answers that it gave.
+
+    Attributes:
+      load: makes the model ready to answer; called if something is left to ask.
+      table: grows with every answer.
+    """
+
+    load: Callable[[], Answerer]
+    table: AnswerTable
+
+    @functools.cached_property
+    def answerer(self) -> Answerer:
+        """Returns the model, ready to answer."""
+        return self.load()
+
+
+def answer(respondent: Respondent, batch: Batch, at_once: int) -> Predictions:
+    """Answers what the table has no answer for; returns the answers of each crop as JSON.
 
     Args:
-      crops: with their questions.
-      table: grows with every answer.
-      load: makes the model; called if there is something left to ask.
-      batch_size: volumes that are encoded at once.
-      questions: answers that are written at once.
+      respondent: the model.
+      batch: crops with their questions.
+      at_once: answers that are written at once.
     """
-    load = functools.cache(load)
-    order: list[Row] = []
-    waiting: list[Asked] = []
-    for one in crops:
-        order += one.rows
-        if missing := table.missing(one.rows):
-            waiting.append(Asked(one.sample, missing))
-        if len(waiting) == batch_size:
-            _ask(load(), waiting, table, batch_size, questions)
-            waiting = []
-    if waiting:
-        _ask(load(), waiting, table, batch_size, questions)
-    return [table.rows[row.key] for row in order]
+    asked = [rows or [] for rows in batch["questions"]]
+    table = respondent.table
+    rows = [(number, row) for number, some in enumerate(asked) for row in table.missing(some)]
+    if rows:
+        _ask(respondent, batch, rows, at_once)
+    said = [[dataclasses.asdict(table.rows[row.key]) for row in some] for some in asked]
+    return {"answers": np.array([json.dumps(some) for some in said])}
 
 
-def _ask(
-    answerer: Answerer, waiting: list[Asked], table: AnswerTable, batch_size: int, questions: int
-) -> None:
-    """Answers the questions about some volumes, part by part."""
-    # Filled up to one size, so that one compilation serves all.
-    filled = [waiting[number % len(waiting)].sample for number in range(batch_size)]
-    batch = {n: np.stack([one[n] for one in filled]) for n in ("image", "scale", "offset")}
-    rows = [(number, row) for number, one in enumerate(waiting) for row in one.rows]
+def read_answers(predictions: Predictions) -> list[Row]:
+    """Returns all answers, in the order of the crops."""
+    crops = map(json.loads, predictions.get("answers", ()))
+    return [Row.from_json(fields) for some in crops for fields in some]
+
+
+def _ask(respondent: Respondent, batch: Batch, rows: list[tuple[int, Row]], at_once: int) -> None:
+    """Asks about the crops of a batch, some questions at a time."""
     # Answers that are written at once take as long as the longest, so those of a kind go together.
     rows.sort(key=lambda numbered: numbered[1].kind)
-    seen = answerer.look(batch)
-    for first in range(0, len(rows), questions):
-        about, part = zip(*rows[first : first + questions], strict=True)
+    answerer, table = respondent.answerer, respondent.table
+    seen = answerer.look({name: batch[name] for name in _FIELDS})
+    for first in range(0, len(rows), at_once):
+        about, part = zip(*rows[first : first + at_once], strict=True)
         answers = answerer.answer(seen, part, about)
         table.add(
             dataclasses.replace(row, said=answer.text.strip(), ended=answer.ended)

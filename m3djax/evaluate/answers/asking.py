@@ -35,7 +35,13 @@ class Asked:
 
 
 def asked(
-    data: Data, source: Source, *, crops: int = 1, seed: int = 0, per_crop: int = 0
+    data: Data,
+    source: Source,
+    *,
+    crops: int = 1,
+    seed: int = 0,
+    per_crop: int = 0,
+    part: slice = slice(None),
 ) -> Iterator[Asked]:
     """Yields the crops about which there is something to ask, the same every time.
 
@@ -45,12 +51,13 @@ def asked(
       crops: crops of every record.
       seed: where they are cut.
       per_crop: questions of each kind about a crop, drawn at random; 0 takes all.
+      part: which crops to yield, by their number among all crops.
 
     Raises:
       DataError: the dataset cannot be read.
     """
     assert data.text is not None and isinstance(data.text.source, Enumerates)
-    for sample, view in data.views(source, crops, seed):
+    for sample, view in data.views(source, crops, seed, part):
         record, crop = int(sample["record"]), int(sample["crop"])
         questions = data.text.source.every(view)
         rng = np.random.default_rng((seed, record, crop, 1))

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from m3djax.evaluate import statistics
-from m3djax.evaluate.answers import scores as answer_scores
-from m3djax.evaluate.answers.scores import Scores
+from m3djax.evaluate.answers import metrics
+from m3djax.evaluate.answers.metrics import Values
 from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.statistics import Estimate
 
@@ -50,7 +50,7 @@ class Kind:
     name: str
     answers: Mapping[str, Sequence[Row]]
     unit: Int[np.ndarray, " n"]
-    scores: Mapping[str, Scores]
+    scores: Mapping[str, Values]
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -111,7 +111,7 @@ class Kind:
         return found
 
     def _estimates(
-        self, scores: Scores, unit: Int[np.ndarray, " n"], draws: Float[np.ndarray, "r u"]
+        self, scores: Values, unit: Int[np.ndarray, " n"], draws: Float[np.ndarray, "r u"]
     ) -> dict[str, dict[str, Estimate]]:
         """Part of the questions -> metric -> mean."""
         everything = np.ones(len(self.rows), bool)
@@ -136,9 +136,7 @@ class Kind:
         draws: Float[np.ndarray, "r u"],
     ) -> Estimate:
         """Mean accuracy of what is to be answered by yes and by no: 50 % for one answer to all."""
-        wanted = np.unique([answer_scores.meaning(row) for row in self.rows], return_inverse=True)[
-            1
-        ]
+        wanted = np.unique([metrics.meaning(row) for row in self.rows], return_inverse=True)[1]
         shape = (draws.shape[1], wanted.max() + 1)
         total, correct = np.zeros(shape), np.zeros(shape)
         np.add.at(total, (unit, wanted), 1)
@@ -155,12 +153,12 @@ class Kind:
                 for part, mask in masks.items()
                 if (there := mask & np.isfinite(values)).any()
             }
-            for metric, name in answer_scores.GUESSES.items()
+            for metric, name in metrics.GUESSES.items()
             if (values := self.scores[model].get(metric)) is not None
         }
         if self.name in ("choice", "yes_no"):
             guesses[ONE_FOR_ALL] = {
-                part: answer_scores.most_frequent(list(itertools.compress(self.rows, mask)))
+                part: metrics.most_frequent(list(itertools.compress(self.rows, mask)))
                 for part, mask in masks.items()
             }
         return guesses
@@ -173,7 +171,7 @@ def _json(estimate: Estimate) -> dict[str, Any]:
 
 
 def _means(
-    scores: Scores,
+    scores: Values,
     chosen: Bool[np.ndarray, " n"],
     unit: Int[np.ndarray, " n"],
     draws: Float[np.ndarray, "r u"],
@@ -182,7 +180,7 @@ def _means(
     means = {}
     for metric, values in scores.items():
         there = chosen & np.isfinite(values)
-        if metric in answer_scores.GUESSES or not there.any():
+        if metric in metrics.GUESSES or not there.any():
             continue
         size = draws.shape[1]
         sums = np.bincount(unit[there], values[there], size)

@@ -21,7 +21,7 @@ class Row:
       crop: number of the crop of the record.
       number: of the question about that crop.
       place: voxel of the record in the middle of the crop.
-      kind: what is asked for, which decides how it is scored: see `answer_scores.SCORERS`.
+      kind: what is asked for, which decides how it is scored: see `metrics.SCORERS`.
       type: a finer kind by which results are told apart, such as "organ".
       question: as it was put to the model.
       choices: letter -> text; empty where there are none.
@@ -60,32 +60,43 @@ class Row:
 
 
 class AnswerTable:
-    """Rows in a file of JSON lines; a row is there as a whole or not at all."""
+    """Rows in files of JSON lines; a row is there as a whole or not at all.
 
-    def __init__(self, file: epath.Path) -> None:
-        """Reads what there is; a line that was cut short is forgotten."""
+    Every process appends to a file of its own, and reads those of all processes at the start.
+    """
+
+    def __init__(self, file: epath.Path, others: Iterable[epath.Path] = ()) -> None:
+        """Reads the rows that exist, and removes a line that was cut short.
+
+        Args:
+          file: grows with new rows.
+          others: files of other processes, which are only read.
+        """
         self._file = file
         self.rows: dict[tuple[int, int, int], Row] = {}
-        if not file.exists():
-            return
+        for each in {*others, file}:
+            if each.exists():
+                self._take(each)
+
+    def _take(self, file: epath.Path) -> None:
         text = file.read_text()
         kept = []
         for line in text.splitlines(keepends=True):
             if (row := _read(line)) is not None:
                 self.rows[row.key] = row
                 kept.append(line)
-        if "".join(kept) != text:
+        if file == self._file and "".join(kept) != text:
             write_whole(file, "".join(kept))
 
     def missing(self, asked: Iterable[Row]) -> list[Row]:
-        """Those questions that have no answer here."""
+        """Returns those questions that have no answer here."""
         return [
             row for row in asked
             if row.key not in self.rows or not row.asks_like(self.rows[row.key])
         ]  # fmt: skip
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Appends answers, and sees to it that they are on the disk."""
+        """Appends answers to the file."""
         rows = list(rows)
         with self._file.open("a") as file:
             file.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)

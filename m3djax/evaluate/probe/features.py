@@ -1,18 +1,16 @@
-"""Frozen features of single patches, out of whole crops."""
+"""Frozen features of single patches of whole crops."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from m3djax.augment import Intensity
-from m3djax.evaluate.probe.organs import LabelledPatches
-from m3djax.evaluate.tiles import batches
 from m3djax.models.encoder import Encoder
 from m3djax.models.patches import patchify
 from m3djax.params import Params
@@ -22,7 +20,7 @@ from m3djax.tasks.base import apply
 # Compiled once for equal encoders, also when it is called again and again during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode(
-    vision: Encoder, intensity: Intensity, params: Params, batch: dict[str, Array]
+    vision: Encoder, intensity: Intensity, params: Params, batch: Mapping[str, Array]
 ) -> tuple[Float[Array, "b n c"], Float[Array, "b n p"]]:
     """The encoder's tokens of whole crops, and the windowed voxels of the same patches.
 
@@ -38,24 +36,25 @@ def encode(
     return tokens.astype(jnp.float32), patchify(images, vision.stride)
 
 
-def patch_features(
-    task: Any, params: Params, patches: LabelledPatches, batch_size: int
-) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n p"]]:
-    """Tokens and voxels of labelled patches; only the crops that hold one are encoded.
+@jax.jit
+def _take(
+    tokens: Float[Array, "b n c"], voxels: Float[Array, "b n p"], patch: Int[Array, "b k"]
+) -> dict[str, Array]:
+    chosen = patch[..., None]
+    return {
+        "tokens": jnp.take_along_axis(tokens, chosen, axis=1),
+        "voxels": jnp.take_along_axis(voxels, chosen, axis=1),
+    }
+
+
+def patch_features(task: Any, params: Params, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns tokens (b, k, c) and voxels (b, k, p) of some patches of each crop.
 
     Args:
       task: with a component `vision`, and `intensity`.
       params: its parameters.
-      patches: which ones.
-      batch_size: crops that are encoded at once.
+      batch: see `encode`; patch (b, k) is the number of each patch in its crop.
     """
-    crops, where = np.unique(patches.crop, return_inverse=True)
-    rows = {"image": patches.tiles.images[crops, ..., None]}
-    for name in ("scale", "offset"):
-        rows[name] = np.full(len(crops), patches.record[name], np.float32)
-    parts = []
-    for batch, valid in batches(rows, batch_size):
-        encoded = encode(task.vision, task.intensity, params["vision"], batch)
-        parts.append([np.asarray(part)[:valid] for part in encoded])
-    tokens, voxels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return tokens[where, patches.row], voxels[where, patches.row]
+    crops = {name: batch[name] for name in ("image", "scale", "offset")}
+    tokens, voxels = encode(task.vision, task.intensity, params["vision"], crops)
+    return _take(tokens, voxels, batch["patch"])

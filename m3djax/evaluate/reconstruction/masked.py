@@ -44,7 +44,7 @@ def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
       task: the autoencoder.
       params: its parameters.
       batch: image (B, d, h, w, 1), scale and offset (B,), key (B, ...) raw random keys;
-        inside (B, d, h, w) False in padding, counts (B, d, h, w) True where errors count.
+        inside (B, d, h, w) False in padding, scored (B, d, h, w) True where errors count.
     """
     keys = jax.random.wrap_key_data(batch["key"])
     images = task.intensity(batch, keys, train=False)
@@ -63,7 +63,7 @@ def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
         "fill_in": jax.vmap(harmonic)(truth, known, batch["inside"]),
     }
     volumes = {name: jnp.where(hidden, guess, truth) for name, guess in guesses.items()}
-    counted = hidden & batch["counts"]
+    counted = hidden & batch["scored"]
     sums = {
         name: jnp.sum(jnp.square(volume - truth) * counted, (1, 2, 3))
         for name, volume in volumes.items()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from m3djax.evaluate.answers.metrics import GUESSES, METRICS, SCORERS
 from m3djax.evaluate.answers.numbers import TYPES_MEAN, main_of
-from m3djax.evaluate.answers.scores import GUESSES, METRICS, SCORERS
 from m3djax.evaluate.findings import Findings, Picture, Table
 from m3djax.evaluate.statistics import against, number_text, verdict
 

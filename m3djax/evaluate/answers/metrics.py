@@ -16,7 +16,7 @@ from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.text.bert_score import BertScore
 
-Scores = dict[str, Float[np.ndarray, " n"]]
+Values = dict[str, Float[np.ndarray, " n"]]
 """Metric -> a number per row, NaN where a row has none."""
 
 
@@ -57,10 +57,10 @@ METRICS = {
 }
 """What tables show; further metrics are in results.json and in the tables of samples."""
 GUESSES = {"chance": "chance", "iou_whole": "the whole volume"}
-"""Scores by the main metric that need no model, and what tables call them."""
+"""Values by the main metric that need no model, and what tables call them."""
 
 
-def choice(rows: Sequence[Row]) -> Scores:
+def choice(rows: Sequence[Row]) -> Values:
     """Questions with choices: an answer that names no choice, or several, is wrong."""
     return _columns(_choice(row) for row in rows)
 
@@ -90,7 +90,7 @@ def right_letter(row: Row) -> str:
     return letter
 
 
-def yes_no(rows: Sequence[Row]) -> Scores:
+def yes_no(rows: Sequence[Row]) -> Values:
     """Questions for yes or no: an answer that says neither, or both, is wrong.
 
     Raises:
@@ -109,17 +109,17 @@ def _yes_no(row: Row) -> dict[str, float]:
     return {"accuracy": said == right, "unparsed": said is None, "chance": 0.5}
 
 
-def boxes(rows: Sequence[Row]) -> Scores:
+def boxes(rows: Sequence[Row]) -> Values:
     """Questions for a place: see `box_scores`."""
     return _columns(box_scores(row.said, row.truth) for row in rows)
 
 
-def masks(rows: Sequence[Row]) -> Scores:
+def masks(rows: Sequence[Row]) -> Values:
     """Questions for a mask: whether one is announced where there is one, and only there."""
     return _columns({"accuracy": (SEGMENT in row.said) == (SEGMENT in row.truth)} for row in rows)
 
 
-def texts(rows: Sequence[Row], bert_score: BertScore | None = None) -> Scores:
+def texts(rows: Sequence[Row], bert_score: BertScore | None = None) -> Values:
     """Questions for free text, by every metric of words; CIDEr counts rarity in these rows.
 
     Args:
@@ -137,7 +137,7 @@ def texts(rows: Sequence[Row], bert_score: BertScore | None = None) -> Scores:
     return scores
 
 
-def _columns(rows: Iterable[dict[str, float]]) -> Scores:
+def _columns(rows: Iterable[dict[str, float]]) -> Values:
     dicts = list(rows)
     names = dict.fromkeys(name for row in dicts for name in row)
     return {name: np.array([row.get(name, np.nan) for row in dicts], float) for name in names}
@@ -154,7 +154,7 @@ def meaning(row: Row) -> str:
     return " ".join(text.casefold().split())
 
 
-SCORERS: dict[str, Callable[[Sequence[Row]], Scores]] = {
+SCORERS: dict[str, Callable[[Sequence[Row]], Values]] = {
     "choice": choice,
     "yes_no": yes_no,
     "rec": boxes,
@@ -165,7 +165,7 @@ SCORERS: dict[str, Callable[[Sequence[Row]], Scores]] = {
 """Kind -> its scorer; all other kinds are free text."""
 
 
-def score(kind: str, rows: Sequence[Row], bert_score: BertScore | None = None) -> Scores:
+def score(kind: str, rows: Sequence[Row], bert_score: BertScore | None = None) -> Values:
     """The scores of all rows of one kind."""
     scorer = SCORERS.get(kind)
     return texts(rows, bert_score) if scorer is None else scorer(rows)

@@ -1,0 +1,268 @@
+"""The evaluator of answers: asks a run, and other models, all questions of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from data_pipelines.errors import ConfigError
+from data_pipelines.files import write_whole
+from data_pipelines.pipeline import Data
+from data_pipelines.text_fields import Text
+from m3djax import serialize
+from m3djax.evaluate.answers import metrics
+from m3djax.evaluate.answers.answerers import answerer, placed
+from m3djax.evaluate.answers.answering import Questioned, Respondent, answer, read_answers
+from m3djax.evaluate.answers.asking import Asked, Enumerates, asked
+from m3djax.evaluate.answers.beside import Beside, Model
+from m3djax.evaluate.answers.numbers import Kind
+from m3djax.evaluate.answers.present import present
+from m3djax.evaluate.answers.table import AnswerTable, Row
+from m3djax.evaluate.evaluator import Batch, Pass, Predictions, Subject
+from m3djax.evaluate.findings import EvaluationError, Findings, Picture
+from m3djax.evaluate.fingerprint import PredictionFiles, reading_parts
+from m3djax.evaluate.scores import OWN, Column, Scores
+from m3djax.evaluate.split import SplitEvaluator, patients
+from m3djax.evaluate.text.bert_score import BertScore
+from m3djax.evaluate.units import REGIONS, Units, independent
+from m3djax.generate.sampling import Sampling
+from m3djax.tasks.vision_language import VisionLanguage
+
+_ONE_PATIENT = (
+    "All questions are about one patient. The intervals are over regions of the scan, whose crops "
+    "overlap those of their neighbours, and say nothing about other patients."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers(SplitEvaluator):
+    """Asks a run, and others beside it, all questions of a split, and scores what they say.
+
+    Every answer is a line of answers-MODEL-*.jsonl as soon as it is given: an evaluation that was
+    interrupted goes on where it stopped, and answers are kept until the parameters, the questions
+    or the way of asking change. scores-MODEL.jsonl has every answer with all its scores. Intervals
+    are over patients; where all samples are of one patient, over regions of its scans.
+
+    Attributes:
+      dataset: folder that `run.py prepare` wrote.
+      size: voxels along (D, H, W) of the network's input: those of training.
+      split: whose records are asked about.
+      part: share of its volumes along D that crops come from; see `Source`.
+      crops: crops of every record.
+      per_crop: questions of each kind about a crop, drawn at random; 0 asks all that there are.
+      data: how crops are cut and what is asked, the latter in the run's own tokens; None is as in
+        training.
+      beside: further models that answer the same questions; name -> which.
+      sampling: how answers are chosen.
+      batch_size: volumes that a process encodes at once.
+      questions: answers that are written at once.
+      bert_score: folder of a BERT or RoBERTa for BERTScore, such as that of roberta-large; "" for
+        none.
+      bert_layer: see `BertScore.read`.
+      pictures: crops that are drawn with their questions and answers.
+      mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.
+      caveats: printed with the result.
+      seed: of crops, questions and intervals.
+      every: steps between two evaluations during training; 0 evaluates only when asked.
+    """
+
+    per_crop: int = 0
+    data: Annotated[Data | None, tyro.conf.AvoidSubcommands] = None
+    beside: Mapping[str, Beside] = dataclasses.field(default_factory=dict)
+    sampling: Sampling = Sampling()
+    questions: int = 16
+    bert_score: str = ""
+    bert_layer: int = 0
+    pictures: int = 3
+    caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that mean nothing."""
+        if min(self.crops, self.batch_size, self.questions) < 1 or self.per_crop < 0:
+            raise ConfigError("crops, batch_size and questions start at 1, per_crop at 0.")
+        if OWN in self.beside:
+            raise ConfigError(f"beside: {OWN!r} is taken. Cure: another name.")
+
+    def reading(self, data: Data) -> Data:
+        """See `Evaluator.reading`: questions are put in the tokens of the run."""
+        asks = super().reading(self.data or data)
+        return dataclasses.replace(asks, text=_text_of(data, asks.text))
+
+    def check(self, data: Data) -> None:
+        """See `Evaluator.check`.
+
+        Raises:
+          RunError: a run beside this one does not exist.
+        """
+        text = self.reading(data).text
+        if text is None or not isinstance(text.source, Enumerates):
+            raise ConfigError(
+                "Answers needs data with questions. Cure: a data.text.source that asks, such as "
+                "MaskQuestions."
+            )
+        text.tokens.check()
+        super().check(data)
+
+    def passes(self, subject: Subject) -> Iterator[Pass]:
+        """See `Evaluator.passes`: the run, and the models beside it.
+
+        Raises:
+          EvaluationError: the run answers no questions.
+          RunError: a run beside this one does not exist.
+        """
+        for other in self.beside.values():
+            other.check()
+        own = Model(subject.task, subject.params, subject.data)
+        yield self._pass(OWN, own, subject)
+        for name, other in self.beside.items():
+            model = other.model(subject.folder, own, subject.mesh)
+            yield self._pass(name, model, subject, blind=other.blind)
+
+    def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Any]:
+        """See `Evaluator.predict`: the answers to the questions about each crop."""
+        assert isinstance(subject, Respondent)
+        return answer(subject, batch, self.questions)
+
+    def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
+        """See `Evaluator.score`: every answer by the metrics of its kind of question.
+
+        Raises:
+          EvaluationError: there is nothing to ask.
+        """
+        answered = {model: read_answers(given) for model, given in predictions.items()}
+        rows = answered[OWN]
+        if not rows:
+            raise EvaluationError(
+                f"{self.source(subject.data).path}: nothing can be asked about split "
+                f"{self.split!r}. Cure: another split, more `crops`, or another data.text.source."
+            )
+        units = self._units(subject, rows)
+        bert = BertScore.read(self.bert_score, layer=self.bert_layer) if self.bert_score else None
+        columns = []
+        for kind in dict.fromkeys(row.kind for row in rows):
+            which = np.array([row.kind == kind for row in rows])
+            sample = ["/".join(map(str, row.key)) for row in rows if row.kind == kind]
+            for model, given in answered.items():
+                some = [row for row in given if row.kind == kind]
+                for metric, values in metrics.score(kind, some, bert).items():
+                    of_kind = units.take(which)
+                    columns.append(Column.of(kind, metric, of_kind, sample, values, method=model))
+        return Scores(tuple(columns))
+
+    def present(
+        self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
+    ) -> Findings:
+        """See `Evaluator.present`.
+
+        Raises:
+          EvaluationError: all questions are about one place.
+        """
+        answered = {model: read_answers(given) for model, given in predictions.items()}
+        kinds = [_kind(name, answered, scores) for name in scores.groups()]
+        for model in answered:
+            lines = [json.dumps(line) + "\n" for kind in kinds for line in kind.table(model)]
+            write_whole(subject.folder / f"scores-{_file_name(model)}.jsonl", "".join(lines))
+        notes = list(self.caveats)
+        numbers = self._numbers(subject, kinds, notes)
+        units = scores.columns[0].units.kind
+        if units == REGIONS:
+            notes.append(_ONE_PATIENT)
+        return present(numbers, units, self._sheet(subject, kinds), tuple(notes))
+
+    def _pass(self, name: str, model: Model, subject: Subject, *, blind: bool = False) -> Pass:
+        """Returns one model's answers to all questions; those that were given earlier are kept."""
+        reading, source = self.reading(subject.data), self.source(subject.data)
+        params = placed(model.params, subject.mesh)
+        tokens = model.data.text and serialize.to_json(model.data.text.tokens)
+        parts = reading_parts(model.task, reading, source, self.crops, self.seed)
+        parts += [tokens, serialize.to_json(self.sampling), blind]
+        files = PredictionFiles.of(subject.folder, f"answers-{_file_name(name)}", params, parts)
+        files.remove_others()
+        number = jax.process_index()
+        own = files.file(f".{number}.jsonl" if number else ".jsonl")
+        table = AnswerTable(own, files.files())
+        put = dataclasses.replace(reading, text=_text_of(model.data, reading.text))
+        load = functools.partial(
+            answerer, model.task, params, put, subject.mesh, sampling=self.sampling, blind=blind
+        )
+        respondent = Respondent(
+            model.task, params, model.data, subject.mesh, subject.run, subject.folder, load, table
+        )
+        crops = functools.partial(self._asked, subject)
+        return Pass(name, respondent, Questioned(crops, self.crops, table))
+
+    def _asked(self, subject: Subject, part: slice = slice(None)) -> Iterator[Asked]:
+        return asked(
+            self.reading(subject.data), self.source(subject.data), crops=self.crops,
+            seed=self.seed, per_crop=self.per_crop, part=part,
+        )  # fmt: skip
+
+    def _units(self, subject: Subject, rows: list[Row]) -> Units:
+        """Returns the independent unit of every question."""
+        record = np.array([row.record for row in rows])
+        patient = patients(self.source(subject.data), record)
+        places = np.array([row.place for row in rows])
+        return independent(patient, record, places, self.reading(subject.data).size)
+
+    def _numbers(self, subject: Subject, kinds: list[Kind], notes: list[str]) -> dict[str, Any]:
+        """Returns the numbers of every kind; one that nothing can be said about leaves a note."""
+        found = {}
+        for kind in kinds:
+            if len(np.unique(kind.unit)) > 1:
+                found[kind.name] = kind.numbers(self.seed)
+            else:
+                notes.append(
+                    f"{kind.name}: the {len(kind.rows)} questions are about one place, and an "
+                    "interval needs 2: left out."
+                )
+        if not found:
+            raise EvaluationError(
+                f"{self.source(subject.data).path}, split {self.split!r}: all questions are about "
+                "one place of one patient, and an interval needs 2. Cure: more `crops`, or more "
+                "scans."
+            )
+        return found
+
+    def _sheet(self, subject: Subject, kinds: list[Kind]) -> tuple[Picture, ...]:
+        """Draws some crops with their questions and answers."""
+        if not self.pictures or not isinstance(subject.task, VisionLanguage):
+            return ()
+        # Imported late: drawing takes a second to import, and configs import this module.
+        from m3djax.evaluate.answers import sheet
+
+        keys = sorted({row.key[:2] for kind in kinds for row in kind.rows})
+        order = np.random.default_rng(self.seed).permutation(len(keys))
+        picked = {keys[number] for number in order[: self.pictures]}
+        crops = [one.sample for one in self._asked(subject) if one.rows[0].key[:2] in picked]
+        return sheet.draw(crops, kinds, subject.task.intensity.window, subject.folder)
+
+
+def _kind(name: str, answered: Mapping[str, list[Row]], scores: Scores) -> Kind:
+    """Returns the questions of a kind with the scores of every model."""
+    said = {model: [row for row in rows if row.kind == name] for model, rows in answered.items()}
+    columns = {model: scores.by_metric(name, model) for model in answered}
+    unit = next(iter(columns[OWN].values())).units.number
+    values = {
+        model: {metric: column.value for metric, column in some.items()}
+        for model, some in columns.items()
+    }
+    return Kind(name, said, unit, values)
+
+
+def _text_of(theirs: Data, ours: Text | None) -> Text | None:
+    """Returns our questions, put as that run was trained to have them put."""
+    if theirs.text is None or ours is None:
+        return None
+    return dataclasses.replace(ours, tokens=theirs.text.tokens)
+
+
+def _file_name(model: str) -> str:
+    return re.sub(r"\W+", "_", model)

@@ -1,0 +1,110 @@
+"""Compares two runs by the scores of the same samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from m3djax.evaluate import statistics
+from m3djax.evaluate.findings import EvaluationError
+from m3djax.evaluate.results import FOLDER
+from m3djax.evaluate.scores import OWN, Column, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much the mean of a metric differs between two runs.
+
+    Attributes:
+      group: what the samples have in common.
+      metric: what is measured.
+      units: how many independent units the interval is over.
+      means: of the first run and of the second.
+      value: the second less the first.
+      interval: of `value`, 95 %, by the paired bootstrap over units.
+    """
+
+    group: str
+    metric: str
+    units: int
+    means: tuple[float, float]
+    value: float
+    interval: tuple[float, float]
+
+
+def compare(
+    first: epath.PathLike, second: epath.PathLike, evaluator: str, *, seed: int = 0
+) -> list[Difference]:
+    """Compares the scores of two runs, pair by pair.
+
+    Args:
+      first: folder of an evaluated run.
+      second: folder of another.
+      evaluator: name of an evaluator in the configs of both.
+      seed: of the resamples.
+
+    Returns:
+      The differences, one for every group and metric of the runs' own scores.
+
+    Raises:
+      EvaluationError: a run has no scores, or the runs were not measured on the same samples.
+    """
+    places = [epath.Path(run) / FOLDER / evaluator for run in (first, second)]
+    return compare_scores(*(Scores.read(place) for place in places), seed=seed)
+
+
+def compare_scores(first: Scores, second: Scores, *, seed: int = 0) -> list[Difference]:
+    """Compares two tables of scores; see `compare`."""
+    ours, theirs = (
+        {(c.group, c.metric): c for c in scores.columns if c.method == OWN}
+        for scores in (first, second)
+    )
+    _same("groups and metrics", map(str, ours), map(str, theirs))
+    return [_difference(column, theirs[name], seed) for name, column in ours.items()]
+
+
+def _difference(one: Column, other: Column, seed: int) -> Difference:
+    where = f"{one.group}, {one.metric}".removeprefix(", ")
+    _same(f"{where}: units", one.units.names, other.units.names)
+    _same(f"{where}: samples", _names(one), _names(other))
+    if not np.allclose(_by_sample(one, one.weight), _by_sample(other, other.weight)):
+        raise EvaluationError(
+            f"{where}: the runs weigh their samples differently. Cure: measure both with one "
+            "evaluator config."
+        )
+    if len(one.units) < 2:
+        raise EvaluationError(f"{where}: an interval needs 2 independent units. Cure: more scans.")
+    draws = statistics.draw(len(one.units), seed=seed)
+    means = one.mean(draws), other.mean(draws)
+    gain = means[1] - means[0]
+    low, high = gain.interval
+    values = means[0].value, means[1].value
+    return Difference(one.group, one.metric, len(one.units), values, gain.value, (low, high))
+
+
+def _names(column: Column) -> list[str]:
+    return [
+        f"{name} of {column.units.names[number]}"
+        for name, number in zip(column.sample, column.units.number, strict=True)
+    ]
+
+
+def _by_sample(column: Column, values: np.ndarray) -> np.ndarray:
+    return values[np.argsort(column.sample, kind="stable")]
+
+
+def _same(what: str, ours: Any, theirs: Any) -> None:
+    """Raises EvaluationError if two lists of names differ, and names one that only one side has."""
+    left, right = sorted(ours), sorted(theirs)
+    if left == right:
+        return
+    alone = sorted(set(left) ^ set(right))
+    side = "the first run alone" if alone and alone[0] in left else "the second run alone"
+    named = f"{alone[0]!r} is in {side}" if alone else "one of them is repeated"
+    raise EvaluationError(
+        f"{what} do not match ({len(left)} and {len(right)}): {named}. Cure: measure both runs "
+        "with one evaluator config on one dataset."
+    )

@@ -1,0 +1,71 @@
+"""The crops of a scan under random masks, as samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from m3djax.evaluate.evaluator import Batch, Share
+from m3djax.evaluate.tiles import Tiles
+from m3djax.step import sample_keys
+
+Record = dict[str, Any]
+FIELDS = ("image", "scale", "offset", "key", "inside", "scored")
+"""The fields of a batch that `fill` takes."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HiddenCrops:
+    """All crops of a scan under a first mask, then all under a second one, and so on.
+
+    Attributes:
+      record: the scan.
+      tiles: its crops.
+      draws: masks of each crop.
+      seed: of the masks.
+    """
+
+    record: Record
+    tiles: Tiles
+    draws: int
+    seed: int
+
+    def batches(self, share: Share) -> Iterator[Batch]:
+        """Yields batches of one process: the fields of `fill`, draw, patient and units."""
+        yield from self._batches(share, len(self.tiles) * self.draws)
+
+    def first_draw(self, share: Share) -> Iterator[Batch]:
+        """Yields batches of the crops under their first mask."""
+        yield from self._batches(share, len(self.tiles))
+
+    def _batches(self, share: Share, count: int) -> Iterator[Batch]:
+        keys = self._keys()
+        for number, counts in share.batches(count):
+            draw, tile = np.divmod(number, len(self.tiles))
+            yield {
+                "number": number,
+                "counts": counts,
+                "draw": draw,
+                "image": self.tiles.images[tile, ..., None],
+                "inside": self.tiles.inside[tile],
+                "scored": self.tiles.first[tile],
+                "key": keys[number],
+                "scale": np.full(len(number), self.record["scale"], np.float32),
+                "offset": np.full(len(number), self.record["offset"], np.float32),
+                "patient": np.full(len(number), self.record["patient_id"]),
+                "units": np.full(len(number), self.record["units"]),
+            }
+
+    def _keys(self) -> np.ndarray:
+        """Returns the raw random key of every sample."""
+        # By name, so that the masks of a study do not depend on which others are measured.
+        name = zlib.crc32(self.record["study_id"].encode())
+        count = len(self.tiles) * self.draws
+        keys = sample_keys(jax.random.key(self.seed), jnp.uint32(name), count)
+        return np.asarray(jax.random.key_data(keys))

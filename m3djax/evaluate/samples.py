@@ -1,0 +1,32 @@
+"""Crops of a split as samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from data_pipelines.pipeline import Data, Source
+from m3djax.evaluate.evaluator import Batch, Share
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Crops:
+    """The crops of a split, in the order of its records.
+
+    Attributes:
+      data: how crops are cut.
+      source: dataset, split and part.
+      crops: crops of every record.
+      seed: where they are cut.
+    """
+
+    data: Data
+    source: Source
+    crops: int = 1
+    seed: int = 0
+
+    def batches(self, share: Share) -> Iterator[Batch]:
+        """Yields batches of one process, with the fields of `Data.examine`."""
+        data = dataclasses.replace(self.data, batch_size=share.batch_size * share.processes)
+        for batch in data.examine(self.source, self.crops, self.seed, share.rows):
+            yield batch | {"number": batch["record"] * self.crops + batch["crop"]}

@@ -1,0 +1,177 @@
+"""Scores of single samples: the table that an evaluation keeps, and that two runs share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from jaxtyping import Float
+
+from m3djax.evaluate import statistics
+from m3djax.evaluate.findings import EvaluationError, Findings, Table
+from m3djax.evaluate.statistics import Estimate
+from m3djax.evaluate.units import Units
+
+if TYPE_CHECKING:
+    from etils import epath
+
+FILE = "scores.jsonl"
+OWN = "this run"
+"""The method of a run's own scores; others are baselines and models beside it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Column:
+    """One metric of samples that belong together.
+
+    Attributes:
+      group: what the samples have in common, such as a pool, a study or a kind of question.
+      metric: what is measured.
+      units: the independent unit of each sample.
+      sample: (n,) name of each sample, unique in the group.
+      value: (n,) the scores; NaN where a sample has none.
+      weight: (n,) how much each sample counts in a mean.
+      method: what made the predictions.
+    """
+
+    group: str
+    metric: str
+    units: Units
+    sample: np.ndarray
+    value: Float[np.ndarray, " n"]
+    weight: Float[np.ndarray, " n"]
+    method: str = OWN
+
+    @classmethod
+    def of(
+        cls,
+        group: str,
+        metric: str,
+        units: Units,
+        sample: Any,
+        value: Any,
+        weight: Any = 1.0,
+        method: str = OWN,
+    ) -> Self:
+        """Makes a column from anything array-like; one weight may stand for all samples."""
+        values = np.asarray(value, np.float64)
+        weights = np.broadcast_to(np.asarray(weight, np.float64), values.shape)
+        return cls(group, metric, units, np.asarray(sample, str), values, weights, method)
+
+    def sums(self) -> tuple[Float[np.ndarray, " u"], Float[np.ndarray, " u"]]:
+        """Returns the weighted sum and the weight of every unit; samples without score are out."""
+        there = np.isfinite(self.value)
+        number, weight = self.units.number[there], self.weight[there]
+        size = len(self.units)
+        sums = np.bincount(number, self.value[there] * weight, size)
+        return sums, np.bincount(number, weight, size)
+
+    def mean(self, draws: Float[np.ndarray, "r u"]) -> Estimate:
+        """Returns the weighted mean; `draws` are those of `statistics.draw` for all units."""
+        return statistics.weighted_mean(*self.sums(), draws)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yields the scores as JSON-able rows."""
+        for number in np.flatnonzero(np.isfinite(self.value)):
+            yield {
+                "unit": self.units.names[self.units.number[number]],
+                "group": self.group,
+                "sample": str(self.sample[number]),
+                "method": self.method,
+                "metric": self.metric,
+                "value": float(self.value[number]),
+                "weight": float(self.weight[number]),
+            }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """All scores of an evaluation.
+
+    Attributes:
+      columns: one for every group, method and metric.
+    """
+
+    columns: tuple[Column, ...]
+
+    def column(self, group: str, metric: str, method: str = OWN) -> Column:
+        """Returns one column."""
+        return self.by_metric(group, method)[metric]
+
+    def by_metric(self, group: str, method: str = OWN) -> dict[str, Column]:
+        """Returns the columns of a group and a method by metric."""
+        return {c.metric: c for c in self.columns if (c.group, c.method) == (group, method)}
+
+    def groups(self) -> list[str]:
+        """Returns the groups in the order in which they were scored."""
+        return list(dict.fromkeys(column.group for column in self.columns))
+
+    def write(self, folder: epath.Path) -> None:
+        """Writes the table into an evaluator's folder, whole or not at all."""
+        from data_pipelines.files import write_whole
+
+        lines = (json.dumps(row) + "\n" for column in self.columns for row in column.rows())
+        write_whole(folder / FILE, "".join(lines))
+
+    @classmethod
+    def read(cls, folder: epath.Path) -> Self:
+        """Reads the table of an evaluator's folder.
+
+        Raises:
+          EvaluationError: there is none, or it is damaged.
+        """
+        cure = "Cure: python run.py evaluate RUN."
+        if not (folder / FILE).exists():
+            raise EvaluationError(f"{folder / FILE}: there are no scores. {cure}")
+        parts: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        try:
+            for row in map(json.loads, (folder / FILE).read_text().splitlines()):
+                parts.setdefault((row["group"], row["method"], row["metric"]), []).append(row)
+            return cls(tuple(_column(rows) for rows in parts.values()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(f"{folder / FILE}: is damaged ({error!r}). {cure}") from error
+
+
+def _column(rows: list[dict[str, Any]]) -> Column:
+    def field(name: str) -> list[Any]:
+        return [row[name] for row in rows]
+
+    first, units = rows[0], Units.of(field("unit"), "units")
+    fields = field("sample"), field("value"), field("weight")
+    return Column.of(first["group"], first["metric"], units, *fields, first["method"])
+
+
+def present_means(title: str, scores: Scores) -> Findings:
+    """Presents the mean of every metric, with intervals over units.
+
+    Args:
+      title: heads the section of the report.
+      scores: all of them; every column must have two units at least.
+
+    Raises:
+      EvaluationError: a column has one unit only.
+    """
+    found: dict[str, Any] = {}
+    rows = []
+    for column in scores.columns:
+        if len(column.units) < 2:
+            raise EvaluationError(
+                f"{title}, {column.group or column.metric}: all samples are of one independent "
+                "unit, and an interval needs 2. Cure: more scans in the split."
+            )
+        number = column.mean(statistics.draw(len(column.units))).to_json()
+        found.setdefault(column.group, {}).setdefault(column.method, {})[column.metric] = number
+        text = statistics.number_text(number, ".4g")
+        rows.append((column.group, column.method, column.metric, text))
+    own = [column for column in scores.columns if column.method == OWN]
+    curves = {
+        "_".join(filter(None, (c.group, c.metric))): found[c.group][OWN][c.metric]["value"]
+        for c in own
+    }
+    kinds = " and ".join(dict.fromkeys(f"{len(c.units):,} {c.units.kind}" for c in own))
+    note = f"In brackets: 95 % bootstrap over {kinds}."
+    table = Table(title, ("samples", "method", "metric", "mean"), tuple(rows), note)
+    return Findings(title, {**curves, "means": found}, tables=(table,))

@@ -1,0 +1,85 @@
+"""Two runs side by side: paired bootstrap over the scores of the same samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+
+from m3djax.evaluate.compare import compare, compare_scores
+from m3djax.evaluate.findings import EvaluationError
+from m3djax.evaluate.results import FOLDER
+from m3djax.evaluate.scores import Column, Scores, present_means
+from m3djax.evaluate.units import Units
+
+PATIENTS = 30
+
+
+def scores(shift: float = 0.0, patients: int = PATIENTS, **changes: Any) -> Scores:
+    """Two samples of each patient, who differ much; a run is better by `shift` everywhere."""
+    names = [f"P{number // 2}" for number in range(2 * patients)]
+    sample = [f"S{number}" for number in range(2 * patients)]
+    value = np.random.default_rng(0).normal(size=patients).repeat(2)
+    noise = 0.01 * np.random.default_rng(int(1000 * shift)).normal(size=2 * patients)
+    column = Column.of("test", "dice", Units.of(names, "patients"), sample, value + shift + noise)
+    baseline = dataclasses.replace(column, method="mean", value=np.zeros(2 * patients))
+    return Scores((dataclasses.replace(column, **changes), baseline))
+
+
+def run(folder: pathlib.Path, name: str, table: Scores) -> epath.Path:
+    """A run that was evaluated."""
+    place = epath.Path(folder) / name / FOLDER / "organs"
+    place.mkdir(parents=True)
+    table.write(place)
+    return epath.Path(folder) / name
+
+
+def test_two_runs_are_compared_in_pairs(tmp_path: pathlib.Path) -> None:
+    """Patients differ a hundred times as much as the runs do, and the difference is clear."""
+    runs = run(tmp_path, "first", scores()), run(tmp_path, "second", scores(0.05))
+    (difference,) = compare(*runs, "organs")
+    assert (difference.group, difference.metric, difference.units) == ("test", "dice", PATIENTS)
+    assert difference.value == pytest.approx(0.05, abs=0.01)
+    low, high = difference.interval
+    assert 0.04 < low < difference.value < high < 0.06
+    assert difference.means[1] - difference.means[0] == pytest.approx(difference.value)
+    alone = present_means("organs", scores()).numbers["means"]["test"]["this run"]["dice"]
+    assert alone["interval"][1] - alone["interval"][0] > 10 * (high - low)
+    assert alone["value"] == pytest.approx(difference.means[0])
+
+
+def test_the_table_is_read_as_it_was_written(tmp_path: pathlib.Path) -> None:
+    value = np.where(np.arange(2 * PATIENTS) == 3, np.nan, 0.1)
+    place = run(tmp_path, "first", scores(value=value)) / FOLDER / "organs"
+    column = Scores.read(place).column("test", "dice")
+    assert len(column.value) == 2 * PATIENTS - 1 and "S3" not in column.sample
+    assert (column.value == 0.1).all() and (column.weight == 1).all()
+    (place / "scores.jsonl").write_text('{"unit": "P1"')
+    with pytest.raises(EvaluationError, match="is damaged.*Cure"):
+        Scores.read(place)
+    with pytest.raises(EvaluationError, match="there are no scores. Cure: python run.py evaluate"):
+        compare(tmp_path / "nothing", tmp_path / "first", "organs")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            scores(patients=PATIENTS + 1),
+            r"units do not match \(30 and 31\): 'P30' is in the second",
+        ),
+        (scores(metric="iou"), "groups and metrics do not match .*Cure: measure both runs"),
+        (
+            scores(sample=np.array([f"T{number}" for number in range(2 * PATIENTS)])),
+            "samples do not match .*'S0 of P0' is in the first run alone",
+        ),
+        (scores(weight=np.full(2 * PATIENTS, 2.0)), "weigh their samples differently"),
+    ],
+)
+def test_runs_that_were_not_measured_alike_are_refused(other: Scores, message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        compare_scores(scores(), other)
