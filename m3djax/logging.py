@@ -66,7 +66,8 @@ class MetricsWriter:
             self._board.add_scalar(name, value, step)
         shown = ("loss", "volumes_per_second", "data_wait")
         text = "  ".join(f"{name} {metrics[name]:.4g}" for name in shown if name in metrics)
-        self._bar.update(self._row, text=text)
+        if text:  # results of evaluators leave the numbers of training there
+            self._bar.update(self._row, text=text)
 
 
 class SilentWriter(MetricsWriter):

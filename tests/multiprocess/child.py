@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import sys
 
 import jax
@@ -24,6 +25,7 @@ class Orders:
       devices: simulated ones of each process.
       torus: the mesh goes round, as on a TPU slice: it visits every process more than once.
       broken_from: process 1 cannot read its batches from this step on.
+      measured: crops that are measured every three steps, and once more after training.
     """
 
     dataset: str
@@ -34,21 +36,28 @@ class Orders:
     devices: int = 2
     torus: bool = False
     broken_from: int = -1
+    measured: int = 0
 
 
 def main(orders: Orders) -> None:
-    from m3djax import cli, distributed, sharding
+    from m3djax import cli, distributed, registry, sharding
+    from m3djax.evaluate.run import evaluate
     from m3djax.train import train
     from tests import tiny
+    from tests.multiprocess.measured import Brightness
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", orders.devices)
     cli.set_up_jax()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # as the verbs do
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with distributed.together():
         if orders.torus:
             go_round(sharding)
         changes = {"steps": orders.steps, "save_every": orders.save_every, "mesh": orders.mesh}
+        if orders.measured:
+            registry.allow("tests")
+            changes["evaluators"] = {"brightness": Brightness(crops=orders.measured, every=3)}
         experiment = tiny.experiment(orders.dataset, name=orders.name, **changes)
         rows = sharding.process_rows(sharding.make_mesh(experiment.mesh), 8)
         batch = next(experiment.data.batches(experiment.seed, 0, rows))
@@ -61,7 +70,9 @@ def main(orders: Orders) -> None:
         print(json.dumps(told), flush=True)
         if orders.broken_from >= 0 and jax.process_index() == 1:
             break_data(orders.broken_from)
-        train(experiment)
+        folder = train(experiment)
+        if orders.measured:
+            evaluate(folder)
 
 
 def go_round(sharding) -> None:

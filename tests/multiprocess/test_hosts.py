@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from m3djax import checkpoint, sharding
+from m3djax import checkpoint, registry, sharding
+from m3djax.evaluate.scores import Scores
 from m3djax.logging import read_metrics
 from m3djax.train import train
 from tests import tiny
 from tests.multiprocess.launch import slurm, together
+from tests.multiprocess.measured import Brightness
 
+MEASURED = 11  # crops, a number that processes cannot share alike
 LONG = {"name": "long", "steps": 3000, "save_every": 20, "devices": 1}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hosts")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_allowed", {"tests"})  # the package of the evaluator
+        yield tmp_path_factory.mktemp("hosts")
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +46,15 @@ def alone(prepared: str, home: Path) -> list[float]:
         patch.chdir(home)
         make = sharding.make_mesh
         patch.setattr(sharding, "make_mesh", lambda _: make((1, 1, 1), jax.devices()[:1]))
-        train(tiny.experiment(prepared, name="alone"))
+        measured = {"brightness": Brightness(crops=MEASURED, every=3)}
+        train(tiny.experiment(prepared, name="alone", evaluators=measured))
     return losses(home / "runs/alone")
 
 
 @pytest.fixture(scope="module")
 def two(prepared: str, home: Path) -> list[dict]:
     """Two processes with two devices each, in a mesh that goes round; three steps of six."""
-    orders = {"dataset": prepared, "name": "shared", "torus": True, "steps": 6}
+    orders = {"dataset": prepared, "name": "shared", "torus": True, "measured": MEASURED}
     with together(home, 2, orders) as group:
         told = group.finish()
         assert group.said() == ["", ""]
@@ -55,8 +64,26 @@ def two(prepared: str, home: Path) -> list[dict]:
     return told
 
 
+def same_scores(home: Path, processes: int) -> None:
+    """Every process has measured its crops of the shared run, and all scores are as of one."""
+    found, expected = (
+        Scores.read(epath.Path(home) / "runs" / run / "evaluation/brightness")
+        for run in ("shared", "alone")
+    )
+    ours, theirs = (scores.column("", "brightness") for scores in (found, expected))
+    assert ours.sample.tolist() == theirs.sample.tolist() and len(ours.sample) >= MEASURED
+    assert [ours.units.names[n] for n in ours.units.number] == [
+        theirs.units.names[n] for n in theirs.units.number
+    ]
+    np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-4)
+    assert set(expected.column("", "process").value) == {0}
+    # Batches of 8 crops of each process: with four, 11 crops leave nothing for the last two.
+    rows = [number // 8 % processes for number in range(len(ours.sample))]
+    assert found.column("", "process").value.tolist() == rows
+
+
 def losses(run: Path) -> list[float]:
-    rows = read_metrics(run)
+    rows = [row for row in read_metrics(run) if "loss" in row]
     assert [row["step"] for row in rows] == list(range(len(rows)))
     return [row["loss"] for row in rows]
 
@@ -75,6 +102,13 @@ def test_two_processes_share_the_rows_and_learn_the_same(
     assert [sums[row] for row in range(8)] == row_sums(prepared)
     np.testing.assert_allclose(losses(home / "runs/shared"), alone, rtol=5e-6)
     assert len(list((home / "runs/shared/tensorboard").iterdir())) == 1
+    same_scores(home, processes=2)
+    results = json.loads((home / "runs/shared/evaluation/results.json").read_text())
+    value = results["found"]["brightness"]["brightness"]
+    measured = [row for row in read_metrics(home / "runs/alone") if "brightness/brightness" in row]
+    assert [row["step"] for row in measured] == [2, 5]
+    assert value == pytest.approx(measured[-1]["brightness/brightness"], rel=1e-4)
+    assert value != pytest.approx(measured[0]["brightness/brightness"], rel=1e-4), "it depends"
 
 
 def test_four_processes_go_on_where_two_were_and_one_where_four_were(
@@ -83,8 +117,9 @@ def test_four_processes_go_on_where_two_were_and_one_where_four_were(
     """Also tensor parallelism across processes: those that hold the same rows make the same."""
     drop_step(home / "runs/shared", 6)
     orders = {"dataset": prepared, "name": "shared", "mesh": (1, 2, 2), "devices": 1}
-    with together(home, 4, orders, slurm) as group:
+    with together(home, 4, orders | {"measured": MEASURED}, slurm) as group:
         told = group.finish()
+    same_scores(home, processes=4)
     assert [child["rows"] for child in told] == [[*range(4)]] * 2 + [[*range(4, 8)]] * 2
     assert told[0]["sums"] == told[1]["sums"] and told[2]["sums"] == told[3]["sums"]
     assert told[0]["sums"] + told[2]["sums"] == row_sums(prepared)

@@ -24,8 +24,10 @@ from m3djax import sharding
 from m3djax.evaluate import Answers, Beside, fingerprint, split
 from m3djax.evaluate.answers import evaluator as answers_module
 from m3djax.evaluate.answers.answerers import Answerer
+from m3djax.evaluate.answers.answering import Questioned
 from m3djax.evaluate.answers.asking import asked
-from m3djax.evaluate.evaluator import Subject
+from m3djax.evaluate.answers.table import AnswerTable, Row
+from m3djax.evaluate.evaluator import Share, Subject
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.loop import measure
 from m3djax.evaluate.scores import OWN, Scores
@@ -188,6 +190,28 @@ def test_an_interrupted_evaluation_goes_on(
     rows = [json.loads(line) for line in (tmp_path / "scores-this_run.jsonl").open()]
     assert len(rows) == total and all(row["said"] == row["truth"] for row in rows)
     assert {"accuracy", "unparsed"} <= set(next(r for r in rows if r["kind"] == "choice"))
+
+
+def test_processes_share_the_crops_and_read_what_others_answered(
+    studies: Split, data: Data, tmp_path: pathlib.Path
+) -> None:
+    files = [epath.Path(tmp_path) / f"answers.{number}.jsonl" for number in range(2)]
+    crops = lambda part: asked(data, SOURCE, crops=3, part=part)  # noqa: E731
+    found: dict[int, list[Row]] = {}
+    for number, file in enumerate(files):
+        table = AnswerTable(file, files)
+        for batch in Questioned(crops, 3, table).batches(Share(4, number, 2)):
+            assert batch["image"].shape == (4, *SIZE, 1)
+            assert [rows is None for rows in batch["questions"]] == (~batch["counts"]).tolist()
+            chosen = batch["number"][batch["counts"]], batch["questions"][batch["counts"]]
+            rows = dict(zip(*chosen, strict=True))
+            table.add(row for some in rows.values() for row in some)
+            found |= rows
+    everything = [one.rows for one in crops(slice(None))]
+    assert [found[crop] for crop in sorted(found)] == everything
+    table = AnswerTable(files[0], files)
+    assert not any(table.missing(rows) for rows in everything)
+    assert table.missing([dataclasses.replace(everything[0][0], question="Another?")])
 
 
 def test_models_side_by_side(evaluate: Any, data: Data) -> None:
