@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,8 @@ from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
 from m3djax.adapters import Adapted, LoRA
-from m3djax.evaluate.answers.beside import Beside, Model
+from m3djax.evaluate import Beside
+from m3djax.evaluate.evaluator import Subject
 from m3djax.experiment import Experiment
 from m3djax.params import Params, flatten
 from m3djax.run_folder import RunError
@@ -48,13 +48,18 @@ def leaves(params: Params) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
 
+def own(run: epath.Path) -> Subject:
+    """A run that is measured; its parameters do not matter."""
+    return Subject(TASK, {}, DATA, mesh(), run, run / "evaluation" / "answers")
+
+
 def test_the_run_itself(tmp_path: pathlib.Path) -> None:
-    own = Model(TASK, {}, DATA)
-    assert Beside(blind=True).model(epath.Path(tmp_path), own, mesh()) is own
+    measured = own(epath.Path(tmp_path))
+    assert Beside(blind=True).open(measured) is measured
 
 
 def test_another_run_is_merged(run: epath.Path, tmp_path: pathlib.Path) -> None:
-    other = Beside(str(run)).model(epath.Path(tmp_path), Model(None, {}, DATA), mesh())
+    other = Beside(str(run)).open(own(epath.Path(tmp_path)))
     assert isinstance(other.task, VisionLanguage) and other.data == DATA
     params = leaves(other.params)
     where = flatten(other.params)["llm/token_embed/embedding"].sharding
@@ -70,8 +75,7 @@ def test_another_run_is_merged(run: epath.Path, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("named", [True, False])
 def test_before_training(run: epath.Path, named: bool) -> None:
     other = Beside(str(run) if named else "", untrained=True)
-    model = other.model(run / "evaluation" / "answers", Model(None, {}, DATA), mesh())
-    found = leaves(model.params)
+    found = leaves(other.open(own(run)).params)
     adapted = Adapted(TASK, LoRA(rank=2))
     fresh = jax.jit(adapted.init)(jax.random.key(3), tiny.dialogue_batch(rows=1))
     expected = leaves(adapted.adapters.merged(fresh))
@@ -81,6 +85,5 @@ def test_before_training(run: epath.Path, named: bool) -> None:
 
 
 def test_no_such_run(tmp_path: pathlib.Path) -> None:
-    own: Any = Model(TASK, {}, DATA)
     with pytest.raises(RunError, match="is not a run"):
-        Beside(str(tmp_path / "nothing")).model(epath.Path(tmp_path), own, mesh())
+        Beside(str(tmp_path / "nothing")).open(own(epath.Path(tmp_path)))

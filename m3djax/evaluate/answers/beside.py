@@ -1,32 +1,14 @@
-"""Models that are measured beside a run, by the same questions."""
+"""Models that answer the same questions as the run that is measured."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from etils import epath
-from jax.sharding import Mesh
 
-from data_pipelines.pipeline import Data
 from m3djax import run_folder
-from m3djax.params import Params
-from m3djax.runs import model as runs_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What can be asked.
-
-    Attributes:
-      task: its task; adapters are merged.
-      params: its parameters.
-      data: of its run: its tokenizer puts the questions.
-    """
-
-    task: Any
-    params: Params
-    data: Data
+from m3djax.evaluate.evaluator import Subject
+from m3djax.runs.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +34,11 @@ class Beside:
         if self.run:
             run_folder.read_experiment(epath.Path(self.run))
 
-    def model(self, folder: epath.Path, own: Model, mesh: Mesh) -> Model:
-        """Reads it.
+    def open(self, own: Subject) -> Subject:
+        """Opens the model on the mesh of the run that is measured.
 
         Args:
-          folder: of the evaluator, in the folder of the run that is measured.
-          own: the model of that run.
-          mesh: where its parameters go.
+          own: the run that is measured.
 
         Raises:
           RunError: there is no such run.
@@ -66,7 +46,6 @@ class Beside:
         """
         if not self.run and not self.untrained:
             return own
-        place = epath.Path(self.run) if self.run else folder.parent.parent
-        read = runs_model.Model.untrained if self.untrained else runs_model.Model.open
-        found = read(place, mesh)
-        return Model(found.task, found.params, found.data)
+        read = Model.untrained if self.untrained else Model.open
+        found = read(epath.Path(self.run) if self.run else own.run, own.mesh)
+        return dataclasses.replace(own, task=found.task, params=found.params, data=found.data)

@@ -22,7 +22,7 @@ from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.answerers import answerer, placed
 from m3djax.evaluate.answers.answering import Questioned, Respondent, answer, read_answers
 from m3djax.evaluate.answers.asking import Asked, Enumerates, asked
-from m3djax.evaluate.answers.beside import Beside, Model
+from m3djax.evaluate.answers.beside import Beside
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.answers.present import present
 from m3djax.evaluate.answers.table import AnswerTable, Row
@@ -120,11 +120,9 @@ class Answers(SplitEvaluator):
         """
         for other in self.beside.values():
             other.check()
-        own = Model(subject.task, subject.params, subject.data)
-        yield self._pass(OWN, own, subject)
+        yield self._pass(OWN, subject, subject)
         for name, other in self.beside.items():
-            model = other.model(subject.folder, own, subject.mesh)
-            yield self._pass(name, model, subject, blind=other.blind)
+            yield self._pass(name, other.open(subject), subject, blind=other.blind)
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Any]:
         """See `Evaluator.predict`: the answers to the questions about each crop."""
@@ -177,27 +175,33 @@ class Answers(SplitEvaluator):
             notes.append(_ONE_PATIENT)
         return present(numbers, units, self._sheet(subject, kinds), tuple(notes))
 
-    def _pass(self, name: str, model: Model, subject: Subject, *, blind: bool = False) -> Pass:
+    def _pass(self, name: str, model: Subject, subject: Subject, *, blind: bool = False) -> Pass:
         """Returns one model's answers to all questions; those that were given earlier are kept."""
-        reading, source = self.reading(subject.data), self.source(subject.data)
-        params = placed(model.params, subject.mesh)
-        tokens = model.data.text and serialize.to_json(model.data.text.tokens)
-        parts = reading_parts(model.task, reading, source, self.crops, self.seed)
-        parts += [tokens, serialize.to_json(self.sampling), blind]
-        files = PredictionFiles.of(subject.folder, f"answers-{_file_name(name)}", params, parts)
-        files.remove_others()
-        number = jax.process_index()
-        own = files.file(f".{number}.jsonl" if number else ".jsonl")
-        table = AnswerTable(own, files.files())
+        reading, mesh = self.reading(subject.data), subject.mesh
+        params = placed(model.params, mesh)
+        table = self._table(name, dataclasses.replace(model, params=params), subject, blind=blind)
         put = dataclasses.replace(reading, text=_text_of(model.data, reading.text))
         load = functools.partial(
-            answerer, model.task, params, put, subject.mesh, sampling=self.sampling, blind=blind
+            answerer, model.task, params, put, mesh, sampling=self.sampling, blind=blind
         )
         respondent = Respondent(
-            model.task, params, model.data, subject.mesh, subject.run, subject.folder, load, table
+            model.task, params, model.data, mesh, subject.run, subject.folder, load, table
         )
         crops = functools.partial(self._asked, subject)
         return Pass(name, respondent, Questioned(crops, self.crops, table))
+
+    def _table(self, name: str, model: Subject, subject: Subject, *, blind: bool) -> AnswerTable:
+        """Opens the answers of a model; those of other parameters are removed."""
+        reading, source = self.reading(subject.data), self.source(subject.data)
+        tokens = model.data.text and serialize.to_json(model.data.text.tokens)
+        parts = reading_parts(model.task, reading, source, self.crops, self.seed)
+        parts += [tokens, serialize.to_json(self.sampling), blind]
+        stem = f"answers-{_file_name(name)}"
+        files = PredictionFiles.of(subject.folder, stem, model.params, parts)
+        files.remove_others()
+        number = jax.process_index()
+        own = files.file(f".{number}.jsonl" if number else ".jsonl")
+        return AnswerTable(own, files.files())
 
     def _asked(self, subject: Subject, part: slice = slice(None)) -> Iterator[Asked]:
         return asked(
