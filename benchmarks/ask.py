@@ -46,10 +46,11 @@ def make(folder: Path) -> None:
     import jax
 
     from data_pipelines import fetch
+    from data_pipelines.fields.image import Image
+    from data_pipelines.fields.text import Text
     from data_pipelines.pipeline import Data, Source
     from data_pipelines.text.dialogue import DialogueTokens
     from data_pipelines.text.llm_tokenizer import IMAGE, PLAIN, SPECIAL
-    from data_pipelines.text_fields import Text
     from m3djax import params as params_lib
     from m3djax import weights
     from m3djax.augment import Intensity, Window
@@ -73,7 +74,8 @@ def make(folder: Path) -> None:
     flat = params_lib.flatten({**drawn, **llm.params})
     pretrained.save(folder / "llm", llm)
     tokens = DialogueTokens(str(folder / "llm"), 256, 512, llm.model.vocab_size)
-    data = Data((Source("none"),), SIZE, units="unit", text=Text(tokens))
+    fields = {"image": Image(), "text": Text(tokens)}
+    data = Data((Source("none"),), SIZE, units="unit", fields=fields)
     weights.save(folder / "run", Experiment("ask", task, data), flat, {})
     rules = (*vit.monai_vit(VISION), *lamed.projector(task.projector))
     stream.save(folder / "vision", flat, rules)

@@ -35,9 +35,9 @@ def ours() -> Any:
     """The experiment; what is learned is the whole text, as theirs."""
     import jax.numpy as jnp
 
+    from data_pipelines.fields.text import Text
     from data_pipelines.pipeline import Data, Source
     from data_pipelines.text.passages import Passage
-    from data_pipelines.text_fields import Text
     from m3djax.adapters import LoRA
     from m3djax.convert import llm_config
     from m3djax.experiment import Experiment
@@ -54,7 +54,7 @@ def ours() -> Any:
 
     model = llm_config.decoder(llm_config.make_config("llama", SHAPES, __file__))
     text = Text(Passage("nowhere", LENGTH, SHAPES["vocab_size"]))
-    data = Data((Source("nowhere"),), size=(1, 8, 8), batch_size=ROWS, text=text)
+    data = Data((Source("nowhere"),), batch_size=ROWS, fields={"text": text})
     adapters, trainable = LoRA(RANK, 2.0 * RANK, dropout=0.0), ".*lora_[ab]"
     task = Whole(model, chunk=LENGTH)
     return Experiment("lora", task, data, AdamW(1e-4), adapters, trainable)

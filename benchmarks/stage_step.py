@@ -41,9 +41,10 @@ def ours(stage: str) -> Any:
     import jax.numpy as jnp
 
     from configs.m3d import align, align_released, instruct
+    from data_pipelines.fields.image import Image
+    from data_pipelines.fields.text import Text
     from data_pipelines.pipeline import Data, Source
     from data_pipelines.text.passages import Passage
-    from data_pipelines.text_fields import Text
     from m3djax.adapters import LoRA
     from m3djax.augment import Intensity, Window
     from m3djax.convert import llm_config
@@ -73,7 +74,8 @@ def ours(stage: str) -> Any:
     if stage == "instruct":
         adapters, trainable = LoRA(RANK, 2.0 * RANK, dropout=0.0), instruct.TRAINABLE
     text = Text(Passage("nowhere", LENGTH, SHAPES["vocab_size"]))
-    data = Data((Source("nowhere"),), size=SIZE, batch_size=1, units="unit", text=text)
+    fields = {"image": Image(), "text": text}
+    data = Data((Source("nowhere"),), size=SIZE, batch_size=1, units="unit", fields=fields)
     return Experiment(stage, task, data, AdamW(1e-4), adapters, trainable)
 
 

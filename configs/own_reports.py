@@ -13,9 +13,10 @@ import dataclasses
 
 from configs import quickstart_clip
 from data_pipelines.captions import Report
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Crop, Source
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
 
@@ -31,7 +32,10 @@ def get_config() -> Experiment:
             sources=(Source("data/mine"),),
             size=(32, 64, 64),
             crops=(Crop(2.0),),
-            text=Text(ReportTokens("all-MiniLM-L6-v2", 128), Report()),
+            fields={
+                "image": Image(),
+                "text": Text(ReportTokens("all-MiniLM-L6-v2", 128), Report()),
+            },
         ),
         init_from={},
         evaluators={"retrieval": Retrieval()},

@@ -26,9 +26,10 @@ from configs.quickstart_clip import LEARNED
 from data_pipelines.captions import MaskCaption
 from data_pipelines.captions.instructions import Describe, Mixture
 from data_pipelines.captions.questions import MaskQuestions
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
-from data_pipelines.text_fields import Text
 from m3djax.adapters import LoRA
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.evaluate import Answers, Beside
@@ -72,7 +73,7 @@ DATA = Data(
     (Source("data/sample_ct", "train_organs", part=LEARNED),),
     size=(8, 48, 48),
     batch_size=8,
-    text=Text(TOKENS, QUESTIONS),
+    fields={"image": Image(), "text": Text(TOKENS, QUESTIONS)},
 )
 CAVEAT = (
     "Patient C, whom no training saw, is likely, but not provably, another person than B. The "
@@ -82,7 +83,7 @@ ANSWERS = Answers(
     split="test_organs",
     crops=32,
     per_crop=2,
-    data=Data(DATA.sources, DATA.size, text=Text(TOKENS, ASK)),
+    data=Data(DATA.sources, DATA.size, fields={"image": Image(), "text": Text(TOKENS, ASK)}),
     beside={
         "text only": Beside("runs/quickstart_text_only"),
         "before training": Beside(untrained=True),

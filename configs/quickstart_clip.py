@@ -12,10 +12,11 @@ on crops of the upper third, none of whose voxels it was trained on, and on pati
 """
 
 from data_pipelines.captions import MaskCaption
-from data_pipelines.crops import Part
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.placement import Part
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
@@ -65,7 +66,10 @@ def get_config() -> Experiment:
             (Source("data/sample_ct", "train_organs", part=LEARNED),),
             size=(8, 48, 48),
             batch_size=32,
-            text=Text(ReportTokens("all-MiniLM-L6-v2", 64), MaskCaption(LABELS)),
+            fields={
+                "image": Image(),
+                "text": Text(ReportTokens("all-MiniLM-L6-v2", 64), MaskCaption(LABELS)),
+            },
         ),
         optimizer=AdamW(learning_rate=1e-3),
         groups=(Group("vision/", lr_scale=0.5),),

@@ -17,7 +17,7 @@ from configs.quickstart_ask import (
     TOKENS,
     WEIGHTS,
 )
-from data_pipelines.text_fields import Text
+from data_pipelines.fields.text import Text
 from m3djax.adapters import LoRA
 from m3djax.experiment import Experiment
 from m3djax.tasks.language import Language
@@ -32,7 +32,7 @@ def get_config() -> Experiment:
         name="quickstart_text_only",
         task=Language(SMOLLM2, counted=COUNTED),
         adapters=LoRA(dropout=0.0, targets=ADAPTERS),
-        data=dataclasses.replace(DATA, text=Text(tokens, QUESTIONS)),
+        data=DATA.with_fields(text=Text(tokens, QUESTIONS)),
         trainable=".*lora_[ab]",
         groups=(),
         init_from={"llm": WEIGHTS},

@@ -1,3 +1,5 @@
+from .around import Candidates as Candidates
+from .around import Foreground as Foreground
 from .captions import CaptionSource as CaptionSource
 from .captions import MaskCaption as MaskCaption
 from .captions import Report as Report
@@ -8,8 +10,17 @@ from .captions.instructions import Stored as Stored
 from .captions.questions import MaskQuestions as MaskQuestions
 from .crops import Crop as Crop
 from .datasets.reading import open_dataset as open_dataset
+from .fields.image import Image as Image
+from .fields.labels import Labels as Labels
+from .fields.mask import AskedMask as AskedMask
+from .fields.mask import Mask as Mask
+from .fields.points import Points as Points
+from .fields.slice import Slice as Slice
+from .fields.text import Text as Text
 from .pipeline import Data as Data
 from .pipeline import Source as Source
+from .placement import Uniform as Uniform
+from .placement import Whole as Whole
 from .preprocess import Recipe as Recipe
 from .readers import read as read
 from .restore import put_back as put_back
@@ -17,5 +28,4 @@ from .restore import save_like as save_like
 from .text.dialogue import DialogueTokens as DialogueTokens
 from .text.passages import Passage as Passage
 from .text.tokens import ReportTokens as ReportTokens
-from .text_fields import Text as Text
 from .volume import Volume as Volume

@@ -8,31 +8,31 @@ windows and augmentation are applied inside the compiled step.
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import sys
-from collections.abc import Generator, Sequence
-from typing import Annotated
+from collections.abc import Generator, Mapping, Sequence
+from typing import TypeVar
 
 import grain
 import numpy as np
-import tyro
-from absl import flags
 
+from data_pipelines import stream
 from data_pipelines.captions import View
-from data_pipelines.crops import WHOLE, Batch, Crop, Part, RandomCrop, check_units
+from data_pipelines.crops import Crop, RandomCrop, check_units
 from data_pipelines.datasets import RecordSource, open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.fields.base import Field, Spatial
+from data_pipelines.fields.image import Image
+from data_pipelines.placement import WHOLE, Part
 from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
-from data_pipelines.text_fields import Text
+from data_pipelines.stream import Batch
 from data_pipelines.volume import Units
 
 LOADING = ("workers", "buffer", "cache_gb")
 """Fields of `Data` that change how fast samples are loaded, and no sample."""
 _SHUFFLED_AT_LEAST = 1 << 10
 _ENDLESS = 1 << 40
+FieldT = TypeVar("FieldT", bound=Field)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +65,12 @@ class Data:
 
     Attributes:
       sources: the mixture.
-      size: voxels along (D, H, W) of the network's input; smaller volumes are padded with air.
+      size: voxels along (D, H, W) of a sample; smaller volumes are padded with air.
       batch_size: over all processes.
       units: what the records must hold, as the task's window is made for it.
       crops: how crops are cut.
-      text: what is said of a sample, as tokens; None for no text.
+      fields: what a batch holds of its crops, by name. Voxels that no field looks at are not
+        decoded.
       workers: processes that read and cut; 0 does so in threads of this one, which is faster on a
         few cores, as batches need not be sent.
       buffer: batches that are made ahead, per worker.
@@ -82,8 +83,7 @@ class Data:
     batch_size: int = 8
     units: Units = "HU"
     crops: tuple[Crop, ...] = (Crop(),)
-    # With a default there is nothing to choose: its fields are flags like all others.
-    text: Annotated[Text | None, tyro.conf.AvoidSubcommands] = None
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=lambda: {"image": Image()})
     workers: int = 0
     buffer: int = 4
     cache_gb: float = 1.0
@@ -94,16 +94,63 @@ class Data:
             raise ConfigError("sources and crops must not be empty, and weights must be positive.")
         if self.batch_size < 1 or min(self.size) < 1:
             raise ConfigError("batch_size and size must be positive.")
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        made: dict[str, str] = {}
+        for name, field in self.fields.items():
+            for array in field.spec(name, self.size):
+                if array in made:
+                    raise ConfigError(
+                        f"the fields {made[array]!r} and {name!r} both make the array {array!r}. "
+                        "Cure: leave one of them out, or give it another name."
+                    )
+                made[array] = name
+        if not made:
+            raise ConfigError('fields is empty. Cure: fields={"image": Image()}.')
+
+    def field(self, name: str, kind: type[FieldT]) -> FieldT:
+        """Returns a field.
+
+        Args:
+          name: of the field.
+          kind: its class.
+
+        Raises:
+          ConfigError: there is no field of this name, or it is of another class.
+        """
+        found = self.find(name, kind)
+        if found is None:
+            has = ", ".join(f"{key!r} ({type(f).__name__})" for key, f in self.fields.items())
+            raise ConfigError(
+                f"the data has no field {name!r} of the class {kind.__name__}; it has {has}. "
+                f"Cure: add {name!r}: {kind.__name__}(...) to data.fields."
+            )
+        return found
+
+    def find(self, name: str, kind: type[FieldT]) -> FieldT | None:
+        """Returns the field of this name if it is of this class, else None."""
+        found = self.fields.get(name)
+        return found if isinstance(found, kind) else None
+
+    def with_fields(self, **fields: Field) -> Data:
+        """Returns the same data with fields added, or replaced where the name is known."""
+        return dataclasses.replace(self, fields={**self.fields, **fields})
 
     def spec(self) -> dict[str, ArraySpec]:
-        """Shapes and dtypes of a batch; needs no data on disk."""
-        b = self.batch_size
+        """Returns shapes and dtypes of a batch; needs no data on disk."""
         return {
-            "image": ArraySpec((b, *self.size, 1), np.dtype(np.int16)),
-            "scale": ArraySpec((b,), np.dtype(np.float32)),
-            "offset": ArraySpec((b,), np.dtype(np.float32)),
-            "spacing": ArraySpec((b, 3), np.dtype(np.float32)),
-            **(self.text.spec(b) if self.text else {}),
+            array: ArraySpec((self.batch_size, *spec.shape), spec.dtype)
+            for name, field in self.fields.items()
+            for array, spec in field.spec(name, self.size).items()
+        }
+
+    def spatial(self) -> dict[str, Spatial]:
+        """Returns how the arrays of a sample move when it is flipped or turned, by their names."""
+        return {
+            array: spatial
+            for name, field in self.fields.items()
+            for array, spatial in field.spatial(name).items()
         }
 
     def check(self) -> None:
@@ -112,12 +159,13 @@ class Data:
         Raises:
           DataError: a source is not a whole dataset, or has no records, or the tokenizer is
             unusable.
-          ConfigError: the text speaks of labels that the dataset does not have.
+          ConfigError: a field speaks of labels that the dataset does not have.
         """
-        if self.text is not None:
-            self.text.tokens.check()
-        for source in self.sources:
-            record = self._records(source)[0]
+        opened = [self._records(source) for source in self.sources]
+        for name, field in self.fields.items():
+            field.check(name, opened)
+        for source, records in zip(self.sources, opened, strict=True):
+            record = records[0]
             check_units(record, self.units)
             self._crop(source).random_map(record, np.random.default_rng(0), train=False)
 
@@ -201,25 +249,10 @@ class Data:
     def _stream(
         self, samples: grain.MapDataset, rows: Sequence[int] | None, start: int, end: int
     ) -> Generator[Batch, None, None]:
-        """Reads ahead, in threads or worker processes; closes them when it is closed."""
+        """Returns batches from number `start` to `end`, made ahead; see `stream.batches`."""
         rows = tuple(range(self.batch_size)) if rows is None else tuple(rows)
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails if nobody parsed them
-        pick = _Pick(samples, rows, self.batch_size)
-        dataset = grain.MapDataset.range(start * len(rows), end * len(rows)).map(pick)
-        dataset = dataset.batch(len(rows), drop_remainder=True, batch_fn=self._stack)
-        threads = 1 if self.workers else min(os.cpu_count() or 1, self.buffer)
-        stream = dataset.to_iter_dataset(grain.ReadOptions(threads, self.buffer))
-        if self.workers:
-            stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.buffer),
-                worker_init_fn=_outlive_stop_signals,
-            )
-        iterator = iter(stream)
-        try:
-            yield from iterator
-        finally:
-            iterator.close()
+        picked = stream.Rows(samples, rows, self.batch_size)
+        return stream.batches(picked, start, end, self._stack, self.workers, self.buffer)
 
     def _samples(self, seed: int) -> grain.MapDataset:
         """Endless samples; all randomness is tied to a sample's number before any splitting."""
@@ -244,40 +277,28 @@ class Data:
         }
 
     def _crop(self, source: Source) -> RandomCrop:
-        names = self._records(source).mask_names if self.text else {}
-        return RandomCrop(self.size, self.crops, self.units, self.text, names, source.part)
+        records = self._records(source)
+        return RandomCrop(
+            self.size,
+            self.crops,
+            self.fields,
+            self.units,
+            records.mask_names,
+            records.label_names,
+            source.part,
+        )
 
     def _cached(self, source: Source) -> CachedRecords:
-        masks = self.text is not None and self.text.source.needs_mask
-        return CachedRecords(self._records(source), int(self.cache_gb * 2**30), masks=masks)
+        fields, crops = self.fields.values(), self.crops
+        return CachedRecords(
+            self._records(source),
+            int(self.cache_gb * 2**30),
+            images=any(field.needs_image for field in fields),
+            masks=any(f.needs_mask for f in fields) or any(c.at.needs_mask for c in crops),
+        )
 
     def _records(self, source: Source) -> RecordSource:
         records = open_dataset(source.path, source.split, lazy=True)
         if not len(records):
             raise DataError(source.path, f"split {source.split!r} is empty", "prepare more scans")
         return records
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pick:
-    """Counts through some rows of all batches, and takes their samples.
-
-    Attributes:
-      samples: all samples; batch n is made of `batch_size` from n x `batch_size` on.
-      rows: the rows that are taken of each batch.
-      batch_size: rows of a whole batch.
-    """
-
-    samples: grain.MapDataset
-    rows: tuple[int, ...]
-    batch_size: int
-
-    def __call__(self, number: int) -> Batch:
-        batch, row = divmod(number, len(self.rows))
-        return self.samples[batch * self.batch_size + self.rows[row]]
-
-
-def _outlive_stop_signals(_worker: int, _workers: int) -> None:
-    """Slurm and ctrl-C signal workers too; the last step before the save needs their batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

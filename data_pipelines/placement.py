@@ -1,4 +1,4 @@
-"""Where crops lie in a volume: windows, and the ways to choose them."""
+"""Where crops lie in a volume: the ways to choose their windows."""
 
 from __future__ import annotations
 
@@ -9,54 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.datasets.codec import LazyArray
 from data_pipelines.datasets.records import Record
+from data_pipelines.windows import Window
 
-Size = tuple[int, int, int]
 Part = tuple[float, float]
 WHOLE: Part = (0.0, 1.0)
 _Ends = Sequence[tuple[int, int]]
 """First and past-the-last voxel along (D, H, W) of what may be looked at."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """Where a crop lies.
-
-    Attributes:
-      slices: of the volume, along (D, H, W).
-      pads: voxels before and after them that lie outside of the volume.
-    """
-
-    slices: tuple[slice, ...]
-    pads: tuple[tuple[int, int], ...]
-
-    def of(self, volume: np.ndarray | LazyArray, fill: int) -> np.ndarray:
-        """Returns the voxels of a volume in the window; `fill` outside of the volume."""
-        window = volume[self.slices]
-        if not any(map(any, self.pads)):
-            return window
-        return np.pad(window, self.pads, constant_values=fill)
-
-    @property
-    def start(self) -> tuple[int, ...]:
-        """The voxel of the volume at the window's voxel 0; negative where it lies outside."""
-        return tuple(
-            along.start - before for along, (before, _) in zip(self.slices, self.pads, strict=True)
-        )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels along (D, H, W), those outside of the volume included."""
-        return tuple(
-            along.stop - along.start + sum(pads)
-            for along, pads in zip(self.slices, self.pads, strict=True)
-        )
-
-    @property
-    def middle(self) -> tuple[int, ...]:
-        """The voxel of the volume in the middle of the part of it that is in the window."""
-        return tuple((along.start + along.stop) // 2 for along in self.slices)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,6 +69,19 @@ class Uniform(Placement):
         return place(ground.record["image"].shape, size, rng, ground.part)
 
 
+@dataclasses.dataclass(frozen=True)
+class Whole(Placement):
+    """Takes all of the volume, whatever its size, so that the crop is the volume resized.
+
+    Axes are scaled each by a factor of its own, so that spacings change their proportions.
+    """
+
+    def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
+        """See `Placement`."""
+        ends = ground.ends
+        return Window.at(ends, [high - low for low, high in ends], [low for low, _ in ends])
+
+
 def place(
     shape: Sequence[int], size: Sequence[int], rng: np.random.Generator, part: Part = WHOLE
 ) -> Window:
@@ -124,20 +96,12 @@ def place(
       part: share of the volume along D that counts; voxels beyond it are not looked at.
     """
     ends = _ends(shape, part)
-    start = [_anywhere(low, high, want, rng) for (low, high), want in zip(ends, size, strict=True)]
-    return window_at(ends, size, start)
+    start = [anywhere(low, high, want, rng) for (low, high), want in zip(ends, size, strict=True)]
+    return Window.at(ends, size, start)
 
 
-def window_at(ends: _Ends, size: Sequence[int], start: Sequence[int]) -> Window:
-    """Returns the window of `size` voxels that begins at `start`, with pads outside of `ends`."""
-    slices, pads = [], []
-    for (low, high), want, first in zip(ends, size, start, strict=True):
-        slices.append(slice(max(first, low), min(first + want, high)))
-        pads.append((max(low - first, 0), max(first + want - high, 0)))
-    return Window(tuple(slices), tuple(pads))
-
-
-def _anywhere(low: int, high: int, want: int, rng: np.random.Generator) -> int:
+def anywhere(low: int, high: int, want: int, rng: np.random.Generator) -> int:
+    """Returns the first voxel of a window of `want` voxels at a random place along one axis."""
     spare = high - low - want
     offset = int(rng.integers(abs(spare) + 1))
     return low + offset if spare > 0 else low - offset

@@ -41,10 +41,24 @@ class Window:
         spare = np.array(shape) - np.array(size)
         start = np.round(middle - (np.array(size) - 1) / 2).astype(int)
         start = np.where(spare > 0, start.clip(0, spare.clip(0)), -((-spare) // 2))
+        return cls.at([(0, side) for side in shape], size, start.tolist())
+
+    @classmethod
+    def at(
+        cls, ends: Sequence[tuple[int, int]], size: Sequence[int], start: Sequence[int]
+    ) -> Window:
+        """Returns the window that begins at a voxel.
+
+        Args:
+          ends: first and past-the-last voxel of the volume along (D, H, W); voxels of the window
+            beyond them are padded.
+          size: voxels of the window.
+          start: the voxel of the volume at the window's voxel 0.
+        """
         slices, pads = [], []
-        for have, want, first in zip(shape, size, start.tolist(), strict=True):
-            slices.append(slice(max(first, 0), min(first + want, have)))
-            pads.append((max(-first, 0), max(first + want - have, 0)))
+        for (low, high), want, first in zip(ends, size, start, strict=True):
+            slices.append(slice(max(first, low), min(first + want, high)))
+            pads.append((max(low - first, 0), max(first + want - high, 0)))
         return cls(tuple(slices), tuple(pads))
 
     @classmethod

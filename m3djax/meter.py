@@ -30,7 +30,7 @@ class Meter:
         mesh: jax.sharding.Mesh,
         trainable: str = ".*",
     ) -> None:
-        self._batch_size = spec["image"].shape[0]
+        self._batch_size = next(iter(spec.values())).shape[0]
         self._flops = flops.model_flops(task, spec, trainable)
         self._peak = flops.peak(mesh)
         self._last: int | None = None

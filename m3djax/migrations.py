@@ -18,20 +18,40 @@ Node = dict[str, Any]
 """A config object as JSON: its class under "class", and its fields."""
 
 
-def _experiment(node: Node) -> Node:
-    """Adapters were a task around the task."""
-    task = node["task"]
-    if task["class"] != "LoRA":
-        return node
-    adapters = {key: value for key, value in task.items() if key != "task"}
-    return {**node, "task": task["task"], "adapters": adapters}
-
-
 # Classes of format 1 that have another name today.
 RENAMED: dict[str, str] = {}
 
+
+def _data(node: Node) -> Node:
+    """Turns `text` into a field beside the image, which every batch had."""
+    text = node.pop("text", None)
+    fields = {"image": {"class": "Image"}, **({"text": text} if text else {})}
+    return {**node, "fields": fields}
+
+
+def _experiment(node: Node) -> Node:
+    """Adapters were a task around the task."""
+    task = node["task"]
+    if task["class"] == "LoRA":
+        adapters = {key: value for key, value in task.items() if key != "task"}
+        node = {**node, "task": task["task"], "adapters": adapters}
+    return _without_voxels(node)
+
+
+def _without_voxels(node: Node) -> Node:
+    """Leaves the voxels out of the shipped text-only configs.
+
+    They cut the smallest crops possible, which their task does not look at. Their texts draw
+    nothing, so that the texts of their batches stay the same.
+    """
+    data = node.get("data") or {}
+    if node.get("name") in ("llama2_7b", "llama2_7b_lora") and data.get("size") == [1, 8, 8]:
+        del data["size"], data["fields"]["image"]
+    return node
+
+
 # Changes of the fields of a class of format 1, by its name then. Inner objects are changed first.
-RULES: dict[str, Callable[[Node], Node]] = {"Experiment": _experiment}
+RULES: dict[str, Callable[[Node], Node]] = {"Data": _data, "Experiment": _experiment}
 
 
 def stamp(config: Any) -> Any:

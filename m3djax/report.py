@@ -88,10 +88,11 @@ def summary(config: Experiment, rows: list[dict[str, float]]) -> dict[str, str]:
     optimizer = config.optimizer
     speeds = [row["volumes_per_second"] for row in rows if "volumes_per_second" in row]
     done = f"{int(rows[-1]['step']) + 1:,} of " if rows else ""
+    seen = "image" in config.data.fields
     lines = {
         "task": type(config.task).__name__,
         "parameters": f"{_parameters(config):,}",
-        "input": " x ".join(map(str, config.data.size)) + " voxels",
+        "input": f"{' x '.join(map(str, config.data.size))} voxels" if seen else "text",
         "steps": f"{done}{config.steps:,}, batch {config.data.batch_size}",
         "optimizer": f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}",
         "seed": str(config.seed),

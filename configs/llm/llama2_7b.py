@@ -7,13 +7,13 @@ of M3D-Cap as plain text, 768 tokens each. Weights and moments are split over 16
 layer by layer; every block is computed again in the backward pass.
 
 It is planned (docs/plans) with a batch of 128, 8 texts on each chip, and has not been trained here:
-no figure is claimed. Put Llama's tokenizer.json into weights/llama2_7b. The pipeline cuts crops of
-volumes, which this task does not look at: they are as small as they may be.
+no figure is claimed. Put Llama's tokenizer.json into weights/llama2_7b. A batch holds
+texts alone, so that no volume is decoded.
 """
 
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.passages import Passage
-from data_pipelines.text_fields import Text
 from m3djax.experiment import Experiment
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
 from m3djax.models.transformer import Transformer
@@ -31,10 +31,9 @@ LLAMA2_7B = Decoder(
 )
 REPORTS = Data(
     (Source("data/m3d_cap"),),
-    size=(1, 8, 8),
     batch_size=128,
     units="unit",
-    text=Text(Passage("weights/llama2_7b", length=768)),
+    fields={"text": Text(Passage("weights/llama2_7b", length=768))},
     workers=8,
 )
 

@@ -20,9 +20,10 @@ It has not been trained here: no figure is claimed. Expect `loss` to begin near 
 
 from data_pipelines.captions import CaptionSource
 from data_pipelines.captions.instructions import Describe, Mixture, Stored
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Crop, Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
-from data_pipelines.text_fields import Text
 from data_pipelines.volume import Units
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.experiment import Experiment
@@ -95,7 +96,7 @@ def data(
         batch_size=batch_size,
         units=units,
         crops=crops,
-        text=Text(tokens, asked or texts()),
+        fields={"image": Image(), "text": Text(tokens, asked or texts())},
         workers=8,
     )
 

@@ -18,9 +18,10 @@ It is planned for 256 chips of v5e, 16 pairs on each (`python run.py plan config
 by one line, such as init_from={"vision": "runs/MAE_RUN", "text": "weights/bert_base"}.
 """
 
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
@@ -57,7 +58,7 @@ def get_config() -> Experiment:
             size=(32, 256, 256),
             batch_size=4096,
             units="unit",
-            text=Text(ReportTokens("weights/bert", length=128)),
+            fields={"image": Image(), "text": Text(ReportTokens("weights/bert", length=128))},
             workers=8,
         ),
         optimizer=AdamW(learning_rate=4e-4, warmup=0.1, b2=0.98, weight_decay=0.1),

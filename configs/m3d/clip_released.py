@@ -16,9 +16,10 @@ is ours: it saves memory, and changes no number but for rounding. Put the tokeni
 answers within a batch, to start near 1/256. It has not been trained here: no figure is claimed.
 """
 
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
@@ -65,7 +66,10 @@ def get_config() -> Experiment:
             size=(32, 256, 256),
             batch_size=256,
             units="unit",
-            text=Text(ReportTokens("weights/bert", length=512, shorten="released")),
+            fields={
+                "image": Image(),
+                "text": Text(ReportTokens("weights/bert", length=512, shorten="released")),
+            },
             workers=16,
         ),
         optimizer=AdamW(learning_rate=1e-4, warmup=0.03, b2=0.999, weight_decay=0.1, clip_norm=1.0),

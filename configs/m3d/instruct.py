@@ -25,8 +25,8 @@ from configs.m3d import align
 from data_pipelines.captions import CaptionSource
 from data_pipelines.captions.instructions import Describe, Mixture, Stored
 from data_pipelines.captions.questions import MaskQuestions
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
-from data_pipelines.text_fields import Text
 from m3djax.adapters import LoRA
 from m3djax.evaluate import Answers, Beside, Evaluator
 from m3djax.experiment import Experiment
@@ -83,9 +83,7 @@ def measured(data: Data, *, reports: str = "test", released: bool = False) -> di
 
 def answers(data: Data, asked: CaptionSource, split: str, longest: int, **fields: Any) -> Answers:
     """What is asked about the volumes of a split; answers have `longest` tokens at most."""
-    assert data.text is not None
-    text = Text(data.text.tokens, asked)
-    data = dataclasses.replace(data, text=text)
+    data = data.with_fields(text=Text(data.field("text", Text).tokens, asked))
     return Answers(split=split, data=data, sampling=Sampling(longest), **fields)
 
 

@@ -10,18 +10,21 @@ from data_pipelines.datasets.records import Record
 
 
 class CachedRecords:
-    """Records with the last used ones kept in memory, images decoded.
+    """Records of which those used last are kept in memory, with the voxels that are needed decoded.
 
     Args:
       records: lazy ones.
       limit: bytes of images and masks to keep; at least one record is kept.
-      masks: masks are looked into as well.
+      images: whether images are looked at.
+      masks: whether masks are looked at.
     """
 
-    def __init__(self, records: RecordSource, limit: int, *, masks: bool = False) -> None:
+    def __init__(
+        self, records: RecordSource, limit: int, *, images: bool = True, masks: bool = False
+    ) -> None:
         self._records = records
         self._limit = limit
-        self._masks = masks
+        self._needed = [name for name, on in (("image", images), ("mask", masks)) if on]
         self._kept: collections.OrderedDict[int, tuple[Record, int]] = collections.OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
@@ -37,9 +40,8 @@ class CachedRecords:
                 self._kept.move_to_end(index)
                 return self._kept[index][0]
         record = self._records[index]  # threads read at the same time, now and then one twice
-        record["image"].load()
-        if self._masks:
-            record["mask"].load()
+        for name in self._needed:
+            record[name].load()
         with self._lock:
             if index not in self._kept:
                 nbytes = record["image"].nbytes + record["mask"].nbytes
@@ -50,4 +52,6 @@ class CachedRecords:
         return record
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(CachedRecords, masks=self._masks), (self._records, self._limit)
+        images, masks = "image" in self._needed, "mask" in self._needed
+        made = functools.partial(CachedRecords, images=images, masks=masks)
+        return made, (self._records, self._limit)

@@ -137,6 +137,7 @@ def _study(row: Row, labels: tuple[str, ...], test_fraction: float, masks: str |
         series=row.cells.get("series"),
         mask=mask,
         report=row.cells.get("report"),
+        points=row.points(),
         labels={name: row.label(name) for name in labels if name in row.cells},
     )
 

@@ -51,6 +51,7 @@ def make(collection: Collection, study: Study) -> Prepared | Broken:
             annotated=annotated,
             report=_report(study),
             qa=study.qa,
+            points=study.points,
             labels=study.labels,
             label_names=collection.label_names,
             eight_bit=scan.array.dtype == np.uint8,

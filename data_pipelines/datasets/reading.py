@@ -26,7 +26,7 @@ METADATA = "metadata.json"
 SUBSETS = "subsets.json"
 """{name: [[split, number of a record in it], ...]} of splits that overlap others."""
 _INFO = "dataset_info.json"
-_LATER = {"qa": "", "qa_valid": np.bool_(False)}
+_LATER = {"qa": "", "qa_valid": np.bool_(False), "points": "", "points_valid": np.bool_(False)}
 """Fields that datasets of earlier versions do not have."""
 
 

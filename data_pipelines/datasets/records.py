@@ -1,10 +1,11 @@
 """The one record schema of all prepared datasets, and how a volume becomes a record."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.datasets import points as points_lib
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume
 
@@ -20,7 +21,8 @@ def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], typ
     millimetres, `to_source` to the index on the grid of the file as it was read.
     `annotated[value]` tells whether the mask was drawn for that label: where it is False, the
     label's absence from the mask says nothing. A field that a study does not have is zeros with
-    `<field>_valid` False. `qa` holds questions and answers, see `datasets.qa`.
+    `<field>_valid` False. `qa` holds questions and answers, see `datasets.qa`;
+    `points` holds points such as candidate centres, see `datasets.points`.
     `storage.stored_spec` tells what becomes of the two volumes on disk.
 
     Args:
@@ -46,6 +48,8 @@ def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], typ
         "report_valid": (scalar, np.bool_),
         "qa": (scalar, str),
         "qa_valid": (scalar, np.bool_),
+        "points": (scalar, str),
+        "points_valid": (scalar, np.bool_),
         "labels": ((num_labels,), np.float32),
         "labels_valid": (scalar, np.bool_),
         "patient_id": (scalar, str),
@@ -60,6 +64,7 @@ def encode(
     annotated: Collection[int] | None = None,
     report: str | None = None,
     qa: str = "",
+    points: Sequence[points_lib.PointList] = (),
     labels: Mapping[str, float] | None = None,
     label_names: tuple[str, ...] = (),
     eight_bit: bool = False,
@@ -71,12 +76,14 @@ def encode(
       annotated: Label values that the mask was drawn for; None means all of them.
       report: Text of the radiology report, None when there is none.
       qa: Questions and answers, see `qa.to_text`.
+      points: Points of the study; see `datasets.points`.
       labels: Known labels by name; the others become NaN.
       label_names: The labels of the whole dataset, in the order of the `labels` array.
       eight_bit: The file had a byte per voxel; see `quantize`.
 
     Raises:
-      DataError: The image is not finite, or the mask has values a byte cannot hold.
+      DataError: The image is not finite, the mask has values a byte cannot hold, or points in
+        millimetres have no place in the volume.
     """
     image, scale, offset = quantize(volume.array, volume.units, volume.source, eight_bit=eight_bit)
     known = dict(labels or {})
@@ -102,6 +109,8 @@ def encode(
         "report_valid": np.bool_(bool(report)),
         "qa": qa,
         "qa_valid": np.bool_(bool(qa)),
+        "points": points_lib.to_text(points, volume),
+        "points_valid": np.bool_(bool(points)),
         "labels": np.asarray([known.get(name, np.nan) for name in label_names], np.float32),
         "labels_valid": np.bool_(bool(known)),
         "patient_id": volume.patient_id,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from etils import epath
 
+from data_pipelines.datasets.points import PointList
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import below
 from data_pipelines.preprocess import Recipe
@@ -51,6 +52,7 @@ class Study:
         {label value: binary mask file}.
       report: The radiology report, or the text file that holds it; see `read_report`.
       qa: Questions and answers, see `qa.to_text`; "" for none.
+      points: Points such as candidate centres, see `points`.
       labels: {label name: 1 present, 0 absent}; a label that is not known is left out.
       annotated: Label values that the mask was drawn for; None means all of them.
         Where a value is not in this tuple, its absence from the mask says nothing.
@@ -68,6 +70,7 @@ class Study:
     mask: epath.Path | Mapping[int, epath.Path] | None = None
     report: str | epath.Path | None = None
     qa: str = ""
+    points: tuple[PointList, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
     annotated: tuple[int, ...] | None = None
     also_in: tuple[str, ...] = ()
@@ -140,6 +143,8 @@ class Collection:
         ]
         if study.qa:
             facts.append(study.qa)
+        if study.points:
+            facts.append([(one.name, one.space, one.places) for one in study.points])
         values = sorted(study.mask) if isinstance(study.mask, Mapping) else None
         text = json.dumps([*facts, files, values])
         return hashlib.sha256(text.encode()).hexdigest()[:16]

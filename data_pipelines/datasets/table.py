@@ -8,6 +8,8 @@
               a DICOM SEG or an RTSTRUCT
   split       "train", "test" or another name
   series      number or SeriesInstanceUID, where a DICOM folder holds several
+  points:NAME:SPACE
+              points such as candidate centres; see `points`
 
 Every other column is a label: 1 present, 0 absent, empty not known.
 """
@@ -15,12 +17,13 @@ Every other column is a label: 1 present, 0 absent, empty not known.
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from etils import epath
 
+from data_pipelines.datasets.points import PREFIX, PointList, read_cell, read_column
 from data_pipelines.errors import DataError
 
 _COLUMNS = ("image", "patient_id", "study_id", "report", "mask", "split", "series")
@@ -72,6 +75,22 @@ class Row:
             raise self.error(f"label {column!r} holds other text", cure)
         return float(text)
 
+    def points(self) -> tuple[PointList, ...]:
+        """Returns the points in the columns that hold some.
+
+        Raises:
+          DataError: A cell cannot be read.
+        """
+        columns = [column for column in self.cells if column.startswith(PREFIX)]
+        found = []
+        for column in columns:
+            try:
+                found.append(read_cell(column, self.cells[column]))
+            except ValueError as error:
+                cure = 'write points as "x y z; x y z", with a dot in decimals'
+                raise self.error(f"{column!r} cannot be read: {error}", cure) from None
+        return tuple(found)
+
     def error(self, problem: str, cure: str) -> DataError:
         """Returns the error for a problem in this row."""
         return DataError(self.table, f"row {self.number}: {problem}", cure)
@@ -109,7 +128,23 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
         problem = f"row {number + 1}: {error}"
         cure = "put text with commas, quotes or line ends into double quotes"
         raise DataError(table, problem, cure) from error
-    return list(rows.values()), tuple(name for name in columns if name not in _COLUMNS)
+    return list(rows.values()), _label_columns(table, columns)
+
+
+def _label_columns(table: epath.PathLike, columns: Sequence[str]) -> tuple[str, ...]:
+    """Returns the columns that hold labels, after a check of those that hold points."""
+    others = [name for name in columns if name not in _COLUMNS]
+    names = []
+    for column in others:
+        if column.startswith(PREFIX):
+            try:
+                names.append(read_column(column)[0])
+            except ValueError as error:
+                raise DataError(table, f"column {column!r}: {error}", "rename the column") from None
+    if len(set(names)) < len(names):
+        problem = f"two columns hold points with the name {max(names, key=names.count)!r}"
+        raise DataError(table, problem, "rename one of them")
+    return tuple(name for name in others if not name.startswith(PREFIX))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ import numpy as np
 
 from data_pipelines.captions import Caption
 from data_pipelines.datasets.records import Record
-from data_pipelines.placement import Size, Window
-from data_pipelines.resample import linear, nearest
+from data_pipelines.resample import nearest
+from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
+from data_pipelines.volume import transform
+from data_pipelines.windows import Window, cut
 
 if TYPE_CHECKING:
     from data_pipelines.datasets import RecordSource
@@ -75,10 +77,7 @@ class Sample:
     @functools.cached_property
     def image(self) -> np.ndarray:
         """(D, H, W) voxels as stored: uint8 or int16; the volume's lowest value outside of it."""
-        patch = self.window.of(self.record["image"], self.record["low"])
-        if patch.shape == self.size:
-            return patch
-        return np.rint(resize(patch, self.size)).astype(np.int16)
+        return cut(self.record["image"], self.window, self.size, self.record["low"])
 
     @functools.cached_property
     def mask(self) -> np.ndarray:
@@ -94,7 +93,7 @@ class Sample:
 
     def positions(self, voxels: np.ndarray) -> np.ndarray:
         """Returns positions (..., 3) in voxels of the record in voxels of the sample."""
-        return (voxels - np.array(self.window.start) + 0.5) / self.step - 0.5
+        return transform(np.linalg.inv(self.window.to_volume(self.size)), voxels)
 
 
 class Field(abc.ABC):
@@ -141,9 +140,3 @@ class Field(abc.ABC):
 
         An array may be of a narrower dtype than its spec, which stacking widens.
         """
-
-
-def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """Returns the whole image on a grid of `size` voxels, linear and without aliasing, float32."""
-    step = np.array(image.shape) / np.array(size)
-    return linear(image, size, (step - 1) / 2, step, anti_alias=True)

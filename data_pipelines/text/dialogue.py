@@ -13,13 +13,13 @@ from data_pipelines.captions import Caption, Question
 from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer
+from data_pipelines.text.base import Tokens
 from data_pipelines.text.learned import Span, learned_fields, learned_spec
 from data_pipelines.text.prompts import Prompt, Turn
 from data_pipelines.text.reports import clean_report, is_missing
 from data_pipelines.text.sentences import split_sentences
 from data_pipelines.text.shorten import choose_sentences
 from data_pipelines.text.tokenizer_files import rows_fit
-from data_pipelines.text_fields import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class DialogueTokens(Tokens):
             "text",
             f"does not fit: {what} not, prompt {start} and answer {len(ids) - start} tokens of "
             f"{self.length}",
-            "a greater data.text.tokens.length, or leave it out",
+            "a greater data.fields.text.tokens.length, or leave it out",
         )
 
 

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.specs import ArraySpec
+from data_pipelines.text.base import Tokens
 from data_pipelines.text.learned import learned_fields, learned_spec
 from data_pipelines.text.reports import clean_report
 from data_pipelines.text.tokenizer_files import load_tokenizer
-from data_pipelines.text_fields import Tokens
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ from tokenizers import Encoding, Tokenizer
 
 from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.specs import ArraySpec
+from data_pipelines.text.base import Tokens
 from data_pipelines.text.reports import clean_report
 from data_pipelines.text.sentences import sentence_spans
 from data_pipelines.text.shorten import choose_sentences, released_text
 from data_pipelines.text.tokenizer_files import load_tokenizer, pad_id, rows_fit
-from data_pipelines.text_fields import Tokens
 
 
 @dataclasses.dataclass(frozen=True)

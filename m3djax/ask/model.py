@@ -15,6 +15,7 @@ from data_pipelines.captions import CaptionSource
 from data_pipelines.crops import Crop
 from data_pipelines.datasets.reading import read_metadata
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.fields.text import Text
 from data_pipelines.plausible import check_values
 from data_pipelines.preprocess import RECIPES, Recipe
 from data_pipelines.text.dialogue import DialogueTokens
@@ -62,11 +63,12 @@ class Run:
                 f"{where}: task is {type(task).__name__}, which has not the components vision, "
                 "projector and llm that answers take. Cure: a run of VisionLanguage."
             )
-        tokens = experiment.data.text.tokens if experiment.data.text else None
+        text = experiment.data.find("text", Text)
+        tokens = text.tokens if text else None
         if not isinstance(tokens, DialogueTokens):
             raise ConfigError(
-                f"{where}: data.text.tokens is {type(tokens).__name__}, which puts no questions. "
-                "Cure: a run whose data.text.tokens is DialogueTokens."
+                f"{where}: data.fields.text.tokens is {type(tokens).__name__}, which puts no "
+                "questions. Cure: a run whose data.fields.text.tokens is DialogueTokens."
             )
         task.check(experiment.data)
         return cls(folder, experiment, task, tokens)
@@ -179,7 +181,7 @@ class Run:
     @property
     def released_boxes(self) -> bool:
         """Whether it learned boxes that end at their last voxel; see `boxes.mask_to_box`."""
-        text = self.experiment.data.text
+        text = self.experiment.data.find("text", Text)
         return text is not None and _released(text.source)
 
 

@@ -112,8 +112,8 @@ class Session:
 
         Args:
           history: earlier exchanges about the same scans, oldest first, put as in training on
-            conversations; () asks the question on its own. A model whose data.text.tokens.turns
-            is 1 was trained on single questions.
+            conversations; () asks the question on its own. A model whose
+            data.fields.text.tokens.turns is 1 was trained on single questions.
           question: the question.
           on_text: called with every further piece of the reply.
           form: of the question; see `captions.Question`.

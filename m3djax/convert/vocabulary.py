@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_pipelines.errors import printable
+from data_pipelines.fields.text import Text
 from data_pipelines.text import llm_tokenizer
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.tokenizer_files import load_tokenizer
@@ -25,7 +26,7 @@ def check_vocabulary(path: Path, experiment: Experiment) -> str:
       CheckpointError: they differ.
       DataError: one of them is damaged.
     """
-    text = experiment.data.text
+    text = experiment.data.find("text", Text)
     beside = any((path.parent / n).is_file() for n in ("tokenizer.json", "vocab.txt", "vocab.json"))
     if text is None or not isinstance(text.tokens, ReportTokens | DialogueTokens) or not beside:
         return ""
@@ -42,6 +43,6 @@ def check_vocabulary(path: Path, experiment: Experiment) -> str:
         raise CheckpointError(
             f"{path.parent}: its vocabulary is not that of {tokenizer}: {len(differ)} "
             f"words have another number or none, such as {printable(differ[0])!r}. "
-            "Cure: data.text.tokens.tokenizer of the model that the weights are from."
+            "Cure: data.fields.text.tokens.tokenizer of the model that the weights are from."
         )
     return ""

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from m3djax.augment import Intensity
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
 from m3djax.losses.terms import Loss
@@ -63,13 +65,12 @@ class Clip(EmbeddingTask):
 
     def check(self, data: Any) -> None:
         """See `Task.check`: there must be texts, of the text tower's vocabulary and length."""
-        if data.text is None:
-            raise ConfigError("Clip needs data with text. Cure: set data.text.")
-        tokens, table = data.text.tokens, self.text.embeddings
+        data.field("image", Image)
+        tokens, table = data.field("text", Text).tokens, self.text.embeddings
         rows = getattr(tokens, "vocab_size", table.vocab_size)
         if rows != table.vocab_size:
             raise ConfigError(
-                f"data.text.tokens.vocab_size={rows}, and the text tower's table has "
+                f"data.fields.text.tokens.vocab_size={rows}, and the text tower's table has "
                 f"{table.vocab_size} rows (task.text.embeddings.vocab_size). Cure: take the "
                 "tokenizer of the model that the tower's weights are from."
             )
@@ -77,7 +78,7 @@ class Clip(EmbeddingTask):
         if length > table.max_length:
             raise ConfigError(
                 f"texts have {length} tokens, and the text tower takes {table.max_length}. "
-                "Cure: a smaller data.text.tokens.length."
+                "Cure: a smaller data.fields.text.tokens.length."
             )
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from m3djax.augment import Intensity
 from m3djax.losses.terms import Loss
 from m3djax.models.encoder import Encoder, VisionFeatures
@@ -100,13 +102,12 @@ class VisionLanguage(AnsweringTask):
 
     def check(self, data: Any) -> None:
         """See `Task.check`: the text must be of this vocabulary and have room for the volume."""
-        if data.text is None:
-            raise ConfigError("VisionLanguage needs data with text. Cure: set data.text.")
-        tokens, llm = data.text.tokens, self.llm
+        data.field("image", Image)
+        tokens, llm = data.field("text", Text).tokens, self.llm
         rows = getattr(tokens, "vocab_size", llm.vocab_size)
         if rows != llm.vocab_size:
             raise ConfigError(
-                f"data.text.tokens.vocab_size={rows}, and the language model's table has "
+                f"data.fields.text.tokens.vocab_size={rows}, and the language model's table has "
                 f"{llm.vocab_size} rows (task.llm.vocab_size). Cure: the tokenizer that the "
                 "weights are for, with the same new tokens."
             )
@@ -114,15 +115,15 @@ class VisionLanguage(AnsweringTask):
         given = getattr(tokens, "image_tokens", needed)
         if given != needed:
             raise ConfigError(
-                f"data.text.tokens.image_tokens={given}, and a volume of {data.size} becomes "
-                f"{needed} tokens. Cure: data.text.tokens.image_tokens={needed}."
+                f"data.fields.text.tokens.image_tokens={given}, and a volume of {data.size} "
+                f"becomes {needed} tokens. Cure: data.fields.text.tokens.image_tokens={needed}."
             )
         length = tokens.spec()["token_ids"].shape[-1]
         if not needed < length <= llm.context:
             raise ConfigError(
                 f"texts have {length} tokens: more than the volume's {needed}, and no more than "
                 f"the model's context of {llm.context}, must they be. "
-                "Cure: another data.text.tokens.length."
+                "Cure: another data.fields.text.tokens.length."
             )
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.captions.questions import MaskQuestions
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.prepare import Prepare
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
-from data_pipelines.text_fields import Text
 from m3djax import params as params_lib
 from m3djax import weights
 from m3djax.convert.new_tokens import grow
@@ -62,7 +63,10 @@ def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = VisionLanguage(tiny.mae().vision, Projector(32), model.model, image_token=258)
     tokens = DialogueTokens(str(root / "tokenizer"), 4, 128, model.model.vocab_size)
     data = Data(
-        (Source(dataset),), (8, 16, 16), text=Text(tokens, MaskQuestions(reg=0)), batch_size=8
+        (Source(dataset),),
+        (8, 16, 16),
+        batch_size=8,
+        fields={"image": Image(), "text": Text(tokens, MaskQuestions(reg=0))},
     )
     params = {**task.init(jax.random.key(1), tiny.batch()), **model.params}
     experiment = Experiment("vl", task, data)

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
+from data_pipelines.fields.image import Image
 from m3djax import params as params_lib
 from m3djax import serialize, weights
 from m3djax.ask.describe import measured
@@ -225,8 +226,8 @@ def test_what_cannot_be_asked_says_why(
     assert "is not a run" in fails("nowhere", path, "Why?")
     assert "nowhere.nii" in fails(str(run), "nowhere.nii", "Why?")
     assert "has not the components vision" in fails(changed("mae", task=tiny.mae()), path, "Why?")
-    data = dataclasses.replace(config.data, text=None)
-    assert "data.text.tokens is" in fails(changed("mute", data=data), path, "Why?")
+    data = dataclasses.replace(config.data, fields={"image": Image()})
+    assert "data.fields.text.tokens is" in fails(changed("mute", data=data), path, "Why?")
     gone = dataclasses.replace(
         config.data, sources=(dataclasses.replace(config.data.sources[0], path="gone"),)
     )

@@ -13,6 +13,7 @@ from data_pipelines.boxes import box_to_text, mask_to_box
 from data_pipelines.crops import Crop, RandomCrop
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.fields.image import Image
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.preprocess import Recipe, as_is, ct
 from data_pipelines.volume import Volume
@@ -35,7 +36,7 @@ def part(
 
 def test_a_whole_volume_is_what_training_reads(dataset: str, volume: Volume) -> None:
     [record] = [*open_dataset(dataset, "train")]
-    crop = RandomCrop(record["image"].shape, (Crop(),))
+    crop = RandomCrop(record["image"].shape, (Crop(),), {"image": Image()})
     sample = crop.random_map(record, np.random.default_rng(0))
     seen = part(volume, record["image"].shape)
     np.testing.assert_array_equal(seen.image, sample["image"])
@@ -49,7 +50,7 @@ def test_a_crop_is_what_training_cuts_there(dataset: str, volume: Volume, zoom: 
     """Windows of an odd number of voxels have a middle voxel, so that both can be cut around it."""
     [record] = [*open_dataset(dataset, "train")]
     size = (7, 7, 9)
-    sample = RandomCrop(size, (Crop(zoom),)).random_map(
+    sample = RandomCrop(size, (Crop(zoom),), {"image": Image()}).random_map(
         record, np.random.default_rng(3), train=False
     )
     to_file = ct()(volume).to_source

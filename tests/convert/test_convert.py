@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.m3d import clip_released
+from data_pipelines.fields.text import Text
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax import cli, params, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import layouts, name_map
@@ -276,7 +276,7 @@ def test_another_vocabulary_is_found_out(source: pathlib.Path, tmp_path: pathlib
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/vocab.txt").write_text("\n".join(words) + "\n")
     text = Text(ReportTokens(str(tmp_path / "mine"), vocab_size=50, length=8))
-    experiment = dataclasses.replace(CLIP, data=dataclasses.replace(CLIP.data, text=text))
+    experiment = dataclasses.replace(CLIP, data=CLIP.data.with_fields(text=text))
     vocabulary = source.parent / "vocab.txt"
     vocabulary.write_bytes("\r\n".join(words).encode() + b"\r\n")
     Convert(str(source), str(tmp_path / "same")).load(experiment)
@@ -286,7 +286,7 @@ def test_another_vocabulary_is_found_out(source: pathlib.Path, tmp_path: pathlib
         Convert(str(other), str(tmp_path / "other")).load(experiment)
     assert not (tmp_path / "other").exists()
     absent = Text(ReportTokens(str(tmp_path / "absent"), vocab_size=50, length=8))
-    experiment = dataclasses.replace(CLIP, data=dataclasses.replace(CLIP.data, text=absent))
+    experiment = dataclasses.replace(CLIP, data=CLIP.data.with_fields(text=absent))
     said = Convert(str(other), str(tmp_path / "other")).load(experiment)
     assert "vocabulary not compared" in said
 

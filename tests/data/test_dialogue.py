@@ -12,11 +12,11 @@ import pytest
 
 from data_pipelines.captions import Caption, Question, Report, View
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.fields.text import Text
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.directions import Allowed, allowed
 from data_pipelines.text.prompts import Prompt, Turn
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax.convert import new_tokens
 from tests import tiny_llm
 
@@ -218,14 +218,14 @@ def test_fields_of_a_question_and_what_a_box_forbids(folder: str) -> None:
         (f"What fills {BOX}?", "The liver.", True),
         ("Is it?", "Yes.", False),
     ):
-        fields = text.fields(record, Question(answer, "m", asked, "reg"), None)
+        fields = text.arrays(record, Question(answer, "m", asked, "reg"), None)
         assert fields["allowed_flips"].any() != still and fields["allowed_turns"] != still
         assert fields["report_valid"] and fields["spans"].any()
-    nothing = text.fields(record, None, None)
+    nothing = text.arrays(record, None, None)
     assert not nothing["valid"].any() and not nothing["spans"].any()
     with pytest.raises(ConfigError, match="ReportTokens puts no questions"):
-        Text(ReportTokens(folder)).fields(record, Question("Yes.", "m", "Is it?"), None)
+        Text(ReportTokens(folder)).arrays(record, Question("Yes.", "m", "Is it?"), None)
     with pytest.raises(DataError, match="its text question has no words|its text has no words"):
-        text.fields(
+        text.arrays(
             record, Report()(View({"report_valid": True, "report": "A."}, None, {}), None), None
         )

@@ -20,15 +20,16 @@ from data_pipelines.captions import View, templates
 from data_pipelines.captions.descriptions import describe
 from data_pipelines.captions.instructions import Stored
 from data_pipelines.captions.questions import MaskQuestions
-from data_pipelines.crops import Places
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.qa import with_choices
 from data_pipelines.errors import DataError
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.placement import Ground, Places
 from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
-from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
 from m3djax.adapters import LoRA
 from m3djax.cli import main
@@ -175,7 +176,7 @@ def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
         size=(32, 64, 64),
         batch_size=64,
         units="unit",
-        text=Text(tokens, instruct.asked(released=True)),
+        fields={"image": Image(), "text": Text(tokens, instruct.asked(released=True))},
     )
     data.check()
     batch = next(data.batches(0))
@@ -223,9 +224,8 @@ def test_what_the_shipped_config_measures_is_there(
     for name, evaluator in config.evaluators.items():
         assert isinstance(evaluator, Answers)
         reading = evaluator.reading(config.data)
-        assert reading.text is not None
         source = Source(str(folders[reading.sources[0].path]), evaluator.split)
-        data = dataclasses.replace(reading, text=Text(tokens, reading.text.source))
+        data = reading.with_fields(text=Text(tokens, reading.field("text", Text).source))
         found[name] = [row for one in asked(data, source) for row in one.rows]
     kinds = {name: sorted({row.kind for row in rows}) for name, rows in found.items()}
     assert kinds.pop("boxes") == ["rec", "rec_described", "reg", "reg_described"]
@@ -310,7 +310,8 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
     }
     assert np.unique(test["mask"]).tolist() == [0, names["aorta"]]
     ask = MaskQuestions(yes_no=0, choice=0, rec_described=1, reg_described=1)
-    seen = View(train, train["mask"], records.mask_names, Places(train, train["mask"].shape))
+    others = Places(Ground(train), train["mask"].shape)
+    seen = View(train, train["mask"], records.mask_names, others)
     asked = ask.every(seen)
     for kind in ("rec", "rec_described"):
         some = [question for question in asked if question.kind == kind]
@@ -341,7 +342,8 @@ def test_small_arrays_of_m3d_segs_layout(small: Path, tmp_path: Path) -> None:
     assert np.unique(train["mask"]).tolist() == [0, 1]
     assert np.unique(test["mask"]).tolist() == [0, 1, 2]  # the tumour is not hidden
     ask = MaskQuestions(absent=1.0, yes_no=0, choice=0, reg=0)
-    seen = View(train, train["mask"], records.mask_names, Places(train, train["mask"].shape))
+    others = Places(Ground(train), train["mask"].shape)
+    seen = View(train, train["mask"], records.mask_names, others)
     lost = ask(seen, np.random.default_rng(0))
     assert lost is not None and lost.label == "spleen"
     found, absent = ask.every(seen)
@@ -386,9 +388,9 @@ def test_both_stages_as_shipped_on_tiny_parts(
     tokens = DialogueTokens("weights/llama2_7b", 4, 230, vocab_size=264)
 
     def data(shipped: Data) -> Data:
-        assert shipped.text is not None
-        text = Text(tokens, shipped.text.source)
-        return dataclasses.replace(shipped, size=(8, 16, 16), batch_size=8, workers=0, text=text)
+        text = Text(tokens, shipped.field("text", Text).source)
+        small = dataclasses.replace(shipped, size=(8, 16, 16), batch_size=8, workers=0)
+        return small.with_fields(text=text)
 
     llm = Experiment("llm", Language(grown.model), data(align.get_config().data))
     weights.save("weights/llama2_7b", llm, flatten(grown.params), {})

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.crops import Crop, RandomCrop, place
+from data_pipelines.crops import Crop, RandomCrop
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.fields.image import Image
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.placement import place
 
 SIZE = (8, 16, 16)
 
@@ -89,7 +91,7 @@ def test_mixtures_keep_their_weights(prepared: str) -> None:
 
 def test_crop_recipes_keep_their_weights(prepared: str) -> None:
     record = open_dataset(prepared, "train")[0]
-    cut = RandomCrop(SIZE, (Crop(0.5, 1.0), Crop(1.0, 1.0), Crop(2.0, 2.0)))
+    cut = RandomCrop(SIZE, (Crop(0.5, 1.0), Crop(1.0, 1.0), Crop(2.0, 2.0)), {"image": Image()})
     rng = np.random.default_rng(0)
     samples = [cut.random_map(record, rng) for _ in range(400)]
     spacings = np.array([sample["spacing"][0] for sample in samples])
@@ -108,7 +110,7 @@ def test_a_zoomed_crop_is_the_resampled_scan() -> None:
         "offset": 0.0,
         "spacing": np.ones(3, np.float32),
     }
-    cut = RandomCrop(SIZE, (Crop(2.0),))
+    cut = RandomCrop(SIZE, (Crop(2.0),), {"image": Image()})
     image = cut.random_map(record, np.random.default_rng(0))["image"][..., 0].astype(float)
     np.testing.assert_allclose(np.diff(image, axis=2)[:, :, 1:-1], 20, atol=1)
     np.testing.assert_allclose(np.diff(image, axis=0), 0, atol=1)

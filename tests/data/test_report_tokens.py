@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from data_pipelines.captions import MaskCaption
 from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.sentences import split_sentences
 from data_pipelines.text.tokenizer_files import load_tokenizer
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 
 WORDS = ["the", "lung", "heart", "liver", "is", "are", "clear", "normal", "large", "no"]
 WORDS += ["effusion", "seen", *"abcd.,123"]
@@ -206,7 +206,8 @@ def test_workers_of_the_pipeline_make_the_same(
     text = Text(
         ReportTokens(str(sample_text_encoder), 12), MaskCaption(("liver", "spleen", "aorta"))
     )
-    here = Data((Source(prepared, "train_organs"),), (16, 32, 32), batch_size=2, text=text)
+    here = Data((Source(prepared, "train_organs"),), (16, 32, 32), batch_size=2)
+    here = here.with_fields(text=text)
     here.check()
     with contextlib.closing(here.batches(0)) as batches:
         expected = next(batches)
@@ -219,7 +220,7 @@ def test_workers_of_the_pipeline_make_the_same(
     assert (batch["token_ids"][:, 0] == 101).all() and (batch["sentence_ids"] > 0).any()
     lost = dataclasses.replace(text, tokens=ReportTokens("nowhere"))
     with pytest.raises(DataError, match="nowhere: holds no tokenizer"):
-        dataclasses.replace(here, text=lost).check()
+        here.with_fields(text=lost).check()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,9 +17,10 @@ from data_pipelines.captions import MaskCaption, Report, View
 from data_pipelines.captions.anatomy import phrases, spoken
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError, DataError, TextError
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.directions import Allowed, allowed
-from data_pipelines.text_fields import Text
 from m3djax.augment import Augment, Intensity, Window
 from tests.data.words import WordLengths
 
@@ -33,14 +34,14 @@ OTHERS = ("cyst", "no", "kidney", "lung", "2.5", "mm", "the", "lobe.", "brightne
 
 def reports(path: Path, split: str = "test", **changes: Any) -> Data:
     data = Data((Source(str(path), split),), (32, 64, 64), batch_size=4, units="unit")
-    return dataclasses.replace(data, **{"text": Text(WordLengths()), **changes})
+    fields = {"image": Image(), "text": Text(WordLengths())}
+    return dataclasses.replace(data, **{"fields": fields, **changes})
 
 
 def organs(path: str, **changes: Any) -> Data:
     sources = (Source(path, "train_organs"),)
-    return dataclasses.replace(
-        Data(sources, SIZE, batch_size=4), text=Text(WordLengths(40), ORGANS), **changes
-    )
+    data = Data(sources, SIZE, batch_size=4).with_fields(text=Text(WordLengths(40), ORGANS))
+    return dataclasses.replace(data, **changes)
 
 
 def take(data: Data, count: int, **where: Any) -> list[dict[str, np.ndarray]]:
@@ -74,7 +75,7 @@ def test_batches_with_text_follow_the_spec_and_are_pure(
 
 
 def test_crops_and_their_order_do_not_depend_on_the_text(m3d: Path) -> None:
-    with_text, without = reports(m3d), reports(m3d, text=None)
+    with_text, without = reports(m3d), reports(m3d, fields={"image": Image()})
     assert "token_ids" not in without.spec()
     for one, two in zip(take(with_text, 2), take(without, 2), strict=True):
         np.testing.assert_array_equal(one["image"], two["image"])
@@ -98,7 +99,7 @@ def test_equal_captions_are_recognised_in_any_wording(prepared: str, m3d: Path) 
 
 
 def test_a_record_without_a_report_gives_zeros_and_no_restrictions(prepared: str) -> None:
-    data = dataclasses.replace(organs(prepared), text=Text(WordLengths()))
+    data = organs(prepared).with_fields(text=Text(WordLengths()))
     (batch,) = take(data, 1)
     assert not batch["report_valid"].any() and batch["allowed_flips"].all()
     for name in ("token_ids", "sentence_ids", "text_mask", "text_id"):
@@ -111,7 +112,7 @@ class Refusing(WordLengths):
 
 
 def test_a_text_that_cannot_be_used_names_its_record(m3d: Path) -> None:
-    data = reports(m3d, split="train", text=Text(Refusing()))
+    data = reports(m3d, split="train").with_fields(text=Text(Refusing()))
     with pytest.raises(DataError, match="ct_case/000003/.*: its text has no words. Cure: leave it"):
         data.check()
 
@@ -132,7 +133,7 @@ def test_training_leaves_out_a_text_that_cannot_be_used_and_says_so(
     records = open_dataset(str(m3d), "test")
     texts = [records[n]["report"] for n in range(len(records))]
     refused = next(text for text in texts if text not in ("", texts[0]))
-    data = reports(m3d, text=Text(RefusingOne(refused=refused)))
+    data = reports(m3d).with_fields(text=Text(RefusingOne(refused=refused)))
     data.check()
     wanted = take(reports(m3d), 8)
     caplog.clear()
@@ -203,7 +204,7 @@ def test_what_a_mask_was_not_drawn_for_is_never_spoken_of(prepared: str) -> None
 
 def test_labels_that_match_nothing_are_an_error(prepared: str) -> None:
     data = organs(prepared)
-    wrong = dataclasses.replace(data, text=Text(WordLengths(), MaskCaption(("livr",))))
+    wrong = data.with_fields(text=Text(WordLengths(), MaskCaption(("livr",))))
     with pytest.raises(ConfigError, match="'livr' matches no label of the dataset"):
         wrong.check()
     with pytest.raises(ConfigError, match="no regular expression"):

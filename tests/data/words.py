@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.specs import ArraySpec
-from data_pipelines.text_fields import Tokens
+from data_pipelines.text.base import Tokens
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Records(list):
     def __init__(self, records, mask_names=None):
         super().__init__(records)
         self.mask_names = mask_names or {}
+        self.label_names = ()
 
 
 def scan(shape, seed=0):

@@ -17,9 +17,10 @@ from PIL import Image
 from data_pipelines import pipeline
 from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields import image as image_field
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
-from data_pipelines.text_fields import Text
 from m3djax import sharding
 from m3djax.evaluate import Answers, Beside, fingerprint, split
 from m3djax.evaluate.answers import evaluator as answers_module
@@ -69,7 +70,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def data(tokenizer: str) -> Data:
     tokens = DialogueTokens(tokenizer, image_tokens=4, length=256, vocab_size=264)
-    return Data((SOURCE,), SIZE, batch_size=8, text=Text(tokens, MaskQuestions()))
+    fields = {"image": image_field.Image(), "text": Text(tokens, MaskQuestions())}
+    return Data((SOURCE,), SIZE, batch_size=8, fields=fields)
 
 
 @pytest.fixture
@@ -261,8 +263,9 @@ def test_a_real_model_blind_and_of_text_alone(
     }
     assert len(said["blind"]) == len(said["this_run"]) > 8
     assert said["blind"] != said["this_run"]  # it does see
-    tokens = dataclasses.replace(data.text.tokens, image_tokens=0)
-    alone = dataclasses.replace(data, text=dataclasses.replace(data.text, tokens=tokens))
+    text = data.field("text", Text)
+    tokens = dataclasses.replace(text.tokens, image_tokens=0)
+    alone = data.with_fields(text=dataclasses.replace(text, tokens=tokens))
     text_only = dataclasses.replace(evaluator, beside={})
     place = tmp_path / "text"
     place.mkdir()
@@ -278,7 +281,7 @@ def test_what_cannot_be_measured(
     mae = fake(tiny.mae(), {"vision": np.zeros(1, np.float32)}, data, tmp_path)
     with pytest.raises(EvaluationError, match="VisionLanguage and Language"):
         measure(Answers(), mae)
-    silent = dataclasses.replace(data, text=None)
+    silent = dataclasses.replace(data, fields={"image": image_field.Image()})
     with pytest.raises(ConfigError, match="needs data with questions"):
         Answers().check(silent)
     with pytest.raises(ConfigError, match="is taken"):

@@ -10,9 +10,10 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh
 
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
-from data_pipelines.text_fields import Text
 from m3djax import sharding, weights
 from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate import Beside
@@ -25,7 +26,8 @@ from tests import tiny
 from tests.unit.fakes import SIZE
 
 TASK = tiny.vision_language()
-DATA = Data((Source("data/x"),), SIZE, text=Text(DialogueTokens("nowhere", 4, 64, 64)))
+FIELDS = {"image": Image(), "text": Text(DialogueTokens("nowhere", 4, 64, 64))}
+DATA = Data((Source("data/x"),), SIZE, fields=FIELDS)
 
 
 def mesh() -> Mesh:

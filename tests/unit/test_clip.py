@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
-from data_pipelines.text_fields import Text
 from m3djax import params as params_lib
 from m3djax import sharding
 from m3djax.checkpoint import Checkpointer
@@ -115,13 +116,13 @@ def test_rows_without_text_are_not_counted(params: dict[str, Any], forward: Any)
 
 def test_texts_must_fit_the_tower() -> None:
     def data(**tokens: Any) -> Data:
-        text = Text(ReportTokens("nowhere", **tokens)) if tokens else None
-        return Data((Source("nowhere"),), text=text)
+        data = Data((Source("nowhere"),), fields={"image": Image()})
+        return data.with_fields(text=Text(ReportTokens("nowhere", **tokens))) if tokens else data
 
     task = tiny.clip()
     task.check(data(vocab_size=50, length=16))
     for wrong, message in (
-        ({}, "needs data with text"),
+        ({}, "has no field 'text' of the class Text; it has 'image'"),
         ({"vocab_size": 51, "length": 16}, "vocab_size=51, and the text tower's table has 50"),
         ({"vocab_size": 50, "length": 17}, "texts have 17 tokens, and the text tower takes 16"),
     ):

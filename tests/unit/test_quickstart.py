@@ -14,7 +14,7 @@ from rich.console import Console
 
 from configs import quickstart, quickstart_clip
 from data_pipelines.datasets import open_dataset
-from data_pipelines.text_fields import Text
+from data_pipelines.fields.text import Text
 from m3djax import cli
 from m3djax.evaluate.run import Results, evaluate
 from m3djax.experiment import Experiment
@@ -47,9 +47,10 @@ def stages(
     )
     mae = shrunk(quickstart.get_config(), prepared, (8, 16, 16), evaluators=measured[0])
     clip = shrunk(quickstart_clip.get_config(), prepared, (8, 48, 48), evaluators=measured[1])
-    tokens = dataclasses.replace(clip.data.text.tokens, tokenizer=str(sample_text_encoder))
-    text = Text(tokens, clip.data.text.source)
-    clip = dataclasses.replace(clip, data=dataclasses.replace(clip.data, text=text))
+    text = clip.data.field("text", Text)
+    tokens = dataclasses.replace(text.tokens, tokenizer=str(sample_text_encoder))
+    text = dataclasses.replace(text, tokens=tokens)
+    clip = dataclasses.replace(clip, data=clip.data.with_fields(text=text))
     quiet = Console(quiet=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("quickstart"))

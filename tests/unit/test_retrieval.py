@@ -17,8 +17,9 @@ from PIL import Image
 from data_pipelines import pipeline
 from data_pipelines.datasets.records import encode
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields import image as image_field
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
-from data_pipelines.text_fields import Text
 from data_pipelines.volume import Volume
 from m3djax import sharding
 from m3djax.evaluate import Retrieval, fingerprint, loop, split
@@ -31,7 +32,8 @@ from tests import tiny
 from tests.data.words import WordLengths
 from tests.unit.fakes import SIZE, Records, init, subject
 
-DATA = Data((Source("data/x"),), SIZE, batch_size=8, units="HU", text=Text(WordLengths(8)))
+FIELDS = {"image": image_field.Image(), "text": Text(WordLengths(8))}
+DATA = Data((Source("data/x"),), SIZE, batch_size=8, units="HU", fields=FIELDS)
 
 
 class Oracle(Clip):
@@ -215,5 +217,5 @@ def test_configs_that_cannot_work() -> None:
         Retrieval(pass_at=2)
     with pytest.raises(ConfigError, match="parts: 'train' is none of splits"):
         Retrieval(parts={"train": (0.0, 0.5)})
-    with pytest.raises(ConfigError, match="Retrieval needs data with text"):
-        Retrieval().check(dataclasses.replace(DATA, text=None))
+    with pytest.raises(ConfigError, match="has no field 'text' of the class Text"):
+        Retrieval().check(dataclasses.replace(DATA, fields={"image": image_field.Image()}))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Batch, Data
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
@@ -132,7 +133,8 @@ def answerer(
       ConfigError: its tokenizer and its model do not fit.
       DataError: its tokenizer cannot be read.
     """
-    tokens = data.text.tokens if data.text else None
+    text = data.find("text", Text)
+    tokens = text.tokens if text else None
     if not isinstance(task, VisionLanguage | Language) or not isinstance(tokens, DialogueTokens):
         raise EvaluationError(
             f"Answers measures VisionLanguage and Language runs with DialogueTokens; this one has "
@@ -149,7 +151,7 @@ def answerer(
     if tokens.image_tokens:
         raise EvaluationError(
             f"a Language run sees no volumes, and its text has image_tokens={tokens.image_tokens}. "
-            "Cure: train it with data.text.tokens.image_tokens=0."
+            "Cure: train it with data.fields.text.tokens.image_tokens=0."
         )
     return TextOnly(Generator(task.llm, params["llm"], **model), tokens, sampling)
 

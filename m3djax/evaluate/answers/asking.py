@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from data_pipelines.captions import Question, View
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Batch, Data, Source
 from m3djax.evaluate.answers.table import Row
 
@@ -54,12 +55,14 @@ def asked(
       part: which crops to yield, by their number among all crops.
 
     Raises:
+      ConfigError: the data has no text.
       DataError: the dataset cannot be read.
     """
-    assert data.text is not None and isinstance(data.text.source, Enumerates)
+    asking = data.field("text", Text).source
+    assert isinstance(asking, Enumerates)
     for sample, view in data.views(source, crops, seed, part):
         record, crop = int(sample["record"]), int(sample["crop"])
-        questions = data.text.source.every(view)
+        questions = asking.every(view)
         rng = np.random.default_rng((seed, record, crop, 1))
         numbers = _drawn([q.form for q in questions], per_crop, rng)
         d, h, w = (int(voxel) for voxel in sample["place"])

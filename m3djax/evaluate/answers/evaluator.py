@@ -14,9 +14,9 @@ import numpy as np
 import tyro
 
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields.text import Text
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data
-from data_pipelines.text_fields import Text
 from m3djax import serialize
 from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.answerers import answerer, placed
@@ -93,8 +93,7 @@ class Answers(SplitEvaluator):
 
     def reading(self, data: Data) -> Data:
         """See `Evaluator.reading`: questions are put in the tokens of the run."""
-        asks = super().reading(self.data or data)
-        return dataclasses.replace(asks, text=_text_of(data, asks.text))
+        return _spoken(super().reading(self.data or data), data)
 
     def check(self, data: Data) -> None:
         """See `Evaluator.check`.
@@ -102,11 +101,11 @@ class Answers(SplitEvaluator):
         Raises:
           RunError: a run beside this one does not exist.
         """
-        text = self.reading(data).text
+        text = self.reading(data).find("text", Text)
         if text is None or not isinstance(text.source, Enumerates):
             raise ConfigError(
-                "Answers needs data with questions. Cure: a data.text.source that asks, such as "
-                "MaskQuestions."
+                "Answers needs data with questions. Cure: a data.fields.text.source that asks, "
+                "such as MaskQuestions."
             )
         text.tokens.check()
         super().check(data)
@@ -140,7 +139,8 @@ class Answers(SplitEvaluator):
         if not rows:
             raise EvaluationError(
                 f"{self.source(subject.data).path}: nothing can be asked about split "
-                f"{self.split!r}. Cure: another split, more `crops`, or another data.text.source."
+                f"{self.split!r}. Cure: another split, more `crops`, or another "
+                "data.fields.text.source."
             )
         units = self._units(subject, rows)
         bert = BertScore.read(self.bert_score, layer=self.bert_layer) if self.bert_score else None
@@ -180,7 +180,7 @@ class Answers(SplitEvaluator):
         reading, mesh = self.reading(subject.data), subject.mesh
         params = placed(model.params, mesh)
         table = self._table(name, dataclasses.replace(model, params=params), subject, blind=blind)
-        put = dataclasses.replace(reading, text=_text_of(model.data, reading.text))
+        put = _spoken(reading, model.data)
         load = functools.partial(
             answerer, model.task, params, put, mesh, sampling=self.sampling, blind=blind
         )
@@ -193,7 +193,8 @@ class Answers(SplitEvaluator):
     def _table(self, name: str, model: Subject, subject: Subject, *, blind: bool) -> AnswerTable:
         """Opens the answers of a model; those of other parameters are removed."""
         reading, source = self.reading(subject.data), self.source(subject.data)
-        tokens = model.data.text and serialize.to_json(model.data.text.tokens)
+        text = model.data.find("text", Text)
+        tokens = text and serialize.to_json(text.tokens)
         parts = reading_parts(model.task, reading, source, self.crops, self.seed)
         parts += [tokens, serialize.to_json(self.sampling), blind]
         stem = f"answers-{_file_name(name)}"
@@ -261,11 +262,13 @@ def _kind(name: str, answered: Mapping[str, list[Row]], scores: Scores) -> Kind:
     return Kind(name, said, unit, values)
 
 
-def _text_of(theirs: Data, ours: Text | None) -> Text | None:
-    """Returns our questions, put as that run was trained to have them put."""
-    if theirs.text is None or ours is None:
-        return None
-    return dataclasses.replace(ours, tokens=theirs.text.tokens)
+def _spoken(ours: Data, theirs: Data) -> Data:
+    """Returns our data with the tokenizer of theirs; without text if one of them has none."""
+    own, other = ours.find("text", Text), theirs.find("text", Text)
+    fields = {name: field for name, field in ours.fields.items() if name != "text"}
+    if own is not None and other is not None:
+        fields["text"] = dataclasses.replace(own, tokens=other.tokens)
+    return dataclasses.replace(ours, fields=fields)
 
 
 def _file_name(model: str) -> str:

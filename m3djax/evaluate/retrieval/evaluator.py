@@ -10,10 +10,11 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
-from data_pipelines.crops import WHOLE, Part
 from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError
+from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.placement import WHOLE, Part
 from m3djax.evaluate import statistics
 from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
 from m3djax.evaluate.findings import EvaluationError, Findings, Picture
@@ -94,9 +95,7 @@ class Retrieval(Evaluator):
     def check(self, data: Data) -> None:
         """See `Evaluator.check`."""
         reading = self.reading(data)
-        if reading.text is None:
-            raise ConfigError("Retrieval needs data with text. Cure: set data.text.")
-        reading.text.tokens.check()
+        reading.field("text", Text).tokens.check()
         for split in self.splits:
             open_dataset(reading.sources[0].path, split)
 
@@ -211,7 +210,6 @@ class Retrieval(Evaluator):
         from m3djax.evaluate.retrieval import sheet
 
         split, pairs = next(self._all_pools(subject, predictions))
-        text = self.reading(subject.data).text
-        assert text is not None  # see `check`
+        text = self.reading(subject.data).field("text", Text)
         rows = np.random.default_rng(self.seed).permutation(len(pairs))[: self.queries]
         return tuple(sheet.draw(pairs, np.sort(rows), text.tokens, split, subject.folder))

@@ -1,0 +1,95 @@
+"""Points of a study, such as centres of candidates for nodules: in tables and in records.
+
+A column "points:NAME:SPACE" of a table holds points as "x y z; x y z; ...". SPACE tells what the
+numbers are:
+  ras    millimetres to the right, anterior and superior, as in NIfTI;
+  lps    millimetres to the left, posterior and superior, as in DICOM and ITK;
+  voxel  voxels of the file along its own axes, from 0.
+A record holds the points as voxels (d, h, w) of its own grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.volume import Volume, transform
+
+PREFIX = "points:"
+_SPACES = ("ras", "lps", "voxel")
+
+
+@dataclass(frozen=True)
+class PointList:
+    """Points with one name, as a table tells them.
+
+    Attributes:
+      name: what the points are.
+      space: what their numbers are: "ras", "lps" or "voxel".
+      places: the three numbers of every point.
+    """
+
+    name: str
+    space: str
+    places: tuple[tuple[float, ...], ...]
+
+    def on(self, volume: Volume) -> np.ndarray:
+        """Returns the points as voxels (N, 3) of a volume that was preprocessed.
+
+        Raises:
+          DataError: the points are in millimetres, and the volume has no place in the patient.
+        """
+        places = np.array(self.places, np.float64).reshape(-1, 3)
+        if self.space == "voxel":
+            return transform(np.linalg.inv(volume.to_source), places)
+        if volume.affine is None:
+            raise DataError(
+                volume.source,
+                f"its points {self.name!r} are in millimetres, and nothing in the file says where "
+                "its voxels lie in the patient",
+                f"give them as voxels, in a column {PREFIX}{self.name}:voxel",
+            )
+        ras = places * (-1, -1, 1) if self.space == "lps" else places
+        return transform(np.linalg.inv(volume.affine), ras)
+
+
+def read_column(column: str) -> tuple[str, str]:
+    """Returns name and space of the points in a column of a table.
+
+    Raises:
+      ValueError: the column does not name both.
+    """
+    _, *rest = column.split(":")
+    if len(rest) != 2 or not rest[0] or rest[1] not in _SPACES:
+        raise ValueError(f"the column must be {PREFIX}NAME:SPACE, SPACE one of {_SPACES}")
+    return rest[0], rest[1]
+
+
+def read_cell(column: str, text: str) -> PointList:
+    """Returns the points in a cell of a table.
+
+    Raises:
+      ValueError: the column or the cell does not have the form above.
+    """
+    name, space = read_column(column)
+    places = [tuple(map(float, one.split())) for one in text.split(";") if one.strip()]
+    if any(len(place) != 3 or not all(map(math.isfinite, place)) for place in places):
+        raise ValueError("every point must have three finite numbers")
+    return PointList(name, space, tuple(places))
+
+
+def to_text(points: Sequence[PointList], volume: Volume) -> str:
+    """Returns points as JSON, for the field `points` of a record; "" for none."""
+    found = {one.name: one.on(volume).round(3).tolist() for one in points}
+    return json.dumps(found) if found else ""
+
+
+def of_record(record: Mapping[str, Any], name: str) -> np.ndarray:
+    """Returns the points of a record as voxels (N, 3), float64; N = 0 if it has none."""
+    return np.array(json.loads(record["points"] or "{}").get(name, []), np.float64).reshape(-1, 3)

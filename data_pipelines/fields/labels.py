@@ -1,0 +1,56 @@
+"""Labels of a whole study, such as findings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipelines.errors import ConfigError
+from data_pipelines.fields.base import Field, Sample
+from data_pipelines.spatial import Size
+from data_pipelines.specs import ArraySpec
+
+if TYPE_CHECKING:
+    from data_pipelines.datasets import RecordSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Field):
+    """The labels of the study that the crop is of.
+
+    A sample has
+      NAME: (N,) float32 in the order of `names`: 1 present, 0 absent, NaN not known.
+
+    Attributes:
+      names: names of labels, each a label column of the table that a dataset was prepared with; a
+        label that a dataset does not have is not known there.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for names that mean nothing."""
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ConfigError(f"names={self.names} must name labels, each of them once.")
+
+    def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
+        """See `Field.spec`."""
+        return {name: ArraySpec((len(self.names),), np.dtype(np.float32))}
+
+    def check(self, name: str, sources: Sequence[RecordSource]) -> None:
+        """See `Field.check`: every label must be one of a dataset."""
+        known = {label for source in sources for label in source.label_names}
+        if unknown := [label for label in self.names if label not in known]:
+            has = ", ".join(sorted(known)) or "none"
+            raise ConfigError(
+                f"data.fields.{name}.names: no dataset has the label {unknown[0]!r}. Cure: one of "
+                f"those that the datasets have: {has}."
+            )
+
+    def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
+        """See `Field.__call__`."""
+        has = dict(zip(sample.label_names, sample.record["labels"], strict=True))
+        return {name: np.array([has.get(label, np.nan) for label in self.names], np.float32)}

@@ -1,0 +1,52 @@
+"""Points of a study that lie in a crop, such as centres of candidates for nodules."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.datasets import points
+from data_pipelines.errors import ConfigError
+from data_pipelines.fields.base import Field, Sample, Spatial
+from data_pipelines.spatial import Size
+from data_pipelines.specs import ArraySpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Points(Field):
+    """The points of a column of the dataset's table that lie in the crop.
+
+    A sample has
+      NAME: (count, 3) float32 positions along (D, H, W) in voxels of the sample, in the order of
+        the table; NaN behind the last one.
+
+    Attributes:
+      column: name of the points; see `datasets.points`.
+      count: points of a sample at most; further ones are left out.
+    """
+
+    column: str = "candidates"
+    count: int = 16
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that cannot work."""
+        if self.count < 1:
+            raise ConfigError(f"count={self.count} must be at least 1.")
+
+    def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
+        """See `Field.spec`."""
+        return {name: ArraySpec((self.count, 3), np.dtype(np.float32))}
+
+    def spatial(self, name: str) -> dict[str, Spatial]:
+        """See `Field.spatial`."""
+        return {name: Spatial("points")}
+
+    def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
+        """See `Field.__call__`."""
+        there = sample.positions(points.of_record(sample.record, self.column))
+        inside = ((there >= -0.5) & (there < np.array(sample.size) - 0.5)).all(axis=1)
+        found = there[inside][: self.count]
+        filled = np.full((self.count, 3), np.nan, np.float32)
+        filled[: len(found)] = found
+        return {name: filled}

@@ -1,0 +1,78 @@
+"""Batches that are made ahead of their use, in threads or worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The samples of some rows of all batches, counted through.
+
+    Attributes:
+      samples: all samples; batch n is made of `batch_size` from n x `batch_size` on.
+      rows: the rows that are taken of each batch.
+      batch_size: rows of a whole batch.
+    """
+
+    samples: grain.MapDataset
+    rows: tuple[int, ...]
+    batch_size: int
+
+    def __call__(self, number: int) -> Batch:
+        """Returns the sample with this number among those of the rows."""
+        batch, row = divmod(number, len(self.rows))
+        return self.samples[batch * self.batch_size + self.rows[row]]
+
+
+def batches(
+    rows: Rows,
+    start: int,
+    end: int,
+    stack: Callable[[Sequence[Batch]], Batch],
+    workers: int,
+    buffer: int,
+) -> Generator[Batch, None, None]:
+    """Yields batches; close it to stop the threads or processes that make them.
+
+    Args:
+      rows: the samples.
+      start: number of the first batch.
+      end: number past the last.
+      stack: makes a batch of its samples.
+      workers: processes; 0 uses threads of this one.
+      buffer: batches that are made ahead, per worker.
+    """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails where they are not parsed
+    count = len(rows.rows)
+    dataset = grain.MapDataset.range(start * count, end * count).map(rows)
+    dataset = dataset.batch(count, drop_remainder=True, batch_fn=stack)
+    threads = 1 if workers else min(os.cpu_count() or 1, buffer)
+    ahead = dataset.to_iter_dataset(grain.ReadOptions(threads, buffer))
+    if workers:
+        ahead = ahead.mp_prefetch(
+            grain.MultiprocessingOptions(workers, per_worker_buffer_size=buffer),
+            worker_init_fn=_outlive_stop_signals,
+        )
+    iterator = iter(ahead)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _outlive_stop_signals(_worker: int, _workers: int) -> None:
+    """Ignores the signals that Slurm and ctrl-C send: the last step still needs its batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
