@@ -1,7 +1,11 @@
 """Errors whose message is for the user: of their files, and of their configs."""
 
 
-class DataError(ValueError):
+class UserError(Exception):
+    """An error whose message is for the user: it says what is wrong and what to do about it."""
+
+
+class DataError(UserError, ValueError):
     """A file, folder or array that cannot be used, why, and what to do about it.
 
     Attributes:
@@ -26,7 +30,7 @@ class TextError(DataError):
     """One text that cannot be used, where others of its kind can."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Values of a config that cannot work, alone or together, and what to do about it."""
 
 

@@ -6,10 +6,9 @@ import dataclasses
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 from etils import epath
 from nibabel import orientations
 
@@ -17,13 +16,14 @@ from data_pipelines import readers
 from data_pipelines.datasets.search import Search
 from data_pipelines.errors import DataError
 from data_pipelines.files import check_target
+from data_pipelines.inspect_options import InspectOptions
 from data_pipelines.inspect_text import print_facts, print_scans
 from data_pipelines.oddities import oddities
 from data_pipelines.planes import draw_planes
 from data_pipelines.plausible import Sample, check_values
 from data_pipelines.program import program
 from data_pipelines.readers import content
-from data_pipelines.volume import Units, Volume
+from data_pipelines.volume import Volume
 
 DOUBTFUL = 3
 """Exit status when `prepare` would put the scan aside, as its own in that case."""
@@ -31,31 +31,8 @@ _WINDOWS = {"full": (-1000.0, 1000.0), "soft": (-160.0, 240.0), "bone": (-450.0,
 
 
 @dataclass(frozen=True)
-class Inspect:
-    """Tells what a scan is and whether its numbers can be what they are said to be.
-
-    Nothing is printed or drawn of names, dates and other tags in the file. The exit status is 3
-    when the values do not agree with the units, so that `prepare` would put the scan aside.
-
-    Attributes:
-      path: A volume file, a folder of DICOM files or of image slices, or a folder of scans.
-      mask: A label map, a folder with a file per structure, a DICOM SEG or an RTSTRUCT.
-      units: Of files that cannot tell: "HU" for CT.
-      series: The number of a series in a DICOM folder with several.
-      structures: Names of the structures in the mask that are wanted, for the labels 1, 2, ...
-      picture: The PNG to draw; None draws nothing.
-      window: Of the picture of a scan in HU: -1000..1000, -160..240 or -450..1050.
-      json: Print the facts as JSON and nothing else.
-    """
-
-    path: tyro.conf.Positional[str]
-    mask: str | None = None
-    units: Units | None = None
-    series: str | None = None
-    structures: tuple[str, ...] = ()
-    picture: str | None = "inspect.png"
-    window: Literal["full", "soft", "bone"] = "full"
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+class Inspect(InspectOptions):
+    """Does what the options ask for."""
 
     def run(self) -> int:
         """Prints and draws; returns the exit status.

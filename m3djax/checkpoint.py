@@ -18,6 +18,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from data_pipelines.errors import UserError
 from data_pipelines.files import no_space
 from m3djax import distributed, manifest, run_folder, serialize
 from m3djax import params as params_lib
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 _FULL = ("No space left", "File too large", "Disk quota exceeded")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """No readable checkpoint, one of another model, or one that could not be written."""
 
 

@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, UserError
 from data_pipelines.program import program
-from m3djax import config_files, registry
+from m3djax import config_files, help_texts, registry
 from m3djax.config_files import load_config
 
 QUICKSTART = {
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{program()} {name}: interrupted", file=sys.stderr)
         return 130
-    except _expected_errors() as error:
+    except UserError as error:
         print(f"{program()} {name}: {error}", file=sys.stderr)
         return getattr(error, "status", 1)
 
@@ -118,37 +119,39 @@ def _import_language_model() -> None:
 
 def _inspect(arguments: list[str]) -> int:
     """What one scan is, what is odd about it, a picture: PATH [--mask PATH] [--units HU] ...."""
-    import tyro
+    from data_pipelines.inspect_options import InspectOptions
 
+    options = _options(InspectOptions, "inspect", arguments)
     from data_pipelines.inspect_scan import Inspect
 
-    return tyro.cli(Inspect, args=arguments, prog=f"{program()} inspect").run()
+    return Inspect(**options).run()
 
 
 def _prepare(arguments: list[str]) -> int:
     """Scans to a dataset: DATASET --source ... --out ...."""
-    import tyro
+    from data_pipelines.prepare_options import PrepareOptions
 
+    options = _options(PrepareOptions, "prepare", arguments)
     from data_pipelines.prepare import Prepare
 
-    return tyro.cli(Prepare, args=arguments, prog=f"{program()} prepare").run()
+    return Prepare(**options).run()
 
 
 def _train(arguments: list[str]) -> int:
     """Run an experiment, or go on with it: CONFIG [--field value ...]."""
-    import tyro
-
-    from m3djax.experiment import Experiment
-
     if not arguments or arguments[0].startswith("-"):
         usage = "CONFIG [--help] [--print-sharding] [--field value ...]"
         print(f"usage: {program()} train {usage}", file=sys.stderr)
         return 2
     only_print = "--print-sharding" in arguments
     arguments = [argument for argument in arguments if argument != "--print-sharding"]
-    default = load_config(arguments[0])
-    prog = f"{program()} train {arguments[0]}"
-    config = tyro.cli(Experiment, default=default, args=arguments[1:], prog=prog)
+    if help_texts.is_asked(arguments):
+        return _show_fields("train", arguments[0], arguments[1:])
+    config = _with_fields("train", arguments[0], arguments[1:])
+    from m3djax.experiment import Experiment
+
+    if not isinstance(config, Experiment):
+        raise ConfigError(f"{arguments[0]}: is no experiment. Cure: {program()} plan takes it.")
     set_up_jax()
     from m3djax import distributed
 
@@ -170,17 +173,20 @@ def _plan(arguments: list[str]) -> int:
     """What a config would need on devices that are not there: CONFIG --topology v5e:4x4 ...."""
     # The compiler for devices that are not there needs none that are: JAX must not look for any.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    import tyro
-
-    from m3djax.plan import command
+    from m3djax.plan.options import USAGE, Options
 
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: {program()} plan {command.USAGE}", file=sys.stderr)
+        print(f"usage: {program()} plan {USAGE}", file=sys.stderr)
         return 2
-    default = load_config(arguments[0])
-    options, fields = command.options(arguments[1:])
-    prog = f"{program()} plan {arguments[0]}"
-    command.run(tyro.cli(type(default), default=default, args=fields, prog=prog), options)
+    asked = help_texts.is_asked(arguments)
+    options, fields = Options.parse(arguments[1:], required=not asked)
+    if asked:
+        print(f"usage: {program()} plan {USAGE}\n\nThe fields of the config:\n")
+        return _show_fields("plan", arguments[0], fields)
+    config = _with_fields("plan", arguments[0], fields)
+    from m3djax.plan import command
+
+    command.run(config, options)
     return 0
 
 
@@ -202,40 +208,69 @@ def _convert(arguments: list[str]) -> int:
     """Published weights in or out: SOURCE OUT [--layout NAME] [--config CONFIG] ...."""
     import tyro
 
-    from m3djax.convert.run import Convert
-    from m3djax.experiment import Experiment
+    from m3djax.convert.options import ConvertOptions
 
     prog = f"{program()} convert"
-    convert, rest = tyro.cli(Convert, args=arguments, prog=prog, return_unknown_args=True)
+    options, rest = tyro.cli(ConvertOptions, args=arguments, prog=prog, return_unknown_args=True)
     set_up_jax()
+    from m3djax.convert.run import Convert
+
+    convert = Convert(**vars(options))
     if convert.exports:
         if rest:
             raise ConfigError(f"{' '.join(rest)}: a run is exported as it is. Cure: leave it out.")
         print(convert.export())
         return 0
     default = load_config(convert.config)
-    print(convert.load(tyro.cli(Experiment, default=default, args=rest, prog=prog)))
+    print(convert.load(tyro.cli(type(default), default=default, args=rest, prog=prog)))
     return 0
 
 
 def _chat(arguments: list[str]) -> int:
     """Talk with a language model in the terminal: MODEL (a folder or a .gguf file)."""
-    import tyro
+    from m3djax.generate.options import ChatOptions
 
+    options = _options(ChatOptions, "chat", arguments)
     set_up_jax()
     from m3djax.generate.chat import Chat
 
-    return tyro.cli(Chat, args=arguments, prog=f"{program()} chat").run()
+    return Chat(**options).run()
 
 
 def _ask(arguments: list[str]) -> int:
     """Ask a model about a scan: RUN SCAN ["QUESTION" ...] [--at ...] [--report FILE] ...."""
-    import tyro
+    from m3djax.ask.options import AskOptions
 
+    options = _options(AskOptions, "ask", arguments)
     set_up_jax()
     from m3djax.ask.command import Ask
 
-    return tyro.cli(Ask, args=arguments, prog=f"{program()} ask").answer()
+    return Ask(**options).answer()
+
+
+def _options(cls: type, verb: str, arguments: list[str]) -> dict[str, Any]:
+    """Returns the values of a verb's options by name; what takes long is imported after this."""
+    import tyro
+
+    found: Any = tyro.cli(cls, args=arguments, prog=f"{program()} {verb}")
+    return vars(found)
+
+
+def _with_fields(verb: str, path: str, arguments: list[str]) -> Any:
+    """Returns a config with the fields that flags change."""
+    import tyro
+
+    default = load_config(path)
+    prog = f"{program()} {verb} {path}"
+    return tyro.cli(type(default), default=default, args=arguments, prog=prog)
+
+
+def _show_fields(verb: str, path: str, arguments: list[str]) -> int:
+    """Prints the flags of a config's fields; returns the exit status."""
+    call = (program(), verb, path, *arguments)
+    file = config_files.find(path)
+    help_texts.show(call, file, lambda: _with_fields(verb, path, arguments))
+    return 0
 
 
 def set_up_jax() -> None:
@@ -246,25 +281,6 @@ def set_up_jax() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """Errors whose message is for the user; anything else is ours, and shows its trace."""
-    from data_pipelines.errors import DataError
-    from m3djax.checkpoint import CheckpointError
-    from m3djax.evaluate.findings import EvaluationError
-    from m3djax.run_folder import RunError
-    from m3djax.train import Interrupted, NonFiniteError
-
-    return (
-        DataError,
-        EvaluationError,
-        CheckpointError,
-        RunError,
-        NonFiniteError,
-        Interrupted,
-        ConfigError,
-    )
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import LOADING
 from m3djax import distributed, serialize
@@ -28,7 +29,7 @@ _FREE = (
 )
 
 
-class RunError(RuntimeError):
+class RunError(UserError, RuntimeError):
     """A folder that is not a run, or is another run."""
 
 

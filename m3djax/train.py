@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from data_pipelines.errors import UserError
 from data_pipelines.files import no_space
 from m3djax import distributed, run_folder, serialize, sharding
 from m3djax.checkpoint import Checkpointer
@@ -33,11 +34,11 @@ from m3djax.step import Metrics, TrainState, compile_step
 log = logging.getLogger(__name__)
 
 
-class NonFiniteError(distributed.Agreed, FloatingPointError):
+class NonFiniteError(distributed.Agreed, UserError, FloatingPointError):
     """Training met NaN or infinity and stopped; the last good parameters are saved."""
 
 
-class Interrupted(distributed.Agreed, RuntimeError):
+class Interrupted(distributed.Agreed, UserError, RuntimeError):
     """Training was asked to end, and saved its state before it did.
 
     Attributes:

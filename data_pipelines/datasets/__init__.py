@@ -1,5 +1,5 @@
 """Prepared datasets: how they are made (`assemble`) and read (`open_dataset`)."""
 
-from data_pipelines.datasets.reading import RecordSource, open_dataset
+import lazy_loader
 
-__all__ = ["RecordSource", "open_dataset"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,63 +7,20 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
-import tyro
-
-from data_pipelines.captions import templates
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.files import check_target
-from data_pipelines.volume import Units
 from m3djax.ask import draft, picture, terminal
 from m3djax.ask.describe import counted
 from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.model import Run
+from m3djax.ask.options import AskOptions
 from m3djax.ask.session import Exchange, Session
-from m3djax.generate.sampling import Sampling
-from m3djax.generate.terminal import AutoDtype, chosen, converse
+from m3djax.generate.terminal import chosen, converse
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
-    """Asks a model about a scan.
-
-    Without questions it reads them from the terminal. Boxes in answers are given in voxels of the
-    file (first:past-the-last, along its own axes) and in RAS+ millimetres, and drawn. Nothing that
-    it says is for clinical use.
-
-    Attributes:
-      run: a run of the task VisionLanguage, or a folder of `run.py convert`.
-      scan: a volume file, or a folder of DICOM files or of image slices.
-      questions: one text each.
-      also: further scans of the same prompt, behind the first. Boxes are then not placed, as
-        answers do not say which scan they mean.
-      at: what is looked at where training cut crops: around the "centre" of the scan, a voxel of
-        the file ("30,200,180"), or RAS+ millimetres ("-12,40,1310mm"; write --at=-12,...).
-        "whole" resamples the whole scan to the size of the crop, as training did not.
-      zoom: of the crop, see `Crop`; None is the one that training cut most often.
-      units: of files that cannot tell: "HU" for CT.
-      series: the number of a series in a DICOM folder with several.
-      recipe: preprocessing of the training data, such as "m3d", where that is not at hand.
-      picture: the PNG to draw; None draws nothing.
-      report: a file for a draft of the findings; None writes none.
-      report_prompt: what is asked for it.
-      sampling: how answers are chosen.
-      dtype: what is computed in; "auto" is float32 on CPUs and bfloat16 elsewhere.
-    """
-
-    run: tyro.conf.Positional[str]
-    scan: tyro.conf.Positional[str]
-    questions: tyro.conf.Positional[tuple[str, ...]] = ()
-    also: tuple[str, ...] = ()
-    at: str = "centre"
-    zoom: float | None = None
-    units: Units | None = None
-    series: str | None = None
-    recipe: str | None = None
-    picture: str | None = "ask.png"
-    report: str | None = None
-    report_prompt: str = templates.REPORT[0]
-    sampling: Sampling = Sampling()
-    dtype: AutoDtype = "auto"
+class Ask(AskOptions):
+    """Does what the options ask for."""
 
     def answer(self) -> int:
         """Prints the answers, draws the picture, writes the draft; returns the exit status.

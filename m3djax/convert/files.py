@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -13,9 +12,8 @@ import safetensors.numpy
 
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import write_whole
+from m3djax.convert.options import Dtype
 from m3djax.convert.torch_zip import read_torch_zip
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from data_pipelines.errors import ConfigError, printable
 from m3djax.checkpoint import CheckpointError
@@ -12,7 +12,6 @@ from m3djax.convert import bert, lamed, llm, m3d, peft, vit
 from m3djax.convert.name_map import Rule
 from m3djax.experiment import Experiment
 
-Name = Literal["auto", "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora", "llm"]
 _LAMED = ("vision", "projector", "llm")
 
 

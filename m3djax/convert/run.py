@@ -10,15 +10,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from data_pipelines.errors import ConfigError, DataError, printable
 from m3djax import params, run_folder, sharding, weights
 from m3djax.checkpoint import CheckpointError
 from m3djax.convert import language, layouts, loading, name_map, peft, stream
 from m3djax.convert.bert_files import modern_names
-from m3djax.convert.files import Dtype, as_dtype, read_tensors, write_tensors
+from m3djax.convert.files import as_dtype, read_tensors, write_tensors
 from m3djax.convert.name_map import Rule
+from m3djax.convert.options import ConvertOptions
 from m3djax.convert.safetensors_files import (
     INDEX,
     LazyTensor,
@@ -38,32 +38,8 @@ _SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Convert:
-    """Published weights to a folder that `evaluate` and `init_from` take, or a run to published.
-
-    Which of the two follows from SOURCE: a file, or a folder of Hugging Face with such files, is
-    imported; a run or an imported folder is exported.
-
-    Attributes:
-      source: what to read.
-      out: folder to write (import); .safetensors file, or folder for shards of 5 GB (export).
-      config: the experiment whose model the weights are for (import); its fields are flags too.
-      layout: names of tensors; "auto" recognises them (import).
-      prefix: read only what starts so, without it; such as "module." or "vision_encoder.".
-      positions_from: patches along (D, H, W) that the file's position table is made for, if it is
-        to be interpolated to another grid of the config; zeros: the grids must be equal.
-      dtype: of exported numbers.
-      plan: say what an import would take on host and devices, and load nothing.
-    """
-
-    source: tyro.conf.Positional[str]
-    out: tyro.conf.Positional[str]
-    config: str = "configs/m3d/clip_released.py"
-    layout: layouts.Name = "auto"
-    prefix: str = ""
-    positions_from: Size = (0, 0, 0)
-    dtype: Dtype = "float32"
-    plan: bool = False
+class Convert(ConvertOptions):
+    """Does what the options ask for."""
 
     @property
     def exports(self) -> bool:

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipelines.errors import UserError
 
-class EvaluationError(RuntimeError):
+
+class EvaluationError(UserError, RuntimeError):
     """An evaluator that does not fit the run or the data; says what to change."""
 
 

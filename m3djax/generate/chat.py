@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
-import tyro
-
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text import prompts
 from m3djax import sharding
 from m3djax.convert import pretrained
 from m3djax.generate import terminal
 from m3djax.generate.generator import Generator
-from m3djax.generate.sampling import Sampling
+from m3djax.generate.options import ChatOptions
 
 _HELP = "(an empty line or ctrl-D ends, /new forgets what was said)"
 
 
 @dataclasses.dataclass(frozen=True)
-class Chat:
-    """Talk with a language model.
-
-    Attributes:
-      model: a folder as Hugging Face keeps it, or a .gguf file.
-      system: what the model is told first; "" leaves that to its chat template.
-      plain: prompts without a chat template, each for itself, as M3D's models take them.
-      sampling: how answers are chosen.
-      dtype: what is computed in; "auto" is float32 on CPUs and bfloat16 elsewhere.
-    """
-
-    model: tyro.conf.Positional[str]
-    system: str = ""
-    plain: bool = False
-    sampling: Sampling = Sampling()
-    dtype: terminal.AutoDtype = "auto"
+class Chat(ChatOptions):
+    """Does what the options ask for."""
 
     def run(self) -> int:
         """Reads questions from standard input until it ends; returns the exit status.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from m3djax.generate.sampling import Chooser
+from m3djax.generate.chooser import Chooser
 from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
 from m3djax.models.llm.rotary import Rotation
 from m3djax.sharding import constrain

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float
 
 from data_pipelines.errors import ConfigError
 from m3djax.generate import decode
-from m3djax.generate.sampling import Chooser, Sampling
+from m3djax.generate.chooser import Chooser
+from m3djax.generate.sampling import Sampling
 from m3djax.generate.text import RowText
 from m3djax.models.llm.decoder import Decoder
 

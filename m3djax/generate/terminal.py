@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import jax
 
 from data_pipelines.errors import ConfigError, printable
 from m3djax.generate.generator import Ended
+from m3djax.generate.options import AutoDtype
 from m3djax.params import Dtype
-
-AutoDtype = Literal["auto", "float32", "bfloat16"]
 
 
 def converse(reply: Callable[[str], object], name: str) -> None:

@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
 from typing import Any
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.files import write_whole
-from data_pipelines.program import program
 from m3djax import sharding
 from m3djax.experiment import Experiment
 from m3djax.plan.compile import OutOfMemory, compile_for
 from m3djax.plan.fit import Search
+from m3djax.plan.options import Options
 from m3djax.plan.record import Record, record
 from m3djax.plan.report import show
 from m3djax.plan.targets import TrainStep, target_of
 from m3djax.plan.topology import Topology
 
-USAGE = "CONFIG --topology v5e:4x4 [--slices N] [--fit] [--json FILE] [--field value ...] [--help]"
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to plan for.
-
-    Attributes:
-      topology: the devices.
-      fit: whether to look for the largest batch.
-      json: file to write the plan to; "" for none.
-    """
-
-    topology: Topology
-    fit: bool
-    json: str
-
-
-def options(arguments: list[str]) -> tuple[Options, list[str]]:
-    """Options of the verb, and what is left for the config's fields."""
-    parser = argparse.ArgumentParser(f"{program()} plan", USAGE, allow_abbrev=False, add_help=False)
-    parser.add_argument("--topology", required=True)
-    parser.add_argument("--slices", type=int, default=1)
-    parser.add_argument("--fit", action="store_true")
-    parser.add_argument("--json", default="")
-    found, fields = parser.parse_known_args(arguments)
-    return Options(Topology(found.topology, found.slices), found.fit, found.json), fields
-
 
 def run(config: Any, wanted: Options) -> None:
     """Plans, prints and, if asked to, writes."""
-    made = plan(config, wanted.topology, fit=wanted.fit)
+    made = plan(config, Topology(wanted.topology, wanted.slices), fit=wanted.fit)
     show(made)
     if wanted.json:
         write_whole(wanted.json, json.dumps(made, indent=1) + "\n")

@@ -17,7 +17,8 @@ from m3djax import flops, sharding
 from m3djax.convert.pretrained import shapes
 from m3djax.experiment import Experiment
 from m3djax.generate import decode
-from m3djax.generate.sampling import Chooser, Sampling
+from m3djax.generate.chooser import Chooser
+from m3djax.generate.sampling import Sampling
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import FlatParams, unflatten
 from m3djax.state import abstract_batch, abstract_state, specification, trainer_of

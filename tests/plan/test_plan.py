@@ -12,8 +12,9 @@ import pytest
 from data_pipelines.errors import ConfigError
 from m3djax import flops, sharding
 from m3djax.cli import main
-from m3djax.plan import collectives, command, record
+from m3djax.plan import collectives, record
 from m3djax.plan.hlo import Program
+from m3djax.plan.options import USAGE
 from m3djax.plan.targets import TrainStep
 from m3djax.plan.topology import Topology
 from m3djax.state import specification
@@ -137,7 +138,7 @@ def test_missing_compilers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_usage_without_a_config(capsys) -> None:
     assert main(["plan"]) == 2
-    assert command.USAGE in capsys.readouterr().err
+    assert USAGE in capsys.readouterr().err
 
 
 def test_two_slices_reduce_over_the_network_what_they_have_reduced_inside() -> None:

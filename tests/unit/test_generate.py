@@ -14,8 +14,9 @@ from data_pipelines.errors import ConfigError
 from m3djax import sharding
 from m3djax.convert.pretrained import Pretrained
 from m3djax.generate import decode
+from m3djax.generate.chooser import Chooser
 from m3djax.generate.generator import Generator, bucket
-from m3djax.generate.sampling import Chooser, Sampling
+from m3djax.generate.sampling import Sampling
 from m3djax.generate.text import RowText
 from m3djax.params import flatten, unflatten
 from tests import tiny_llm
