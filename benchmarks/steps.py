@@ -53,7 +53,7 @@ def run_ours(experiment: Any, steps: int) -> dict[str, Any]:
     spec = specification(experiment)
     with jax.set_mesh(mesh):
         trainer = trainer_of(experiment)
-        state = sharding.sharded(mesh, trainer.init, jax.random.key(0))
+        state = sharding.sharded(mesh, experiment.task, trainer.init, jax.random.key(0))
         batch = to_devices({name: random_like(leaf) for name, leaf in spec.items()}, mesh)
         step, key = compile_step(trainer, mesh), jax.random.key(1)
         begin = time.perf_counter()

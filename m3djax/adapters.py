@@ -154,9 +154,7 @@ def applied(
         if dropout:
             x = _drop(x, dropout, keys, layer.get_variable("params", _SALT))
         a, b = (
-            gather(
-                "/".join((*layer.path, name)), layer.get_variable("params", name).astype(x.dtype)
-            )
+            gather(layer, name, layer.get_variable("params", name).astype(x.dtype))
             for name in (A, B)
         )
         return out + scale * _low_rank(x, a, b)

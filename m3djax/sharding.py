@@ -1,17 +1,17 @@
-"""Where every array lives: the mesh and two tables, from names to mesh axes.
+"""Where every array lives: the mesh, and the table from logical axes to mesh axes.
 
-`PARAMETERS` says what the dimensions of a parameter mean; `MESH_AXES` says which mesh axes such a
-dimension is split over. Modules know nothing of it but `constrain`.
+Modules state what the dimensions of their parameters mean, see `parameter_axes.register_axes`;
+`MESH_AXES` says which mesh axes such a dimension is split over.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
@@ -19,11 +19,11 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import ConfigError
+from m3djax.parameter_axes import LogicalAxes, parameter_axes
 
 log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
-LogicalAxes = tuple[str | None, ...]
 
 # Logical axis -> mesh axes.
 MESH_AXES: Mapping[str, tuple[str, ...]] = {
@@ -32,61 +32,10 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "mlp": ("tensor",),
     "layers": (),
+    "experts": (),
     "vocabulary": ("fsdp", "tensor"),
     "logits": ("tensor",),
 }
-
-# End of a parameter's path -> logical axes. Exactly one pattern must match.
-PARAMETERS: tuple[tuple[str, LogicalAxes], ...] = (
-    (r"block/attention/(query|key|value)/kernel", ("layers", "embed", "heads")),
-    (r"block/attention/(query|key|value)/bias", ("layers", "heads")),
-    (r"block/attention/out/kernel", ("layers", "heads", "embed")),
-    (r"block/attention/out/bias", ("layers", None)),
-    (r"block/mlp/fc1/kernel", ("layers", "embed", "mlp")),
-    (r"block/mlp/fc1/bias", ("layers", "mlp")),
-    (r"block/mlp/fc2/kernel", ("layers", "mlp", "embed")),
-    (r"block/mlp/fc2/bias", ("layers", None)),
-    (r"block/norm\d/(scale|bias)", ("layers", None)),
-    (r"norm/(scale|bias)", (None,)),
-    (r"(patch_embed|embed|predict)/kernel", (None, "embed")),
-    (r"(patch_embed|embed|predict)/bias", (None,)),
-    (r"(cls|cls_position|mask_token)", (None,)),
-    (r"positions/table", (None, None)),
-    (r"(words|decoder)/table", ("vocabulary", None)),
-    (r"types/table", (None, None)),
-    (r"pooler/kernel", (None, "embed")),
-    (r"pooler/bias", (None,)),
-    (r"transform/kernel", (None, "embed")),
-    (r"transform/bias", (None,)),
-    (r"vocabulary_bias", ("vocabulary",)),
-    (r"projection/kernel", (None, "embed")),
-    (r"projection/bias", (None,)),
-    (r"pool/probe", (None,)),
-    (r"pool/(key|value)/kernel", ("embed", "heads")),
-    (r"pool/(key|value)/bias", ("heads",)),
-    (r"objective/(scale|log_scale|bias)", ()),
-    (r"linear_\d+/kernel", (None, "embed")),
-    (r"linear_\d+/bias", (None,)),
-    # Language models. Feature-sharded tables under a gather would be gathered whole every time.
-    (r"block/attention/qkv/kernel", ("layers", "embed", "heads")),
-    (r"block/attention/qkv/bias", ("layers", "heads")),
-    (r"block/attention/(query|key)_norm/scale", ("layers", None)),
-    (r"block/mlp/(gate|up|gate_up)/kernel", ("layers", "embed", "mlp")),
-    (r"block/mlp/(gate|up|gate_up)/bias", ("layers", "mlp")),
-    (r"block/mlp/down/kernel", ("layers", "mlp", "embed")),
-    (r"block/mlp/down/bias", ("layers", None)),
-    (r"token_embed/embedding", ("vocabulary", None)),
-    (r"head/kernel", (None, "vocabulary")),
-    # Adapters of linear layers: split as the kernels beside them, their rank whole.
-    (r"block/attention/(query|key|value|qkv)/lora_a", ("layers", "embed", None)),
-    (r"block/attention/(query|key|value|qkv)/lora_b", ("layers", None, "heads")),
-    (r"block/attention/out/lora_a", ("layers", "heads", None)),
-    (r"block/attention/out/lora_b", ("layers", None, "embed")),
-    (r"block/mlp/(fc1|gate|up|gate_up)/lora_a", ("layers", "embed", None)),
-    (r"block/mlp/(fc1|gate|up|gate_up)/lora_b", ("layers", None, "mlp")),
-    (r"block/mlp/(fc2|down)/lora_a", ("layers", "mlp", None)),
-    (r"block/mlp/(fc2|down)/lora_b", ("layers", None, "embed")),
-)
 
 
 def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = None) -> Mesh:
@@ -132,21 +81,22 @@ def activation_spec(shape: tuple[int, ...], axes: LogicalAxes) -> P:
     return _spec(shape, axes, jax.sharding.get_abstract_mesh().shape, "activation")
 
 
-def gather(path: str, kernel: jax.Array) -> jax.Array:
-    """A parameter whole over fsdp, still split over tensor, right where it is used.
+def gather(owner: nn.Module, path: str, kernel: jax.Array) -> jax.Array:
+    """Returns a parameter whole over fsdp, still split over tensor, right where it is used.
 
     Left to itself the partitioner splits the product instead and passes partial results around:
     thousands of permutes for a ViT. Under `remat` the gathered copy is not kept for the backward
     pass. Identity where there is no mesh, or none of its axes is used for fsdp.
 
     Args:
-      path: the parameter's path, at least its end, as in `PARAMETERS`.
-      kernel: the parameter, or its slice for one layer of a stack.
+      owner: the module that the path starts from; see `parameter_axes`.
+      path: the parameter's path from there on.
+      kernel: the parameter; inside a scan its slice for one layer.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["fsdp"] == 1:
         return kernel
-    axes = _axes(path)[-kernel.ndim :]
+    axes = parameter_axes(owner, path, kernel.ndim)
     whole = _spec(kernel.shape, axes, {**mesh.shape, "fsdp": 1}, path)
     return jax.lax.with_sharding_constraint(kernel, whole)
 
@@ -181,56 +131,42 @@ def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
     return {process: tuple(sorted(part)) for process, part in held.items()}
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Shardings for a train state: a leaf under a parameter's path goes where the parameter goes.
+def state_shardings(state: Any, mesh: Mesh, model: Any) -> Any:
+    """Returns the shardings of a train state: a leaf under a parameter's path goes with it.
 
     Args:
       state: tree of arrays or shapes; parameters, moments and frozen leaves are dicts keyed by the
-        parameter's full path, so one table serves them all. Other leaves (counters) are replicated.
+        parameter's full path. Other leaves (counters) are replicated.
       mesh: the devices.
+      model: what the paths start from: a task, or a dict of modules by component.
 
     Raises:
-      ValueError: if no row of `PARAMETERS` or more than one matches, or a row has other dimensions.
+      ConfigError: a parameter has no row or more than one; see `parameter_axes`.
     """
 
     def place(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = getattr(key_path[-1], "key", None) if key_path else None
-        spec = parameter_spec(path, leaf.shape, mesh) if isinstance(path, str) else P()
+        spec = parameter_spec(path, leaf.shape, mesh, model) if isinstance(path, str) else P()
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
-    """The partition of one parameter; see `state_shardings` for errors."""
-    axes = _axes(path)
-    if len(axes) != len(shape):
-        raise ConfigError(
-            f"parameter {path} of shape {shape} has the row {axes} in the sharding table. "
-            "Cure: give it one entry per dimension in m3djax/sharding.py."
-        )
-    return _spec(shape, axes, mesh.shape, path)
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, model: Any) -> P:
+    """Returns the partition of one parameter; see `state_shardings` for arguments and errors."""
+    return _spec(shape, parameter_axes(model, path, len(shape)), mesh.shape, path)
 
 
-def _axes(path: str) -> LogicalAxes:
-    """The one row of `PARAMETERS` that matches a path."""
-    rows = [axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}$", path)]
-    if len(rows) != 1:
-        raise ConfigError(
-            f"parameter {path} matches {rows or 'no row'} of the sharding table. "
-            "Cure: give it exactly one row in m3djax/sharding.py."
-        )
-    return rows[0]
-
-
-def sharded(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
-    """Runs `function` under jit so that its results are born where the table puts them."""
+def sharded(mesh: Mesh, model: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Runs `function` under jit; its results are made where the rows of `model` put them."""
     with jax.set_mesh(mesh):
-        shardings = state_shardings(jax.eval_shape(function, *args), mesh)
+        shardings = state_shardings(jax.eval_shape(function, *args), mesh, model)
         return jax.jit(function, out_shardings=shardings)(*args)
 
 
-def for_one_process(flat: Mapping[str, jax.Array], mesh: Mesh) -> tuple[dict[str, Any], Mesh]:
+def for_one_process(
+    flat: Mapping[str, jax.Array], mesh: Mesh, model: Any
+) -> tuple[dict[str, Any], Mesh]:
     """Returns parameters that a process can compute with by itself, and the mesh they are on.
 
     With one process these are the given ones. With several, each gets all parameters on its own
@@ -240,12 +176,13 @@ def for_one_process(flat: Mapping[str, jax.Array], mesh: Mesh) -> tuple[dict[str
     Args:
       flat: path -> parameter, on `mesh`.
       mesh: all devices.
+      model: what the paths start from; see `state_shardings`.
     """
     if jax.process_count() == 1:
         return dict(flat), mesh
     split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
     own = make_mesh((1, -1, 1) if split else (-1, 1, 1), jax.local_devices())
-    places = state_shardings(dict(flat), own)
+    places = state_shardings(dict(flat), own, model)
     # One by one: a device holds no more than one parameter whole.
     return {
         path: jax.device_put(_whole(mesh)(leaf).addressable_data(0), places[path])

@@ -29,7 +29,7 @@ def sharding_table(experiment: Experiment) -> str:
     state = jax.eval_shape(trainer_of(experiment).init, jax.eval_shape(jax.random.key, 0))
     rows, total = [("parameter", "shape", "split over", "MiB per device")], 0.0
     for path, leaf in sorted((state.trainable | state.frozen).items()):
-        spec = sharding.parameter_spec(path, leaf.shape, mesh)
+        spec = sharding.parameter_spec(path, leaf.shape, mesh, experiment.task)
         parts = math.prod(mesh.shape[axis] for entry in spec for axis in axes_of(entry))
         mib = leaf.size / parts * 4 / 2**20
         total += mib

@@ -58,7 +58,7 @@ def abstract_params(
 def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, dtypes and places of the train state; nothing is computed."""
     state = jax.eval_shape(trainer_of(experiment).init, jax.eval_shape(jax.random.key, 0))
-    shardings = sharding.state_shardings(state, mesh)
+    shardings = sharding.state_shardings(state, mesh, experiment.task)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         state,
@@ -87,7 +87,7 @@ def initial_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState
         )
         return dataclasses.replace(state, trainable=trainable, frozen=frozen)
 
-    state = sharding.sharded(mesh, rest, jax.random.key(experiment.seed))
+    state = sharding.sharded(mesh, experiment.task, rest, jax.random.key(experiment.seed))
     leaves = state.trainable | state.frozen | given
     return dataclasses.replace(
         state,

@@ -130,7 +130,7 @@ def compile_step(trainer: Trainer, mesh: jax.sharding.Mesh) -> jax.stages.Wrappe
     """The step under jit: the state is donated and stays where the sharding table puts it."""
     state = jax.eval_shape(trainer.init, jax.eval_shape(jax.random.key, 0))
     # Without out_shardings the second call would compile again.
-    shardings = (sharding.state_shardings(state, mesh), None)
+    shardings = (sharding.state_shardings(state, mesh, trainer.experiment.task), None)
     return jax.jit(trainer.step, donate_argnums=0, out_shardings=shardings)
 
 

@@ -195,7 +195,8 @@ class Loop:
 
     def _measure(self, evaluators: Mapping[str, Evaluator]) -> list[dict[str, float]]:
         """Returns the numbers of each evaluator by "NAME/NUMBER"; all processes take part."""
-        flat, mesh = sharding.for_one_process(self.state.trainable | self.state.frozen, self.mesh)
+        flat = self.state.trainable | self.state.frozen
+        flat, mesh = sharding.for_one_process(flat, self.mesh, self.experiment.task)
         task, params = self.experiment.task, self.experiment.merged(unflatten(flat))
         results = []
         for name, evaluator in evaluators.items():

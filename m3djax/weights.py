@@ -88,15 +88,18 @@ def load_params(
     return checkpoint.read_arrays(place, wanted, saved)
 
 
-def on_mesh(leaves: Mapping[str, Any], mesh: Mesh, dtype: Any = "float32") -> dict[str, Any]:
+def on_mesh(
+    leaves: Mapping[str, Any], mesh: Mesh, model: Any, dtype: Any = "float32"
+) -> dict[str, Any]:
     """What `load_params` takes for parameters that go where the sharding table puts them.
 
     Args:
       leaves: path -> anything with a shape.
       mesh: the devices.
+      model: what the paths start from; see `sharding.state_shardings`.
       dtype: what the parameters become.
     """
-    places = sharding.state_shardings(dict(leaves), mesh)
+    places = sharding.state_shardings(dict(leaves), mesh, model)
     return {
         path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=places[path])
         for path, leaf in leaves.items()

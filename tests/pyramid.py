@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from m3djax.models.encoder import Encoder, Level, VisionFeatures
 from m3djax.models.patches import Size
+from m3djax.parameter_axes import register_axes
 
 
 class Pyramid(Encoder):
@@ -41,3 +42,9 @@ class Pyramid(Encoder):
             levels.append(Level(x, stride))
         layers = [VisionFeatures((level,)) for level in levels]
         return VisionFeatures(tuple(levels), hidden=tuple(layers[n] for n in hidden))
+
+
+register_axes(
+    Pyramid,
+    {r"stage_\d/kernel": (None, None, None, None, "embed"), r"stage_\d/bias": (None,)},
+)

@@ -123,7 +123,7 @@ def updates(
     history = []
     with jax.set_mesh(mesh):
         if start is None:
-            state = sharding.sharded(mesh, trainer_of(config).init, jax.random.key(0))
+            state = sharding.sharded(mesh, config.task, trainer_of(config).init, jax.random.key(0))
         else:
             where = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
             state = jax.device_put(start, where)

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import AbstractMesh
 
@@ -22,6 +23,7 @@ def plan(
     tensors: Mapping[str, LazyTensor],
     expected: Mapping[str, tuple[int, ...]],
     mesh: tuple[int, int, int],
+    model: Any,
 ) -> str:
     """Bytes on host and devices, for a mesh that need not be there.
 
@@ -33,12 +35,13 @@ def plan(
       tensors: what it holds.
       expected: our paths and shapes.
       mesh: devices along (data, fsdp, tensor); a -1 takes what this machine has left.
+      model: what our paths start from; see `sharding.state_shardings`.
     """
     if -1 in mesh:
         places = sharding.make_mesh(mesh).abstract_mesh
     else:
         places = AbstractMesh(mesh, sharding.AXES)
-    parts = {path: _share(path, shape, places) for path, shape in expected.items()}
+    parts = {path: _share(path, shape, places, model) for path, shape in expected.items()}
     numbers = sum(math.prod(shape) for shape in expected.values())
     largest = max(parts, key=lambda name: parts[name])
     kinds = Counter(tensor.dtype for tensor in tensors.values())
@@ -58,8 +61,8 @@ def plan(
     )
 
 
-def _share(path: str, shape: tuple[int, ...], mesh: AbstractMesh) -> int:
+def _share(path: str, shape: tuple[int, ...], mesh: AbstractMesh, model: Any) -> int:
     """Numbers of a parameter on one device."""
-    spec = sharding.parameter_spec(path, shape, mesh)
+    spec = sharding.parameter_spec(path, shape, mesh, model)
     axes = [axis for entry in spec for axis in axes_of(entry)]
     return math.prod(shape) // math.prod(mesh.shape[axis] for axis in axes)

@@ -15,6 +15,7 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.text import llm_tokenizer
 from m3djax import sharding
 from m3djax.convert.pretrained import Pretrained
+from m3djax.models.llm.decoder import Decoder
 from m3djax.params import flatten, unflatten
 
 _TABLES = {"llm/token_embed/embedding": 0, "llm/head/kernel": 1}  # path -> axis of the vocabulary
@@ -52,14 +53,16 @@ def grow(
     flat: dict[str, Any] = flatten(pretrained.params)
     for path, axis in _TABLES.items():
         if path in flat:
-            flat[path] = _resized(path, flat[path], axis, before, after, rows)
+            flat[path] = _resized(pretrained.model, path, flat[path], axis, before, after, rows)
     model = dataclasses.replace(
         pretrained.model, vocab_size=rows, num_tokens=None if rows == after else after
     )
     return dataclasses.replace(pretrained, model=model, params=unflatten(flat), tokenizer=tokenizer)
 
 
-def _resized(path: str, table: jax.Array, axis: int, before: int, after: int, rows: int) -> Any:
+def _resized(
+    model: Decoder, path: str, table: jax.Array, axis: int, before: int, after: int, rows: int
+) -> Any:
     """The first `before` rows, then their mean up to `after`, then zeros up to `rows`."""
 
     def build(table: jax.Array) -> jax.Array:
@@ -73,5 +76,6 @@ def _resized(path: str, table: jax.Array, axis: int, before: int, after: int, ro
     shape[axis] = rows
     place = table.sharding
     if isinstance(place, NamedSharding) and isinstance(mesh := place.mesh, Mesh):
-        place = NamedSharding(mesh, sharding.parameter_spec(path, tuple(shape), mesh))
+        spec = sharding.parameter_spec(path, tuple(shape), mesh, {"llm": model})
+        place = NamedSharding(mesh, spec)
     return jax.jit(build, out_shardings=place)(table)

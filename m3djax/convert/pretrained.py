@@ -93,6 +93,7 @@ def load(
         rules,
         shapes(model),
         mesh,
+        {"llm": model},
         source=path,
         dtype=jnp.dtype(param_dtype or dtype),
     )

@@ -106,7 +106,7 @@ class Convert(ConvertOptions):
         aside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(known.aside)}
         expected = expected_shapes(experiment, known.components)
         if self.plan:
-            return loading.plan(path, tensors, expected, experiment.mesh)
+            return loading.plan(path, tensors, expected, experiment.mesh, experiment.task)
         ours, notes = self._ours(path, tensors, rules, experiment, layout)
         if not {"text", "llm"}.isdisjoint(known.components):
             notes += filter(None, [check_vocabulary(path, experiment)])
@@ -160,7 +160,7 @@ class Convert(ConvertOptions):
         mesh = sharding.make_mesh((1, -1, 1))
         try:
             ours: dict[str, Any] = dict(
-                stream.load(tensors, rules, expected, mesh, dtype=np.float32)
+                stream.load(tensors, rules, expected, mesh, experiment.task, dtype=np.float32)
             )
         except name_map.MapError as error:
             raise CheckpointError(report(path, error.problems, layout)) from error

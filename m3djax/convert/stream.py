@@ -24,6 +24,7 @@ def load(
     rules: Sequence[Rule],
     expected: Mapping[str, tuple[int, ...]],
     mesh: Mesh,
+    model: Any,
     *,
     source: epath.PathLike | None = None,
     dtype: Any = None,
@@ -34,7 +35,8 @@ def load(
       theirs: all tensors of the checkpoint.
       rules: the map.
       expected: our paths and shapes.
-      mesh: where the sharding table puts them.
+      mesh: the devices.
+      model: what our paths start from; see `sharding.state_shardings`.
       source: the checkpoint, for messages.
       dtype: what they become; None: as they are stored.
 
@@ -67,7 +69,7 @@ def load(
     return {
         path: jax.make_array_from_callback(
             tuple(expected[path]),
-            NamedSharding(mesh, sharding.parameter_spec(path, tuple(expected[path]), mesh)),
+            NamedSharding(mesh, sharding.parameter_spec(path, tuple(expected[path]), mesh, model)),
             _reader(*sources[path], dtype),
         )
         for path in expected

@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -29,15 +28,6 @@ from m3djax.tasks.base import apply
 
 LayerCache = tuple[Array, Array]
 """Keys and values, (b, heads, d, slots) each."""
-
-
-class _Layer(nn.Module):
-    """Runs one block outside of its stack, under the name that the sharding table knows."""
-
-    block: DecoderBlock
-
-    def __call__(self, *args: Any) -> Array:
-        return self.block(*args)
 
 
 @struct.dataclass
@@ -197,11 +187,11 @@ def _layer(
 ) -> tuple[Float[Array, "b n c"], LayerCache]:
     """Runs one block; traced once for all layers, compiled as a part of the caller."""
     variables = {
-        "params": {"block": params},
-        "cache": {"block": {"attention": dict(zip(("keys", "values"), cache, strict=True))}},
+        "params": params,
+        "cache": {"attention": dict(zip(("keys", "values"), cache, strict=True))},
     }
-    x, changed = _Layer(block).apply(variables, x, rotation, mask, slot, mutable=["cache"])
-    found = changed["cache"]["block"]["attention"]
+    x, changed = block.apply(variables, x, rotation, mask, slot, mutable=["cache"])
+    found = changed["cache"]["attention"]
     return x, (found["keys"], found["values"])
 
 

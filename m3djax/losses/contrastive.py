@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from m3djax.losses.sigmoid import dense_sigmoid_loss, ring_sigmoid_loss
 from m3djax.losses.terms import Loss, Term
+from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
 _NEVER = -1e30  # a logit whose exponential is 0, and which a weight of 0 can still silence
@@ -76,6 +77,9 @@ class InfoNCE(nn.Module):
         return Loss({"info_nce": Term(total, rows)}, means)
 
 
+register_axes(InfoNCE, {"scale|log_scale": ()})
+
+
 class SigmoidPairs(nn.Module):
     """Every pair is a yes-or-no question (SigLIP, arXiv 2303.15343, eq. 1).
 
@@ -119,6 +123,9 @@ class SigmoidPairs(nn.Module):
             total = dense_sigmoid_loss(*pairs)
         metrics = {"scale": Term(factor * rows, rows), "bias": Term(bias * rows, rows)}
         return Loss({"sigmoid": Term(total, rows)}, metrics)
+
+
+register_axes(SigmoidPairs, {"log_scale|bias": ()})
 
 
 def pairwise_logits(

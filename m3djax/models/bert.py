@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer, dense, layer_norm
+from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
 
@@ -142,6 +143,16 @@ class TextEmbeddings(nn.Module):
         return jnp.take(constrain(table, (None, None)), ids, axis=0, mode="fill")
 
 
+register_axes(
+    TextEmbeddings,
+    {
+        "words/table": ("vocabulary", None),
+        "(types|positions)/table": (None, None),
+        "norm/(scale|bias)": (None,),
+    },
+)
+
+
 class Bert(nn.Module):
     """BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692) as in Hugging Face's transformers.
 
@@ -191,6 +202,9 @@ class Bert(nn.Module):
         return TextFeatures(tokens, mask, embedded, pooled, layers)
 
 
+register_axes(Bert, {"pooler/kernel": (None, "embed"), "pooler/bias": (None,)})
+
+
 class MaskedLanguageHead(nn.Module):
     """From tokens to words: linear, GELU, norm, and the product with a table of words.
 
@@ -222,3 +236,15 @@ class MaskedLanguageHead(nn.Module):
         scores = jnp.einsum("...c,vc->...v", x, table, preferred_element_type=jnp.float32)
         rest = (None,) * (x.ndim - 2)
         return constrain(scores + bias, ("batch", *rest, "logits")), x
+
+
+register_axes(
+    MaskedLanguageHead,
+    {
+        "transform/kernel": (None, "embed"),
+        "transform/bias": (None,),
+        "norm/(scale|bias)": (None,),
+        "decoder/table": ("vocabulary", None),
+        "vocabulary_bias": ("vocabulary",),
+    },
+)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from data_pipelines.errors import ConfigError
 from m3djax.models.attention import dot_product_attention
 from m3djax.models.transformer import dense
+from m3djax.parameter_axes import register_axes
 
 
 class AttentionPool(nn.Module):
@@ -38,6 +39,16 @@ class AttentionPool(nn.Module):
         )
         where = None if mask is None else mask[:, None, None]
         return dot_product_attention(query, key, value, where).reshape(b, c)
+
+
+register_axes(
+    AttentionPool,
+    {
+        "probe": (None,),
+        "(key|value)/kernel": ("embed", "heads"),
+        "(key|value)/bias": ("heads",),
+    },
+)
 
 
 class EmbeddingHead(nn.Module):
@@ -87,3 +98,6 @@ class EmbeddingHead(nn.Module):
         vector = dense(self.features, pooled, name="projection")(pooled).astype(jnp.float32)
         length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(vector), -1, keepdims=True), 1e-24))
         return vector / length
+
+
+register_axes(EmbeddingHead, {"projection/kernel": (None, "embed"), "projection/bias": (None,)})

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from m3djax.models.encoder import VisibleTokens
 from m3djax.models.positions import LearnedPositions, SinCosPositions
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer, dense, layer_norm
+from m3djax.parameter_axes import register_axes
 
 
 class MAEDecoder(nn.Module):
@@ -57,3 +58,14 @@ class MAEDecoder(nn.Module):
         tokens, _ = self.transformer(tokens)
         tokens = layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens)
         return dense(patch_voxels, tokens, name="predict")(tokens[:, -n:])
+
+
+register_axes(
+    MAEDecoder,
+    {
+        "(embed|predict)/kernel": (None, "embed"),
+        "(embed|predict)/bias": (None,),
+        "mask_token": (None,),
+        "norm/(scale|bias)": (None,),
+    },
+)

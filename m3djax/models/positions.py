@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from m3djax.models.patches import Size
+from m3djax.parameter_axes import register_axes
 
 
 def sincos_3d(grid: Size, dim: int, *, released: bool = False) -> np.ndarray:
@@ -84,3 +85,6 @@ class LearnedPositions(nn.Module):
             return 0.02 * jax.random.normal(rng, shape)
         table = sincos_3d(self.grid, shape[1], released=self.start == "sincos_released")
         return jnp.asarray(table, jnp.float32)
+
+
+register_axes(LearnedPositions, {"table": (None, None)})

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from m3djax.models.encoder import VisionFeatures
 from m3djax.models.patches import Size, patch_grid, patchify
 from m3djax.models.transformer import dense
+from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
 
@@ -85,3 +86,6 @@ class Projector(nn.Module):
         if self.merge == "concat":
             return blocks.reshape(b, count, block * c)
         return jnp.mean(blocks, axis=2, dtype=jnp.float32).astype(tokens.dtype)
+
+
+register_axes(Projector, {r"linear_\d+/kernel": (None, "embed"), r"linear_\d+/bias": (None,)})

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from data_pipelines.errors import ConfigError
 from m3djax.models.attention import Implementation, dot_product_attention
+from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain, gather
 
 Remat = Literal["none", "dots", "full"]
@@ -26,7 +27,7 @@ class Dense(nn.Dense):
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """The parameter `name`, ready for use."""
         value = super().param(name, *args, **kwargs)
-        return gather("/".join((*self.path, name)), value.astype(self.dtype))
+        return gather(self, name, value.astype(self.dtype))
 
 
 def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> Dense:
@@ -72,6 +73,17 @@ class Attention(nn.Module):
         return dense(c, x, name="out")(out.reshape(b, n, c))
 
 
+register_axes(
+    Attention,
+    {
+        "(query|key|value)/kernel": ("embed", "heads"),
+        "(query|key|value)/bias": ("heads",),
+        "out/kernel": ("heads", "embed"),
+        "out/bias": (None,),
+    },
+)
+
+
 class Mlp(nn.Module):
     """Two linear layers with the exact (erf) GELU between them.
 
@@ -87,6 +99,17 @@ class Mlp(nn.Module):
         hidden = nn.gelu(dense(self.mlp_dim, x, name="fc1")(x), approximate=False)
         hidden = constrain(hidden, ("batch", None, "mlp"))
         return dense(x.shape[-1], x, name="fc2")(hidden)
+
+
+register_axes(
+    Mlp,
+    {
+        "fc1/kernel": ("embed", "mlp"),
+        "fc1/bias": ("mlp",),
+        "fc2/kernel": ("mlp", "embed"),
+        "fc2/bias": (None,),
+    },
+)
 
 
 class Block(nn.Module):
@@ -110,6 +133,9 @@ class Block(nn.Module):
         x = x + self.attention(layer_norm(x, epsilon=self.norm_eps, name="norm1")(x), mask)
         x = x + self.mlp(layer_norm(x, epsilon=self.norm_eps, name="norm2")(x))
         return constrain(x, ("batch", None, None))
+
+
+register_axes(Block, {"norm[12]/(scale|bias)": (None,)})
 
 
 class Transformer(nn.Module):
@@ -160,3 +186,6 @@ class Transformer(nn.Module):
             unroll=self.unroll,
         )
         return scan(self.block, x, *args)
+
+
+register_axes(Transformer, stacked={"block": "layers"})

@@ -10,6 +10,7 @@ from m3djax.models.encoder import Level, TokenEncoder, VisibleTokens, VisionFeat
 from m3djax.models.patches import Size, patchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions
 from m3djax.models.transformer import Transformer, dense, layer_norm
+from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
 
@@ -110,3 +111,14 @@ class ViT3D(TokenEncoder):
             cls = cls + self.param("cls_position", nn.initializers.zeros, shape)
         cls = jnp.broadcast_to(cls.astype(tokens.dtype), (tokens.shape[0], 1, *shape))
         return jnp.concatenate([cls, tokens], axis=1)
+
+
+register_axes(
+    ViT3D,
+    {
+        "patch_embed/kernel": (None, "embed"),
+        "patch_embed/bias": (None,),
+        "cls|cls_position": (None,),
+        "norm/(scale|bias)": (None,),
+    },
+)

@@ -146,7 +146,9 @@ class Decoding(Target):
         self.split(mesh)
         sizes = shapes(self.llm)
         flat = {
-            path: self._placed(shape, sharding.parameter_spec(path, shape, mesh), mesh)
+            path: self._placed(
+                shape, sharding.parameter_spec(path, shape, mesh, {"llm": self.llm}), mesh
+            )
             for path, shape in sizes.items()
         }
         params = unflatten(flat)["llm"]

@@ -97,5 +97,5 @@ def read_params(
     if mesh is None:
         mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
     shapes = state.abstract_params(experiment, components)
-    wanted = weights.on_mesh(shapes, mesh, dtype or "float32")
+    wanted = weights.on_mesh(shapes, mesh, experiment.task, dtype or "float32")
     return weights.load_params(run, wanted, step=step)

@@ -83,7 +83,7 @@ def next_token_loss(
     # Only what the head needs, so that the scan carries no other gradients.
     part = "token_embed" if model.tie_embeddings else "head"
     flat = flatten({part: params[part]})
-    head = unflatten({path: _whole(path, leaf, hidden) for path, leaf in flat.items()})
+    head = unflatten({path: _whole(model, path, leaf, hidden) for path, leaf in flat.items()})
     zero = jnp.float32(0)
     (total, squares), _ = jax.lax.scan(step, (zero, zero), parts)
     weight = jnp.sum(numbers * weights)
@@ -106,9 +106,9 @@ def _only_counted(
     return hidden, jnp.take_along_axis(shifted, order, axis=1)
 
 
-def _whole(path: str, leaf: Array, like: Array) -> Array:
+def _whole(model: Decoder, path: str, leaf: Array, like: Array) -> Array:
     """Gathered once for all chunks, as few bytes; gradients still add up in the leaf's dtype."""
-    return gather(path, leaf.astype(like.dtype)).astype(leaf.dtype)
+    return gather(model, path, leaf.astype(like.dtype)).astype(leaf.dtype)
 
 
 def spans_to_labels(token_ids: Int[Array, "b n"], spans: Int[Array, "b s 2"]) -> Int[Array, "b n"]:

@@ -157,7 +157,7 @@ def test_training_starts_from_a_component(source: pathlib.Path, tmp_path: pathli
     Convert(str(source), str(tmp_path / "out")).load(CLIP)
     experiment = dataclasses.replace(CLIP, init_from={"vision": str(tmp_path / "out")})
     mesh = sharding.make_mesh((2, 2, 2))
-    fresh = sharding.sharded(mesh, trainer_of(CLIP).init, jax.random.key(CLIP.seed))
+    fresh = sharding.sharded(mesh, CLIP.task, trainer_of(CLIP).init, jax.random.key(CLIP.seed))
     with jax.set_mesh(mesh):
         state = initial_state(experiment, mesh)
     imported = params.flatten(read(tmp_path / "out", CLIP))

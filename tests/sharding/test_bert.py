@@ -22,6 +22,7 @@ MODEL = Bert(
     pooler=True,
 )
 HEAD = MaskedLanguageHead(64)
+PARTS = {"text": MODEL, "mlm_head": HEAD}
 IDS = np.random.default_rng(0).integers(1, 64, (8, 12))
 IDS[::2, 9:] = 0
 
@@ -49,7 +50,7 @@ def loss(flat: dict[str, jax.Array], ids: jax.Array) -> jax.Array:
 
 
 def run(mesh: jax.sharding.Mesh) -> tuple[jax.Array, dict[str, jax.Array]]:
-    params = sharding.sharded(mesh, init, jax.random.key(0))
+    params = sharding.sharded(mesh, PARTS, init, jax.random.key(0))
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with jax.set_mesh(mesh):
         ids = jax.device_put(IDS, sharding.batch_sharding(mesh))
@@ -81,7 +82,9 @@ def test_words_are_split_over_fsdp_and_tensor() -> None:
     shapes = jax.eval_shape(init, jax.random.key(0))
     own = partial(HEAD.init, jax.random.key(0), jnp.zeros((1, 2, 16)))
     shapes |= flatten({"mlm_head": jax.eval_shape(own)["params"]})
-    specs = {path: sharding.parameter_spec(path, x.shape, mesh) for path, x in shapes.items()}
+    specs = {
+        path: sharding.parameter_spec(path, x.shape, mesh, PARTS) for path, x in shapes.items()
+    }
     words = jax.P(("fsdp", "tensor"), None)
     assert specs["text/embeddings/words/table"] == specs["mlm_head/decoder/table"] == words
     assert specs["text/embeddings/positions/table"] == jax.P(None, None)

@@ -106,7 +106,7 @@ def test_answers_equal_those_of_one_device(
 ) -> None:
     """Also where two heads of keys cannot be split over eight devices; as evaluation asks."""
     mesh = sharding.make_mesh(shape)
-    reader = VolumeReader(TASK, LORA.merged(placed(params, mesh)), mesh=mesh)
+    reader = VolumeReader(TASK, LORA.merged(placed(params, mesh, TASK)), mesh=mesh)
     seeing = Seeing(reader, prompt, OPTIONS, mesh)
     asked = [Row(0, 0, n, (0, 0, 0), "open", "", q, {}, "") for n, q in enumerate(QUESTIONS)]
     answers = seeing.answer(seeing.look(tiny.batch(3)), asked, ROWS)
@@ -118,14 +118,14 @@ def test_a_volume_for_itself_on_a_mesh(params: Params) -> None:
     batch, mesh = tiny.batch(4, rows=1), sharding.make_mesh((1, 1, -1))
     reader = VolumeReader(TASK, LORA.merged(params))
     alone = reader.answer(reader.read(batch), PROMPTS, OPTIONS)
-    split = VolumeReader(TASK, LORA.merged(placed(params, mesh)), mesh=mesh)
+    split = VolumeReader(TASK, LORA.merged(placed(params, mesh, TASK)), mesh=mesh)
     together = split.answer(split.read(batch), PROMPTS, OPTIONS)
     assert [a.tokens for a in together] == [a.tokens for a in alone]
 
 
 def test_merged_parameters_stay_where_they_were(params: Params) -> None:
     mesh = sharding.make_mesh((1, 4, 2))
-    merged = LORA.merged(placed(params, mesh))
+    merged = LORA.merged(placed(params, mesh, TASK))
     path = "llm/stages_0/block/mlp/gate/kernel"
     kernel = params_lib.flatten(merged)[path]
-    assert kernel.sharding.spec == sharding.parameter_spec(path, kernel.shape, mesh)
+    assert kernel.sharding.spec == sharding.parameter_spec(path, kernel.shape, mesh, TASK)

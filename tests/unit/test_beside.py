@@ -65,7 +65,9 @@ def test_another_run_is_merged(run: epath.Path, tmp_path: pathlib.Path) -> None:
     assert isinstance(other.task, VisionLanguage) and other.data == DATA
     params = leaves(other.params)
     where = flatten(other.params)["llm/token_embed/embedding"].sharding
-    assert where.spec == sharding.parameter_spec("llm/token_embed/embedding", (64, 32), mesh())
+    assert where.spec == sharding.parameter_spec(
+        "llm/token_embed/embedding", (64, 32), mesh(), TASK
+    )
     assert not any("lora" in path for path in params)
     assert params["projector/linear_0/kernel"].min() == 1
     # alpha / rank times the product of ones of rank 2, on top of 1

@@ -142,7 +142,7 @@ def test_a_masked_autoencoder_is_the_vision_start(tmp_path: Any) -> None:
             lambda leaf: jax.device_put(np.full(leaf.shape, 5, leaf.dtype), leaf.sharding),
             abstract_state(mae, mesh),
         )
-        fresh = sharding.sharded(mesh, trainer_of(clip).init, jax.random.key(clip.seed))
+        fresh = sharding.sharded(mesh, clip.task, trainer_of(clip).init, jax.random.key(clip.seed))
         saver = Checkpointer(tmp_path)
         saver.save(trained, dumps(mae))
         saver.close()

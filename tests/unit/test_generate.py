@@ -101,7 +101,9 @@ def test_a_mesh_gives_the_same_ids(
     flat = {
         path: jax.device_put(
             leaf,
-            jax.sharding.NamedSharding(mesh, sharding.parameter_spec(path, leaf.shape, mesh)),
+            jax.sharding.NamedSharding(
+                mesh, sharding.parameter_spec(path, leaf.shape, mesh, {"llm": tiny.model})
+            ),
         )
         for path, leaf in flatten(tiny.params).items()
     }

@@ -50,7 +50,8 @@ def test_loads_into_shardings_and_exports_bit_for_bit(
     loaded = pretrained.load(saved, mesh)
     for path, leaf in flatten(loaded.params).items():
         assert leaf.dtype == jnp.float32
-        assert leaf.sharding.spec == sharding.parameter_spec(path, leaf.shape, mesh), path
+        spec = sharding.parameter_spec(path, leaf.shape, mesh, {"llm": loaded.model})
+        assert leaf.sharding.spec == spec, path
         expected = np.asarray(flatten(tiny.params)[path]).astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(np.asarray(leaf), expected.astype(np.float32), err_msg=path)
     assert (loaded.model.num_tokens, loaded.model.vocab_size) == (258, 264)
@@ -83,7 +84,7 @@ def test_only_slices_are_read(saved: pathlib.Path) -> None:
     spies = {name: spy(name) for name in tensors}
     mesh = sharding.make_mesh((1, 4, 2))
     expected = pretrained.shapes(model)
-    stream.load(spies, llm.rules(model), expected, mesh, source=saved)
+    stream.load(spies, llm.rules(model), expected, mesh, {"llm": model}, source=saved)
     assert {shape for name, shape in read if name == MAPPED} == {(48 // 2, 32 // 4)}
     table = {shape for name, shape in read if name == "model.embed_tokens.weight"}
     assert table == {(264 // 8, 32)}

@@ -161,7 +161,7 @@ def test_a_mesh_trains_alike(task: Adapted, batch: dict, flat: dict) -> None:
         mesh = sharding.make_mesh(shape, devices)
         trainer = Trainer(experiment(dropped.task, dropped.adapters, ".*lora_[ab]"), spec)
         with jax.set_mesh(mesh):
-            state = sharding.sharded(mesh, trainer.init, jax.random.key(0))
+            state = sharding.sharded(mesh, task.task, trainer.init, jax.random.key(0))
             step = compile_step(trainer, mesh)
             for _ in range(2):
                 rows = {

@@ -53,7 +53,7 @@ def test_a_grown_model_survives_the_disk(tiny: Pretrained, tmp_path: pathlib.Pat
     grown = new_tokens.grow(pretrained.load(tmp_path / "old", mesh), SPECIAL, multiple=8)
     table = flatten(grown.params)["llm/token_embed/embedding"]
     assert table.sharding.spec == sharding.parameter_spec(
-        "llm/token_embed/embedding", table.shape, mesh
+        "llm/token_embed/embedding", table.shape, mesh, {"llm": grown.model}
     )
     pretrained.save(tmp_path / "new", grown)
     back = pretrained.load(tmp_path / "new")

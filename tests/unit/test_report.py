@@ -88,7 +88,7 @@ def test_parameters_go_straight_to_an_evaluators_mesh(results, monkeypatch):
     evaluate(results.folder, Console(quiet=True))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
     where = {path: leaf.sharding for path, leaf in found.items()}
-    assert where == sharding.state_shardings(found, mesh)
+    assert where == sharding.state_shardings(found, mesh, tiny.mae())
 
 
 def test_training_measures_too(results):

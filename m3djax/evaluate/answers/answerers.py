@@ -156,7 +156,7 @@ def answerer(
     return TextOnly(Generator(task.llm, params["llm"], **model), tokens, sampling)
 
 
-def placed(params: Params, mesh: Mesh) -> Params:
+def placed(params: Params, mesh: Mesh, model: Any) -> Params:
     """Parameters on the devices of a mesh, where the sharding table puts them."""
     flat = params_lib.flatten(params)
-    return params_lib.unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh)))
+    return params_lib.unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh, model)))

@@ -178,7 +178,7 @@ class Answers(SplitEvaluator):
     def _pass(self, name: str, model: Subject, subject: Subject, *, blind: bool = False) -> Pass:
         """Returns one model's answers to all questions; those that were given earlier are kept."""
         reading, mesh = self.reading(subject.data), subject.mesh
-        params = placed(model.params, mesh)
+        params = placed(model.params, mesh, model.task)
         table = self._table(name, dataclasses.replace(model, params=params), subject, blind=blind)
         put = _spoken(reading, model.data)
         load = functools.partial(

@@ -146,7 +146,9 @@ class OrganProbe(Evaluator):
             return params_lib.flatten(subject.task.init(key, spec))
 
         for number in range(self.untrained):
-            leaves = sharding.sharded(subject.mesh, init, jax.random.key(self.seed + number))
+            leaves = sharding.sharded(
+                subject.mesh, subject.task, init, jax.random.key(self.seed + number)
+            )
             yield f"untrained {number}", params_lib.unflatten(leaves)
 
     def _answers(self, predictions: Mapping[str, Predictions]) -> dict[str, list[np.ndarray]]:

@@ -13,6 +13,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.models.attention import Implementation, dot_product_attention
 from m3djax.models.llm.rotary import Rotary, Rotation, rotate
 from m3djax.models.transformer import Transformer, dense
+from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
 
@@ -115,6 +116,18 @@ class CausalAttention(nn.Module):
         return jnp.transpose(whole, (0, 3, 1, 2))
 
 
+register_axes(
+    CausalAttention,
+    {
+        "(query|key|value|qkv)/kernel": ("embed", "heads"),
+        "(query|key|value|qkv)/bias": ("heads",),
+        "(query|key)_norm/scale": (None,),
+        "out/kernel": ("heads", "embed"),
+        "out/bias": (None,),
+    },
+)
+
+
 class GatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x)).
 
@@ -143,6 +156,17 @@ class GatedMlp(nn.Module):
         return dense(x.shape[-1], x, name="down", use_bias=self.use_bias)(hidden)
 
 
+register_axes(
+    GatedMlp,
+    {
+        "(gate|up|gate_up)/kernel": ("embed", "mlp"),
+        "(gate|up|gate_up)/bias": ("mlp",),
+        "down/kernel": ("mlp", "embed"),
+        "down/bias": (None,),
+    },
+)
+
+
 class DecoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
@@ -169,6 +193,9 @@ class DecoderBlock(nn.Module):
         x = x + self.attention(normed, rotation, mask, slot)
         x = x + self.mlp(rms_norm(x, epsilon=self.norm_eps, name="norm2")(x))
         return constrain(x, ("batch", None, None))
+
+
+register_axes(DecoderBlock, {"norm[12]/scale": (None,)})
 
 
 class Decoder(nn.Module):
@@ -274,6 +301,17 @@ class Decoder(nn.Module):
     def num_layers(self) -> int:
         """Blocks of all stages."""
         return sum(stage.num_layers for stage in self.stages)
+
+
+register_axes(
+    Decoder,
+    {
+        # A table split over its features would be gathered whole at every lookup.
+        "token_embed/embedding": ("vocabulary", None),
+        "norm/scale": (None,),
+        "head/kernel": (None, "vocabulary"),
+    },
+)
 
 
 def block_of(stage: Transformer) -> DecoderBlock:
