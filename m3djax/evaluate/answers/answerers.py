@@ -23,8 +23,8 @@ from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import EncodedVolumes, VolumeReader
 from m3djax.params import Params
+from m3djax.tasks.answering import AnsweringTask
 from m3djax.tasks.language import Language
-from m3djax.tasks.vision_language import VisionLanguage
 
 
 class Answerer(abc.ABC):
@@ -121,7 +121,7 @@ def answerer(
     """The model of a run.
 
     Args:
-      task: `VisionLanguage` or `Language`.
+      task: an `AnsweringTask` or `Language`.
       params: its parameters, on `mesh`.
       data: of the run; its tokenizer puts the questions.
       mesh: the devices.
@@ -135,17 +135,17 @@ def answerer(
     """
     text = data.find("text", Text)
     tokens = text.tokens if text else None
-    if not isinstance(task, VisionLanguage | Language) or not isinstance(tokens, DialogueTokens):
+    if not isinstance(task, AnsweringTask | Language) or not isinstance(tokens, DialogueTokens):
         raise EvaluationError(
             f"Answers measures VisionLanguage and Language runs with DialogueTokens; this one has "
             f"the task {type(task).__name__} and {type(tokens).__name__}. "
             "Cure: leave this evaluator out of the config, or name another run."
         )
-    if isinstance(task, VisionLanguage):
+    if isinstance(task, AnsweringTask):
         task.check(data)
     tokenizer = tokens.load()
     model = {"tokenizer": tokenizer, "eos_ids": (tokens.prompt.end(tokenizer),), "mesh": mesh}
-    if isinstance(task, VisionLanguage):
+    if isinstance(task, AnsweringTask):
         put = functools.partial(tokens.prompt, tokenizer)
         return Seeing(VolumeReader(task, params, **model), put, sampling, mesh, blind)
     if tokens.image_tokens:

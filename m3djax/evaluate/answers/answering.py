@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from m3djax.evaluate.answers.answerers import Answerer
-from m3djax.evaluate.answers.asking import Asked
+from m3djax.evaluate.answers.asking import QuestionedCrop
 from m3djax.evaluate.answers.table import AnswerTable, Row
 from m3djax.evaluate.evaluator import Batch, Predictions, Share, Subject
 
@@ -29,14 +29,14 @@ class Questioned:
       table: the answers that exist.
     """
 
-    crops: Callable[[slice], Iterable[Asked]]
+    crops: Callable[[slice], Iterable[QuestionedCrop]]
     per_record: int
     table: AnswerTable
 
     def batches(self, share: Share) -> Iterator[Batch]:
         """Yields batches of one process: image, scale, offset, and "questions", a list per crop."""
-        waiting: list[Asked] = []
-        answered: list[Asked] = []
+        waiting: list[QuestionedCrop] = []
+        answered: list[QuestionedCrop] = []
         for one in self.crops(slice(share.process, None, share.processes)):
             some = waiting if self.table.missing(one.rows) else answered
             some.append(one)
@@ -46,7 +46,7 @@ class Questioned:
         for some in filter(None, (waiting, answered)):
             yield self._batch(some, share.batch_size)
 
-    def _batch(self, crops: Sequence[Asked], size: int) -> Batch:
+    def _batch(self, crops: Sequence[QuestionedCrop], size: int) -> Batch:
         # Filled up to one size, so that one compilation serves all.
         samples = [crops[number % len(crops)].sample for number in range(size)]
         questions = np.full(size, None)

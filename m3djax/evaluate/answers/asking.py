@@ -23,7 +23,7 @@ class Enumerates(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Asked:
+class QuestionedCrop:
     """A crop with its questions.
 
     Attributes:
@@ -43,7 +43,7 @@ def asked(
     seed: int = 0,
     per_crop: int = 0,
     part: slice = slice(None),
-) -> Iterator[Asked]:
+) -> Iterator[QuestionedCrop]:
     """Yields the crops about which there is something to ask, the same every time.
 
     Args:
@@ -68,7 +68,7 @@ def asked(
         d, h, w = (int(voxel) for voxel in sample["place"])
         rows = [_row(questions[n], n, record, crop, (d, h, w)) for n in numbers]
         if rows:
-            yield Asked(sample, rows)
+            yield QuestionedCrop(sample, rows)
 
 
 def _row(

@@ -21,7 +21,7 @@ from m3djax import serialize
 from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.answerers import answerer, placed
 from m3djax.evaluate.answers.answering import Questioned, Respondent, answer, read_answers
-from m3djax.evaluate.answers.asking import Asked, Enumerates, asked
+from m3djax.evaluate.answers.asking import Enumerates, QuestionedCrop, asked
 from m3djax.evaluate.answers.beside import Beside
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.answers.present import present
@@ -34,7 +34,7 @@ from m3djax.evaluate.split import SplitEvaluator, patients
 from m3djax.evaluate.text.bert_score import BertScore
 from m3djax.evaluate.units import REGIONS, Units, independent
 from m3djax.generate.sampling import Sampling
-from m3djax.tasks.vision_language import VisionLanguage
+from m3djax.tasks.answering import AnsweringTask
 
 _ONE_PATIENT = (
     "All questions are about one patient. The intervals are over regions of the scan, whose crops "
@@ -204,7 +204,7 @@ class Answers(SplitEvaluator):
         own = files.file(f".{number}.jsonl" if number else ".jsonl")
         return AnswerTable(own, files.files())
 
-    def _asked(self, subject: Subject, part: slice = slice(None)) -> Iterator[Asked]:
+    def _asked(self, subject: Subject, part: slice = slice(None)) -> Iterator[QuestionedCrop]:
         return asked(
             self.reading(subject.data), self.source(subject.data), crops=self.crops,
             seed=self.seed, per_crop=self.per_crop, part=part,
@@ -238,7 +238,7 @@ class Answers(SplitEvaluator):
 
     def _sheet(self, subject: Subject, kinds: list[Kind]) -> tuple[Picture, ...]:
         """Draws some crops with their questions and answers."""
-        if not self.pictures or not isinstance(subject.task, VisionLanguage):
+        if not self.pictures or not isinstance(subject.task, AnsweringTask):
             return ()
         # Imported late: drawing takes a second to import, and configs import this module.
         from m3djax.evaluate.answers import sheet

@@ -195,7 +195,7 @@ class Reconstruction(Evaluator):
         return tuple(shown)
 
     def _filled(self, subject: Subject, crops: HiddenCrops) -> dict[str, np.ndarray]:
-        """Returns `Filled.volumes` of the first draw for every crop."""
+        """Returns `InpaintedBatch.volumes` of the first draw for every crop."""
         parts = []
         for batch in crops.first_draw(Share(split_rows(self.rows, subject.mesh))):
             filled = fill(subject.task, subject.params, place(subject.mesh, batch, FIELDS))

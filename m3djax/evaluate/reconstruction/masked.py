@@ -18,7 +18,7 @@ METHODS = ("model", "mean", "fill_in")
 
 
 @struct.dataclass
-class Filled:
+class InpaintedBatch:
     """Crops with their hidden patches filled in, in network units.
 
     Attributes:
@@ -34,7 +34,7 @@ class Filled:
 
 # Compiled once for equal tasks, also when it is called again and again during training.
 @functools.partial(jax.jit, static_argnums=0)
-def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
+def fill(task: MAE, params: Params, batch: dict[str, Array]) -> InpaintedBatch:
     """Fills in with all `METHODS`; they see the same voxels.
 
     A model of normalised patches (`norm_pix`) is given the mean and deviation of the true patches
@@ -69,7 +69,7 @@ def fill(task: MAE, params: Params, batch: dict[str, Array]) -> Filled:
         for name, volume in volumes.items()
     }
     sums["count"] = jnp.sum(counted, (1, 2, 3), dtype=jnp.float32)
-    return Filled({"truth": truth, "hidden": hidden, **volumes}, sums)
+    return InpaintedBatch({"truth": truth, "hidden": hidden, **volumes}, sums)
 
 
 def _mean(values: Float[Array, "b d h w"], chosen: Bool[Array, "b d h w"]) -> Float[Array, " b"]:
