@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import jax
@@ -18,6 +19,8 @@ os.environ["XLA_FLAGS"] = f"{compiling.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")  # libtpu, where installed, is for compiling plans only
 cli.set_up_jax()
+# A trace makes many objects that live: Python need not look through them for cycles so often.
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

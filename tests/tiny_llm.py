@@ -52,6 +52,6 @@ def _made(family: str, changes: str) -> tuple[Decoder, dict[str, Any], Any]:
     """Made once for all tests: nobody writes into arrays."""
     config = llm_config.make_config(family, VALUES | json.loads(changes), "tiny")
     model = llm_config.decoder(config, num_tokens=258)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     # As they are drawn, all texts would be alike.
     return model, jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params), config

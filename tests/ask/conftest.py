@@ -68,7 +68,7 @@ def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_size=8,
         fields={"image": Image(), "text": Text(tokens, MaskQuestions(reg=0))},
     )
-    params = {**task.init(jax.random.key(1), tiny.batch()), **model.params}
+    params = {**jax.jit(task.init)(jax.random.key(1), tiny.batch()), **model.params}
     experiment = Experiment("vl", task, data)
     weights.save(root / "vl", experiment, params_lib.flatten(params), {})
     return root / "vl"

@@ -104,7 +104,7 @@ def test_objectives_on_a_mesh(
     objective: Any, shape: tuple[int, int, int], inputs: tuple[np.ndarray, ...]
 ) -> None:
     """Value, metrics and all gradients equal those of one device."""
-    params = objective.init(jax.random.key(0), *inputs)
+    params = jax.jit(objective.init)(jax.random.key(0), *inputs)
 
     def loss(params: Any, *args: jax.Array) -> tuple[jax.Array, Any]:
         result = objective.apply(params, *args)
@@ -163,7 +163,7 @@ def test_info_nce_is_the_mean_of_two_cross_entropies(inputs: tuple[np.ndarray, .
 @pytest.mark.parametrize("objective", [InfoNCE(), SigmoidPairs()], ids=["infonce", "sigmoid"])
 def test_rows_without_text_do_not_count(objective: Any, inputs: tuple[np.ndarray, ...]) -> None:
     """Their loss is that of the batch without them, and they get no gradient."""
-    params = objective.init(jax.random.key(0), *inputs)
+    params = jax.jit(objective.init)(jax.random.key(0), *inputs)
 
     def loss(images: jax.Array, *rest: jax.Array) -> tuple[jax.Array, Any]:
         result = objective.apply(params, images, *rest)

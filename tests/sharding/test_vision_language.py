@@ -83,7 +83,7 @@ PROMPTS = [prompt(question) for question in QUESTIONS]
 @pytest.fixture(scope="module")
 def params() -> Params:
     """With adapters that do something; as it is drawn, the model would say the same to all."""
-    drawn = Adapted(TASK, LORA).init(jax.random.key(0), tiny.dialogue_batch())
+    drawn = jax.jit(Adapted(TASK, LORA).init)(jax.random.key(0), tiny.dialogue_batch())
     larger = jax.tree.map(lambda leaf: leaf * 4 if leaf.ndim > 1 else leaf, drawn)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf + 0.1 if path[-1].key == "lora_b" else leaf, larger

@@ -248,7 +248,7 @@ def test_a_real_model_blind_and_of_text_alone(
     task = tiny.vision_language(llm=llm, image_token=258)
     params = jax.tree.map(
         lambda leaf: leaf * 4 if leaf.ndim > 1 else leaf,
-        task.init(jax.random.key(0), tiny.batch(rows=1)),
+        jax.jit(task.init)(jax.random.key(0), tiny.batch(rows=1)),
     )
     evaluator = Answers(
         per_crop=1, sampling=Sampling(max_new_tokens=6), pictures=2,

@@ -45,7 +45,7 @@ def batch() -> dict[str, jax.Array]:
 @pytest.fixture(scope="module")
 def flat(task: Adapted, batch: dict) -> dict[str, jax.Array]:
     """Adapters that do something: B is not zero."""
-    params = flatten(task.init(jax.random.key(0), batch))
+    params = flatten(jax.jit(task.init)(jax.random.key(0), batch))
     return {
         path: 0.1 * jax.random.normal(jax.random.key(1), leaf.shape) if "lora_b" in path else leaf
         for path, leaf in params.items()
@@ -71,7 +71,7 @@ def total(task: Adapted, flat: dict, batch: dict, *, train: bool = True) -> floa
 
 
 def test_fresh_adapters_change_nothing(task: Adapted, batch: dict, flat: dict) -> None:
-    fresh = task.init(jax.random.key(0), batch)
+    fresh = jax.jit(task.init)(jax.random.key(0), batch)
     plain = task.task.loss(task.adapters.merged(fresh), batch, keys(), train=True).total
     np.testing.assert_allclose(total(task, flatten(fresh), batch), plain, rtol=1e-6)
     assert abs(total(task, flat, batch) - float(plain)) > 1e-2

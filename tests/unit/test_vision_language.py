@@ -27,7 +27,7 @@ ROWS = 4
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return TASK.init(jax.random.key(0), tiny.dialogue_batch())
+    return jax.jit(TASK.init)(jax.random.key(0), tiny.dialogue_batch())
 
 
 def loss_of(task: VisionLanguage, params: Params, batch: dict[str, Any]) -> Loss:
@@ -142,7 +142,7 @@ def test_trains_what_it_is_told_to() -> None:
     batch = tiny.dialogue_batch()
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     trainer = Trainer(experiment, spec)
-    state = start = trainer.init(jax.random.key(0))
+    state = start = jax.jit(trainer.init)(jax.random.key(0))
     step, losses = jax.jit(trainer.step), []
     for _ in range(20):
         state, metrics = step(state, batch, jax.random.key(1))
@@ -153,7 +153,8 @@ def test_trains_what_it_is_told_to() -> None:
     assert all(np.any(state.trainable[path] != start.trainable[path]) for path in start.trainable)
     assert all(np.array_equal(state.frozen[path], start.frozen[path]) for path in start.frozen)
     merged = experiment.merged(state.params)
-    assert flatten(merged).keys() == flatten(TASK.init(jax.random.key(0), batch)).keys()
+    drawn = jax.eval_shape(TASK.init, jax.random.key(0), batch)
+    assert flatten(merged).keys() == flatten(drawn).keys()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    params = TASK.init(jax.random.key(0), tiny.dialogue_batch())
+    params = jax.jit(TASK.init)(jax.random.key(0), tiny.dialogue_batch())
     # As it is drawn, the model would say the same to all.
     return jax.tree.map(lambda leaf: leaf * 4 if leaf.ndim > 1 else leaf, params)
 
