@@ -23,6 +23,14 @@ cli.set_up_jax()
 gc.set_threshold(50_000, 20, 100)
 
 
+LONG = ("faults", "multiprocess", "saved", "sharding")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files of few and long tests first, so that all workers end together."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def sample_scans() -> epath.Path:
     """The folder of real sample scans; downloaded once unless $M3DJAX_SAMPLE_SCANS names it."""

@@ -34,6 +34,7 @@ class Orders:
       devices: simulated ones.
       workers: of the input pipeline.
       steps: where training ends.
+      profile: first step that is profiled, and the one after the last.
       notes: where diary and output go, if not into the run's home, whose disk may be full.
       leave: bytes that are left free on the disk once the first checkpoint is whole; -1: as is.
     """
@@ -44,6 +45,7 @@ class Orders:
     devices: int = 1
     workers: int = 0
     steps: int = STEPS
+    profile: tuple[int, int] = (0, 0)
     notes: str = ""
     leave: int = -1
 
@@ -62,6 +64,7 @@ def experiment(orders: Orders):
         name=orders.name,
         steps=orders.steps,
         save_every=SAVE_EVERY,
+        profile=tuple(orders.profile),
         optimizer=AdamW(1e-3, eps=1e-2),
         trainable="mae_decoder/" if orders.frozen else ".*",
     )

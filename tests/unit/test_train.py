@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -225,20 +223,6 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"config.json: is damaged.*Cure"):
         run_folder.read_experiment(tmp_path)
-
-
-def test_a_profile_is_written_on_request(prepared: str, home: Path) -> None:
-    # In a process of its own: the profiler asks every accelerator's library that was loaded, also
-    # the TPU compiler that plans use, which has no TPU to ask.
-    code = (
-        "import jax; jax.config.update('jax_platforms', 'cpu'); from m3djax.train import train; "
-        "from tests import tiny; "
-        f"train(tiny.experiment({prepared!r}, name='profile', steps=3, profile=(1, 2)))"
-    )
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, check=True)
-    assert list((home / "runs/profile").rglob("*.xplane.pb"))
 
 
 def test_sizes_that_do_not_divide_are_explained(prepared: str) -> None:
