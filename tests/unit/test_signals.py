@@ -1,0 +1,64 @@
+"""Signals end a run in order, once; the second one and what came before are as usual."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from m3djax.signals import stop_signals
+
+
+@pytest.fixture(autouse=True)
+def handled() -> Iterator[list[int]]:
+    """What reaches the handlers that were there before."""
+    seen: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    old = [signal.signal(number, lambda n, _: seen.append(n)) for number in numbers]
+    yield seen
+    for number, handler in zip(numbers, old, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_told_at_every_later_step(number: signal.Signals, handled: list[int]) -> None:
+    with stop_signals() as stop:
+        assert stop(0) == ""
+        os.kill(os.getpid(), number)
+        assert stop(1) == stop(2) == number.name
+    assert handled == []
+
+
+def test_a_second_signal_does_what_it_did_before(handled: list[int]) -> None:
+    with stop_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop(0) == "SIGTERM" and handled == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop(1) == "SIGTERM", "the first one is the reason"
+
+
+def test_handlers_are_put_back_whatever_happens(handled: list[int]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(RuntimeError), stop_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+        raise RuntimeError
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_another_thread_handles_none(handled: list[int]) -> None:
+    """Python lets only the main thread do so; a run in a thread of a notebook has to go on."""
+    found: list[object] = []
+
+    def run() -> None:
+        with stop_signals() as stop:
+            found.append((stop(0), signal.getsignal(signal.SIGTERM)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [("", before)]
