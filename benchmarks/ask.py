@@ -53,10 +53,10 @@ def make(folder: Path) -> None:
     from data_pipelines.text.llm_tokenizer import IMAGE, PLAIN, SPECIAL
     from m3djax import params as params_lib
     from m3djax import weights
-    from m3djax.augment import Intensity, Window
     from m3djax.convert import lamed, pretrained, stream, vit
     from m3djax.convert.new_tokens import grow
     from m3djax.experiment import Experiment
+    from m3djax.inputs import Inputs, ScaleIntensityRange
     from m3djax.models.positions import LearnedPositions
     from m3djax.models.projectors import Projector
     from m3djax.models.transformer import Attention, Block, Mlp, Transformer
@@ -67,16 +67,15 @@ def make(folder: Path) -> None:
     block = Block(Attention(12, qkv_bias=False), Mlp(3072), norm_eps=1e-5)
     vision = ViT3D(PATCH, 768, Transformer(12, block), LearnedPositions(GRID), cls_token=True)
     width, image_token = llm.model.hidden_size, llm.tokenizer.convert_tokens_to_ids(IMAGE)
-    task = VisionLanguage(
-        vision, Projector(width), llm.model, image_token, intensity=Intensity(Window(0, 1))
-    )
+    task = VisionLanguage(vision, Projector(width), llm.model, image_token)
     drawn = jax.jit(task.init)(jax.random.key(0), {"image": np.zeros((1, *SIZE, 1), np.int16)})
     flat = params_lib.flatten({**drawn, **llm.params})
     pretrained.save(folder / "llm", llm)
     tokens = DialogueTokens(str(folder / "llm"), 256, 512, llm.model.vocab_size)
     fields = {"image": Image(), "text": Text(tokens)}
     data = Data((Source("none"),), SIZE, units="unit", fields=fields)
-    weights.save(folder / "run", Experiment("ask", task, data), flat, {})
+    experiment = Experiment("ask", task, data, inputs=Inputs(ScaleIntensityRange(0, 1)))
+    weights.save(folder / "run", experiment, flat, {})
     rules = (*vit.monai_vit(VISION), *lamed.projector(task.projector))
     stream.save(folder / "vision", flat, rules)
 

@@ -22,7 +22,7 @@ import steps
 def ours(batch_size: int) -> Any:
     """The released config at another batch size, dtype and without recomputation."""
     from configs.m3d import clip_released
-    from m3djax.augment import Intensity, Window
+    from m3djax.inputs import Inputs, ScaleIntensityRange
 
     config = clip_released.get_config()
     task = config.task
@@ -32,9 +32,11 @@ def ours(batch_size: int) -> Any:
         )
         for name in ("vision", "text")
     }
-    task = dataclasses.replace(task, **towers, intensity=Intensity(Window(0, 1)))
+    task = dataclasses.replace(task, **towers)
     data = dataclasses.replace(config.data, batch_size=batch_size)
-    return dataclasses.replace(config, task=task, data=data, init_from={}, evaluators={})
+    inputs = Inputs(ScaleIntensityRange(0, 1))
+    changes = {"task": task, "data": data, "inputs": inputs, "init_from": {}, "evaluators": {}}
+    return dataclasses.replace(config, **changes)
 
 
 def theirs(batch_size: int) -> Any:

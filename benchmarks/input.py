@@ -103,15 +103,15 @@ def augmented(batches: Iterator[Any]) -> Iterator[Any]:
     """The batches after our windows, flips, turns and jitter, compiled for this processor."""
     import jax
 
-    from m3djax.augment import Augment, Intensity, Window
+    from m3djax.augment import Augment
+    from m3djax.inputs import Inputs, ScaleIntensityRange
 
-    intensity = Intensity(
-        Window(0, 255), Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1)
-    )
+    augment = Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1)
+    inputs = Inputs(ScaleIntensityRange(0, 255), augment)
 
     @jax.jit
     def step(batch: Any, key: jax.Array) -> jax.Array:
-        return intensity(batch, jax.random.split(key, BATCH), train=True)
+        return inputs(batch, jax.random.split(key, BATCH))["image"]
 
     for number, batch in enumerate(batches):
         image = step(batch, jax.random.key(number))

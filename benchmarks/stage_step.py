@@ -46,9 +46,9 @@ def ours(stage: str) -> Any:
     from data_pipelines.pipeline import Data, Source
     from data_pipelines.text.passages import Passage
     from m3djax.adapters import LoRA
-    from m3djax.augment import Intensity, Window
     from m3djax.convert import llm_config
     from m3djax.experiment import Experiment
+    from m3djax.inputs import Inputs, ScaleIntensityRange
     from m3djax.models.projectors import Projector
     from m3djax.optim import AdamW
     from m3djax.tasks.vision_language import VisionLanguage
@@ -68,7 +68,6 @@ def ours(stage: str) -> Any:
         Projector(SHAPES["hidden_size"]),
         llm_config.decoder(llm_config.make_config("llama", UNTIED, __file__)),
         IMAGE_TOKEN,
-        intensity=Intensity(Window(0, 1)),
     )
     adapters, trainable = None, align.get_config().trainable
     if stage == "instruct":
@@ -76,7 +75,8 @@ def ours(stage: str) -> Any:
     text = Text(Passage("nowhere", LENGTH, SHAPES["vocab_size"]))
     fields = {"image": Image(), "text": text}
     data = Data((Source("nowhere"),), size=SIZE, batch_size=1, units="unit", fields=fields)
-    return Experiment(stage, task, data, AdamW(1e-4), adapters, trainable)
+    inputs = Inputs(ScaleIntensityRange(0, 1))
+    return Experiment(stage, task, data, AdamW(1e-4), inputs, adapters, trainable)
 
 
 def theirs(stage: str) -> tuple[list[Any], Callable[[], Any]]:

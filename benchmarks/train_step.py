@@ -39,8 +39,7 @@ def vit_ours() -> Any:
             return {"vision": self.vision.init(rng, images)["params"]}
 
         def loss(self, params: Any, batch: Any, keys: Any, *, train: bool) -> Loss:
-            images = batch["image"].astype(jnp.float32) / 1000
-            tokens = apply(self.vision, params["vision"], images).tokens
+            tokens = apply(self.vision, params["vision"], batch["image"]).tokens
             return Loss({"square": Term(jnp.mean((tokens - 1) ** 2), jnp.ones(()))})
 
     block = Block(Attention(12, qkv_bias=False), Mlp(3072))
@@ -64,7 +63,7 @@ def mae_ours() -> Any:
     """The config of E3D-GPT with published heads, one volume, float32 and all activations kept."""
     from configs.e3d_gpt import mae
     from data_pipelines.pipeline import Data, Source
-    from m3djax.augment import Intensity
+    from m3djax.inputs import Inputs
     from m3djax.models.mae_decoder import MAEDecoder
     from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 
@@ -73,11 +72,9 @@ def mae_ours() -> Any:
         dtype="float32", transformer=Transformer(12, Block(Attention(12), Mlp(3072)))
     )
     decoder = MAEDecoder(512, Transformer(8, Block(Attention(16), Mlp(2048))))
-    task = dataclasses.replace(
-        config.task, vision=vision, mae_decoder=decoder, intensity=Intensity()
-    )
+    task = dataclasses.replace(config.task, vision=vision, mae_decoder=decoder)
     data = Data((Source("nowhere"),), size=(112, 224, 224), batch_size=1)
-    return dataclasses.replace(config, task=task, data=data, evaluators={})
+    return dataclasses.replace(config, task=task, data=data, inputs=Inputs(), evaluators={})
 
 
 def mae_theirs() -> Any:

@@ -10,9 +10,10 @@ not provably, a third one. Expect three minutes, and hidden patches of A to be o
 """
 
 from data_pipelines.pipeline import Data, Source
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.evaluate import OrganProbe, Reconstruction
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
 from m3djax.models.vit import ViT3D
@@ -36,9 +37,9 @@ def get_config() -> Experiment:
                 transformer=Transformer(4, Block(Attention(6), Mlp(768))),
             ),
             mae_decoder=MAEDecoder(128, Transformer(2, Block(Attention(4), Mlp(512)))),
-            intensity=Intensity(Window(-1000, 1000), Augment(flip=(0.5, 0.5, 0.5))),
         ),
         data=Data((Source("data/sample_ct"),), size=(16, 32, 32), batch_size=32),
+        inputs=Inputs(ScaleIntensityRange(-1000, 1000), Augment(flip=(0.5, 0.5, 0.5))),
         optimizer=AdamW(learning_rate=2e-3),
         evaluators={
             "reconstruction": Reconstruction(studies=("A", "C")),

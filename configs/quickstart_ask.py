@@ -31,10 +31,11 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax.adapters import LoRA
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.evaluate import Answers, Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
 from m3djax.models.llm.rotary import Rotary
 from m3djax.models.projectors import Projector
@@ -107,11 +108,11 @@ def get_config() -> Experiment:
             projector=Projector(SMOLLM2.hidden_size, "concat", (2, 2, 2)),
             llm=SMOLLM2,
             image_token=IMAGE_TOKEN,
-            intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
             counted=COUNTED,
         ),
         adapters=LoRA(dropout=0.0, targets=ADAPTERS),
         data=DATA,
+        inputs=Inputs(ScaleIntensityRange(-1000, 1000), Augment(scale=0.1, shift=0.05)),
         trainable="vision/.*|projector/.*|.*lora_[ab]",
         optimizer=AdamW(learning_rate=2e-3, schedule="linear"),
         groups=(Group("vision/", lr_scale=0.3), Group("projector/", lr_scale=6)),

@@ -17,9 +17,10 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.placement import Part
 from data_pipelines.text.tokens import ReportTokens
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
@@ -60,7 +61,6 @@ def get_config() -> Experiment:
             ),
             vision_head=EmbeddingHead(128, "mean"),
             text_head=EmbeddingHead(128, "mean"),
-            intensity=Intensity(Window(-1000, 1000), Augment(scale=0.1, shift=0.05)),
         ),
         data=Data(
             (Source("data/sample_ct", "train_organs", part=LEARNED),),
@@ -71,6 +71,7 @@ def get_config() -> Experiment:
                 "text": Text(ReportTokens("all-MiniLM-L6-v2", 64), MaskCaption(LABELS)),
             },
         ),
+        inputs=Inputs(ScaleIntensityRange(-1000, 1000), Augment(scale=0.1, shift=0.05)),
         optimizer=AdamW(learning_rate=1e-3),
         groups=(Group("vision/", lr_scale=0.5),),
         init_from={"vision": "runs/quickstart"},

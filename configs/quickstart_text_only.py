@@ -20,6 +20,7 @@ from configs.quickstart_ask import (
 from data_pipelines.fields.text import Text
 from m3djax.adapters import LoRA
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs
 from m3djax.tasks.language import Language
 
 
@@ -32,6 +33,7 @@ def get_config() -> Experiment:
         name="quickstart_text_only",
         task=Language(SMOLLM2, counted=COUNTED),
         adapters=LoRA(dropout=0.0, targets=ADAPTERS),
+        inputs=Inputs(),
         data=DATA.with_fields(text=Text(tokens, QUESTIONS)),
         trainable=".*lora_[ab]",
         groups=(),

@@ -1,4 +1,4 @@
-"""From stored integers to the network's input, inside jit: windows, flips, intensity jitter."""
+"""Random flips, quarter turns and intensity jitter of samples, inside jit."""
 
 from __future__ import annotations
 
@@ -7,56 +7,20 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.fields.base import Spatial
+from m3djax.moves import Moves, move
 
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """Clips HU and scales them linearly.
-
-    Attributes:
-      low: HU that becomes `to[0]`; lower values too.
-      high: HU that becomes `to[1]`; higher values too.
-      to: range after scaling.
-      mean: subtracted after scaling.
-      std: divided by, after that.
-    """
-
-    low: float = -1000.0
-    high: float = 1000.0
-    to: tuple[float, float] = (0.0, 1.0)
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.low < self.high and self.std > 0):
-            raise ConfigError(f"{self}: low must be below high, and std positive.")
-
-    def __call__(self, values: Float[Array, " ..."]) -> Float[Array, " ..."]:
-        """HU to network units."""
-        unit = (jnp.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
-        scaled = self.to[0] + unit * (self.to[1] - self.to[0])
-        return (scaled - self.mean) / self.std
-
-    def inverse(
-        self, images: Float[Array | np.ndarray, " ..."]
-    ) -> Float[Array | np.ndarray, " ..."]:
-        """Network units back to HU; what was clipped stays clipped."""
-        unit = (images * self.std + self.mean - self.to[0]) / (self.to[1] - self.to[0])
-        return self.low + unit * (self.high - self.low)
-
-    @property
-    def hu_per_unit(self) -> float:
-        """How many HU one network unit spans."""
-        return self.std * (self.high - self.low) / (self.to[1] - self.to[0])
+INTENSITIES = ("image", "slice")
+"""The kinds of arrays that hold intensities, see `Spatial`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Random flips, quarter turns and intensity jitter, drawn per sample (M3D: multi_dataset.py).
+
+    Flips and turns move all arrays of a sample together. Jitter changes intensities alone.
 
     Attributes:
       flip: chance to flip along D, H and W, each on its own.
@@ -75,81 +39,53 @@ class Augment:
     def __call__(
         self,
         key: Key[Array, ""],
-        image: Float[Array, "d h w c"],
+        arrays: Mapping[str, Array],
+        spatial: Mapping[str, Spatial],
         flips: Bool[Array, "3"] | None = None,
         turns: Bool[Array, ""] | None = None,
-    ) -> Array:
+    ) -> dict[str, Array]:
         """Augments one sample; vmap it over a batch and its keys.
 
         Args:
           key: decides everything.
-          image: in network units.
+          arrays: those of the sample that move, by name; intensities in network units.
+          spatial: what each of them holds.
           flips: along D, H, W that the sample's text allows; None allows all.
           turns: whether it allows quarter turns; None does.
+
+        Raises:
+          ConfigError: rotate90, and a plane is not square.
         """
         keys = jax.random.split(key, 6)
-        for axis, chance in enumerate(self.flip):
-            if chance:
-                flipped = jax.random.bernoulli(keys[axis], chance)
-                if flips is not None:
-                    flipped &= flips[axis]
-                image = jnp.where(flipped, jnp.flip(image, axis), image)
-        if self.rotate90:
-            image = self._rotate(keys[5], image, turns)
+        moves = Moves(
+            tuple(self._flip(keys[axis], axis, flips) for axis in range(3)),
+            self._turns(keys[5], turns),
+        )
+        moved = move(moves, arrays, spatial)
         factor = 1.0 + self.scale * self._jitter(keys[3])
-        return image * factor + self.shift * self._jitter(keys[4])
+        shift = self.shift * self._jitter(keys[4])
+        return {
+            name: array * factor + shift if spatial[name].kind in INTENSITIES else array
+            for name, array in moved.items()
+        }
 
-    def _rotate(
-        self,
-        key: Key[Array, ""],
-        image: Float[Array, "d h w c"],
-        allowed: Bool[Array, ""] | None,
-    ) -> Array:
-        if image.shape[1] != image.shape[2]:
-            raise ConfigError(f"rotate90 needs H = W, and crops are {image.shape[:3]}.")
-        chance, turns = jax.random.split(key)
-        turned = jnp.stack([jnp.rot90(image, k, axes=(1, 2)) for k in range(4)])
-        count = jax.random.randint(turns, (), 1, 4)
+    def _flip(
+        self, key: Key[Array, ""], axis: int, allowed: Bool[Array, "3"] | None
+    ) -> Bool[Array, ""] | None:
+        if not self.flip[axis]:
+            return None
+        flipped = jax.random.bernoulli(key, self.flip[axis])
+        return flipped if allowed is None else flipped & allowed[axis]
+
+    def _turns(self, key: Key[Array, ""], allowed: Bool[Array, ""] | None) -> Int[Array, ""] | None:
+        if not self.rotate90:
+            return None
+        chance, number = jax.random.split(key)
+        count = jax.random.randint(number, (), 1, 4)
         chosen = jax.random.bernoulli(chance, self.rotate90)
-        if allowed is not None:
-            chosen &= allowed
-        return turned[jnp.where(chosen, count, 0)]
+        return jnp.where(chosen if allowed is None else chosen & allowed, count, 0)
 
     def _jitter(self, key: Key[Array, ""]) -> Float[Array, ""]:
         amount, chance = jax.random.split(key)
         applied = jax.random.bernoulli(chance, self.jitter)
         return jnp.where(applied, jax.random.uniform(amount, minval=-1.0, maxval=1.0), 0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Intensity:
-    """Turns a stored batch into the network's input.
-
-    Attributes:
-      window: in the units of the data set: HU for CT, 0..1 for volumes without HU.
-      augment: applied in training only.
-    """
-
-    window: Window = Window()
-    augment: Augment = Augment()
-
-    def __call__(
-        self, batch: Mapping[str, Array], keys: Key[Array, " b"] | None, *, train: bool
-    ) -> Float[Array, "b d h w 1"]:
-        """Windows (and in training augments) `batch["image"]`.
-
-        Args:
-          batch: image (B, D, H, W, 1) integers, scale and offset (B,) to real values; where
-            samples have a text, allowed_flips (B, 3) and allowed_turns (B,), which keep it true.
-          keys: one per sample; None where nothing is augmented.
-          train: whether to augment.
-        """
-        shape = (-1, 1, 1, 1, 1)
-        values = batch["image"].astype(jnp.float32)
-        values = values * batch["scale"].reshape(shape) + batch["offset"].reshape(shape)
-        images = self.window(values)
-        if not train:
-            return images
-        assert keys is not None
-        flips, turns = batch.get("allowed_flips"), batch.get("allowed_turns")
-        return jax.vmap(self.augment)(keys, images, flips, turns)

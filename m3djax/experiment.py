@@ -12,6 +12,7 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate.evaluator import Evaluator
+from m3djax.inputs import Inputs
 from m3djax.optim import AdamW, Group
 from m3djax.params import Params
 from m3djax.tasks.base import Task
@@ -26,6 +27,7 @@ class Experiment:
       task: components and loss.
       data: where batches come from.
       optimizer: optimizer and schedule.
+      inputs: from a stored batch to what the task takes: intensities and augmentation.
       adapters: low-rank matrices beside the kernels of some linear layers; None for none.
       trainable: regex over parameter paths; what it does not match is frozen.
       groups: parameters with their own learning rate or weight decay.
@@ -45,6 +47,7 @@ class Experiment:
     task: Task
     data: Data
     optimizer: AdamW = AdamW()
+    inputs: Inputs = Inputs()
     adapters: Annotated[LoRA | None, tyro.conf.AvoidSubcommands] = None
     trainable: str = ".*"
     groups: tuple[Group, ...] = ()

@@ -13,6 +13,7 @@ from jax.extend import core
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from m3djax.inputs import Inputs
 from m3djax.params import FlatParams, flatten, split, unflatten
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def model_flops(
     """
     rows = next(iter(spec.values())).shape[0]
     shapes = jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0), spec)
+    spec = jax.eval_shape(Inputs(), dict(spec))  # their range changes no shape
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
     def loss(trained: FlatParams, frozen: FlatParams, *rest: Any) -> jax.Array:

@@ -19,7 +19,7 @@ Node = dict[str, Any]
 
 
 # Classes of format 1 that have another name today.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"Intensity": "Inputs", "Window": "ScaleIntensityRange"}
 
 
 def _data(node: Node) -> Node:
@@ -29,13 +29,32 @@ def _data(node: Node) -> Node:
     return {**node, "fields": fields}
 
 
+def _window(node: Node) -> Node:
+    """Gives the ends of a window the names that MONAI has for them."""
+    names = {"low": "a_min", "high": "a_max"}
+    low, high = node.pop("to", (0.0, 1.0))
+    fields = {names.get(key, key): value for key, value in node.items()}
+    return {**fields, "b_min": low, "b_max": high}
+
+
 def _experiment(node: Node) -> Node:
-    """Adapters were a task around the task."""
+    return _without_voxels(_inputs(_adapters(node)))
+
+
+def _adapters(node: Node) -> Node:
+    """Takes adapters, which were a task around the task, apart from it."""
     task = node["task"]
-    if task["class"] == "LoRA":
-        adapters = {key: value for key, value in task.items() if key != "task"}
-        node = {**node, "task": task["task"], "adapters": adapters}
-    return _without_voxels(node)
+    if task["class"] != "LoRA":
+        return node
+    adapters = {key: value for key, value in task.items() if key != "task"}
+    return {**node, "task": task["task"], "adapters": adapters}
+
+
+def _inputs(node: Node) -> Node:
+    """Takes window and augmentation, which were the `intensity` of the task, apart from it."""
+    task = dict(node["task"])
+    inputs = {"inputs": task.pop("intensity")} if "intensity" in task else {}
+    return {**node, "task": task, **inputs}
 
 
 def _without_voxels(node: Node) -> Node:
@@ -51,7 +70,11 @@ def _without_voxels(node: Node) -> Node:
 
 
 # Changes of the fields of a class of format 1, by its name then. Inner objects are changed first.
-RULES: dict[str, Callable[[Node], Node]] = {"Data": _data, "Experiment": _experiment}
+RULES: dict[str, Callable[[Node], Node]] = {
+    "Data": _data,
+    "Experiment": _experiment,
+    "Window": _window,
+}
 
 
 def stamp(config: Any) -> Any:

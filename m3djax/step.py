@@ -95,6 +95,13 @@ class Trainer:
         metrics |= {f"finite/{part}": value for part, value in health.items()}
         return TrainState(state.step + 1, trainable, opt_state, state.frozen), metrics
 
+    def _inputs(self, batch: Batch, keys: Key[Array, " b"]) -> Batch:
+        """Returns the augmented batch that the task takes."""
+        e = self.experiment
+        if e.task.stochastic:
+            keys = jax.vmap(jax.random.split)(keys)[:, 0]
+        return e.inputs(batch, keys, e.data.spatial())
+
     def _gradients(
         self, state: TrainState, batch: Batch, keys: Key[Array, " b"]
     ) -> tuple[Array, Loss, FlatParams]:
@@ -108,7 +115,8 @@ class Trainer:
 
         def total(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Array, Loss]:
             params = params_lib.unflatten(trainable | state.frozen)
-            loss = e.adapted.loss(params, batch, keys, train=True)
+            inputs = self._inputs(batch, keys)
+            loss = e.adapted.loss(params, inputs, keys, train=True)
             if parts > 1:
                 _check_parts(e.task, loss, weights)
             return loss.weighed(weights).total, loss

@@ -202,7 +202,8 @@ class Loop:
         for name, evaluator in evaluators.items():
             folder = self.folder / FOLDER / name
             folder.mkdir(parents=True, exist_ok=True)
-            subject = Subject(task, params, self.experiment.data, mesh, self.folder, folder)
+            e = self.experiment
+            subject = Subject(task, e.inputs, params, e.data, mesh, self.folder, folder)
             found = loop.measure(evaluator, subject)
             results.append({f"{name}/{k}": v for k, v in found.items() if isinstance(v, float)})
         return results

@@ -11,8 +11,9 @@ import numpy as np
 
 from data_pipelines.pipeline import Data, Source
 from m3djax import sharding
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
 from m3djax.models.embedding_head import EmbeddingHead
@@ -30,6 +31,8 @@ from m3djax.tasks.mae import MAE
 from m3djax.tasks.vision_language import VisionLanguage
 from m3djax.train import to_devices
 
+INPUTS = Inputs(ScaleIntensityRange(), Augment((0.5, 0.5, 0.5), scale=0.1, shift=0.1))
+
 
 def mae(**changes: Any) -> MAE:
     """Two layers of width 16 over 2 x 4 x 4 patches of 4 x 4 x 4 voxels."""
@@ -37,10 +40,7 @@ def mae(**changes: Any) -> MAE:
     vision = ViT3D(
         (4, 4, 4), 16, Transformer(2, block), LearnedPositions((2, 4, 4)), cls_token=True
     )
-    intensity = Intensity(Window(), Augment((0.5, 0.5, 0.5), scale=0.1, shift=0.1))
-    return dataclasses.replace(
-        MAE(vision, MAEDecoder(16, Transformer(1, block)), intensity), **changes
-    )
+    return dataclasses.replace(MAE(vision, MAEDecoder(16, Transformer(1, block))), **changes)
 
 
 def clip(**changes: Any) -> Clip:
@@ -67,10 +67,16 @@ def vision_language(**changes: Any) -> VisionLanguage:
 
 
 def experiment(path: str = "nowhere", **changes: Any) -> Experiment:
-    """The tiny task on crops of 8 x 16 x 16 voxels, 8 at a time."""
+    """The tiny task on crops of 8 x 16 x 16 voxels, 8 at a time; others without augmentation."""
     data = Data((Source(path),), size=(8, 16, 16), batch_size=8)
     default = Experiment("tiny", mae(), data, AdamW(1e-2), steps=6, log_every=1, save_every=3)
-    return dataclasses.replace(default, **changes)
+    inputs = INPUTS if isinstance(changes.get("task", default.task), MAE) else Inputs()
+    return dataclasses.replace(default, **{"inputs": inputs, **changes})
+
+
+def network(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch as tasks take it, without augmentation."""
+    return Inputs()(batch)
 
 
 def batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:

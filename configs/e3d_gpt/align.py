@@ -24,13 +24,12 @@ TASK = dataclasses.replace(
     align.TASK,
     vision=MAE.task.vision,  # type: ignore[attr-defined]
     projector=Projector(4096, merge="concat", num_layers=1),
-    intensity=MAE.task.intensity,  # type: ignore[attr-defined]
 )
 
 
 def get_config() -> Experiment:
     """See the module's docstring."""
-    return align.experiment("e3d_gpt_align", TASK, data(), "runs/e3d_gpt_mae")
+    return align.experiment("e3d_gpt_align", TASK, data(), "runs/e3d_gpt_mae", MAE.inputs)
 
 
 def data() -> Data:

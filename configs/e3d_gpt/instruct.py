@@ -21,6 +21,8 @@ from m3djax.experiment import Experiment
 def get_config() -> Experiment:
     """See the module's docstring."""
     data = align.data()
-    found = instruct.experiment("e3d_gpt_instruct", align.TASK, data, "runs/e3d_gpt_align")
+    found = instruct.experiment(
+        "e3d_gpt_instruct", align.TASK, data, "runs/e3d_gpt_align", align.MAE.inputs
+    )
     reports = instruct.answers(data, Describe(), "test", 256)
     return dataclasses.replace(found, evaluators={"reports": reports})

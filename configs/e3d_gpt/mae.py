@@ -15,9 +15,10 @@ counted, at most 75 % of its peak can be reached.
 """
 
 from data_pipelines.pipeline import Crop, Data, Source
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.evaluate import Reconstruction
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.positions import LearnedPositions
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
@@ -48,10 +49,6 @@ def experiment(name: str, hidden_size: int, encoder: Transformer) -> Experiment:
             mae_decoder=MAEDecoder(
                 512, Transformer(8, Block(Attention(4), Mlp(2048)), remat="dots")
             ),
-            intensity=Intensity(
-                Window(-1000, 1000, to=(-1, 1), mean=0.4978, std=0.2449),
-                Augment(flip=(0.5, 0.5, 0.5)),
-            ),
         ),
         data=Data(
             sources=(Source("data/ct"),),
@@ -61,6 +58,10 @@ def experiment(name: str, hidden_size: int, encoder: Transformer) -> Experiment:
             # zooms are ours.
             crops=(Crop(0.5, 1.0), Crop(0.75, 1.0), Crop(1.0, 2.0)),
             workers=8,
+        ),
+        inputs=Inputs(
+            ScaleIntensityRange(-1000, 1000, -1, 1, mean=0.4978, std=0.2449),
+            Augment(flip=(0.5, 0.5, 0.5)),
         ),
         evaluators={"reconstruction": Reconstruction(draws=1)},
         optimizer=AdamW(learning_rate=1.5e-4, b2=0.95, weight_decay=0.05, warmup=0.05),

@@ -25,8 +25,9 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Crop, Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.volume import Units
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
 from m3djax.models.patches import Size
 from m3djax.models.projectors import Projector
@@ -53,10 +54,11 @@ VISION = ViT3D(
     transformer=Transformer(12, Block(Attention(12), Mlp(3072)), remat="full"),
     dtype="bfloat16",
 )
-INTENSITY = Intensity(
-    Window(0, 1), Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1)
+INPUTS = Inputs(
+    ScaleIntensityRange(0, 1),
+    Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
 )
-TASK = VisionLanguage(VISION, Projector(4096), LLAMA2_7B, image_token=32000, intensity=INTENSITY)
+TASK = VisionLanguage(VISION, Projector(4096), LLAMA2_7B, image_token=32000)
 
 
 def texts(split: str = "") -> Mixture:
@@ -106,19 +108,23 @@ def get_config() -> Experiment:
     return experiment("m3d_align", TASK, data(TASK, 128, size=(32, 256, 256)), "runs/m3d_clip")
 
 
-def experiment(name: str, task: VisionLanguage, data: Data, vision: str) -> Experiment:
-    """The same recipe for another encoder, its crops and its projector.
+def experiment(
+    name: str, task: VisionLanguage, data: Data, vision: str, inputs: Inputs = INPUTS
+) -> Experiment:
+    """Returns the same recipe for another encoder, its crops and its projector.
 
     Args:
       name: of the run.
       task: the model.
       data: its batches.
       vision: the run that the encoder is taken from.
+      inputs: as in that run.
     """
     return Experiment(
         name=name,
         task=task,
         data=data,
+        inputs=inputs,
         trainable="projector/|llm/token_embed/",
         init_from={"vision": vision, "llm": "weights/llama2_7b"},
         optimizer=AdamW(learning_rate=1e-4, warmup=0.03, b2=0.999, weight_decay=0.0),

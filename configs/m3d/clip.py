@@ -22,9 +22,10 @@ from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.bert import Bert, PostNormBlock
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.transformer import Attention, Block, Mlp, Transformer
@@ -48,10 +49,6 @@ def get_config() -> Experiment:
             text=Bert(transformer=Transformer(12, words, remat="dots"), dtype="bfloat16"),
             vision_head=EmbeddingHead(768, "mean"),
             text_head=EmbeddingHead(768, "cls"),
-            intensity=Intensity(
-                Window(0, 1),
-                Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
-            ),
         ),
         data=Data(
             (Source("data/m3d_cap"),),
@@ -60,6 +57,10 @@ def get_config() -> Experiment:
             units="unit",
             fields={"image": Image(), "text": Text(ReportTokens("weights/bert", length=128))},
             workers=8,
+        ),
+        inputs=Inputs(
+            ScaleIntensityRange(0, 1),
+            Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
         ),
         optimizer=AdamW(learning_rate=4e-4, warmup=0.1, b2=0.98, weight_decay=0.1),
         init_from={"text": "weights/bert_base"},

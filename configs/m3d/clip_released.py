@@ -20,9 +20,10 @@ from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.models.bert import Bert, PostNormBlock
 from m3djax.models.embedding_head import EmbeddingHead
@@ -56,10 +57,6 @@ def get_config() -> Experiment:
             vision_head=EmbeddingHead(768, "cls"),
             text_head=EmbeddingHead(768, "cls"),
             objective=InfoNCE(released=True),
-            intensity=Intensity(
-                Window(0, 1),
-                Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
-            ),
         ),
         data=Data(
             (Source("data/m3d_cap", "released_train"),),
@@ -71,6 +68,10 @@ def get_config() -> Experiment:
                 "text": Text(ReportTokens("weights/bert", length=512, shorten="released")),
             },
             workers=16,
+        ),
+        inputs=Inputs(
+            ScaleIntensityRange(0, 1),
+            Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
         ),
         optimizer=AdamW(learning_rate=1e-4, warmup=0.03, b2=0.999, weight_decay=0.1, clip_norm=1.0),
         trainable=r"(?!text/pooler/)",

@@ -31,6 +31,7 @@ from m3djax.adapters import LoRA
 from m3djax.evaluate import Answers, Beside, Evaluator
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
+from m3djax.inputs import Inputs
 from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage
 
@@ -95,20 +96,24 @@ def get_config() -> Experiment:
     return dataclasses.replace(found, evaluators=measured(data))
 
 
-def experiment(name: str, task: VisionLanguage, data: Data, start: str) -> Experiment:
-    """The same recipe for another encoder, its crops and its projector.
+def experiment(
+    name: str, task: VisionLanguage, data: Data, start: str, inputs: Inputs = align.INPUTS
+) -> Experiment:
+    """Returns the same recipe for another encoder, its crops and its projector.
 
     Args:
       name: of the run.
       task: the model, without adapters.
       data: its batches.
       start: the run of the first stage.
+      inputs: as in that run.
     """
     return Experiment(
         name=name,
         task=task,
         adapters=LoRA(rank=16, alpha=32.0, dropout=0.05),
         data=data,
+        inputs=inputs,
         trainable=TRAINABLE,
         init_from=dict.fromkeys(("vision", "projector", "llm"), start),
         optimizer=AdamW(learning_rate=5e-5, warmup=0.03, b2=0.999, weight_decay=0.0),

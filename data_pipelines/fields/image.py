@@ -34,7 +34,7 @@ class Image(Field):
 
     def spatial(self, name: str) -> dict[str, Spatial]:
         """See `Field.spatial`."""
-        return {"image": Spatial("image", (0, 1, 2))}
+        return {"image": Spatial("image", (-4, -3, -2))}
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
         """See `Field.__call__`."""

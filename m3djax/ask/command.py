@@ -86,7 +86,7 @@ class Ask(AskOptions):
 
     def _draw(self, session: Session, said: list[Exchange]) -> None:
         assert self.picture
-        window = session.model.run.task.intensity.window
+        window = session.model.run.experiment.inputs.window
         with _writing(self.picture):
             picture.draw(self.picture, picture.rows(session.fovs, said), window)
 

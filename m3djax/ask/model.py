@@ -139,6 +139,7 @@ class Run:
         model = Model.open(self.folder, mesh, dtype)
         reader = VolumeReader(
             model.task,
+            model.experiment.inputs,
             model.params,
             tokenizer=tokenizer,
             eos_ids=(end,),

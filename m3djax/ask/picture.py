@@ -22,7 +22,7 @@ from data_pipelines.preprocess import Orientation
 from data_pipelines.volume import Volume, transform
 from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.session import Exchange
-from m3djax.augment import Window
+from m3djax.inputs import ScaleIntensityRange
 
 NOTICE = "Software for research: not for clinical use."
 MOST = 8
@@ -65,7 +65,7 @@ def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row
     return placed or [Row(f"{fov.scan.source}: {text}" if several else text, fov) for fov in fovs]
 
 
-def draw(path: epath.PathLike, rows: Sequence[Row], window: Window) -> None:
+def draw(path: epath.PathLike, rows: Sequence[Row], window: ScaleIntensityRange) -> None:
     """Writes a PNG, whole or not at all: the scan in three planes, a row for each box.
 
     The planes go through the middle of the box, or of what was looked at; a dashed frame is drawn
@@ -203,8 +203,8 @@ def _moved(box: np.ndarray, volume: Volume) -> np.ndarray:
     return np.concatenate([faces.min(0), faces.max(0)])
 
 
-def _limits(shown: _Shown, window: Window) -> tuple[float, float]:
+def _limits(shown: _Shown, window: ScaleIntensityRange) -> tuple[float, float]:
     if shown.volume.units == "HU":
-        return window.low, window.high
+        return window.a_min, window.a_max
     sample = Sample.of(shown.volume)
     return sample.percentile(1), sample.percentile(99)

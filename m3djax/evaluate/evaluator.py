@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from data_pipelines.pipeline import Data
+    from m3djax.inputs import Inputs
     from m3djax.params import Params
 
 Batch = Mapping[str, Any]
@@ -35,6 +36,7 @@ class Subject:
 
     Attributes:
       task: the run's task; adapters are merged.
+      inputs: turns stored batches into those of the task.
       params: one entry per component, on `mesh`, where the sharding table puts them.
       data: the data of the run, as in training.
       mesh: devices of this process.
@@ -43,6 +45,7 @@ class Subject:
     """
 
     task: Any
+    inputs: Inputs
     params: Params
     data: Data
     mesh: Mesh

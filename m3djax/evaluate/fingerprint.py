@@ -15,6 +15,7 @@ from jaxtyping import Array, UInt
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import LOADING, Data, Source
 from m3djax import serialize
+from m3djax.evaluate.evaluator import Subject
 from m3djax.params import Params
 
 
@@ -38,11 +39,11 @@ def key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def reading_parts(task: Any, data: Data, source: Source, crops: int, seed: int) -> list[Any]:
+def reading_parts(subject: Subject, data: Data, source: Source, crops: int, seed: int) -> list[Any]:
     """Returns what predictions for the crops of a split depend on, as JSON.
 
     Args:
-      task: the model.
+      subject: the model.
       data: how samples are cut and put into words; where and how fast they are loaded is left out.
       source: dataset, split and part.
       crops: crops of every record.
@@ -51,7 +52,8 @@ def reading_parts(task: Any, data: Data, source: Source, crops: int, seed: int) 
     free = ("sources", "batch_size", *LOADING)
     reading = {n: v for n, v in serialize.to_json(data).items() if n not in free}
     metadata = open_dataset(source.path, source.split, lazy=True).metadata
-    return [serialize.to_json(task), reading, metadata, source.split, source.part, crops, seed]
+    model = serialize.to_json(subject.task), serialize.to_json(subject.inputs)
+    return [*model, reading, metadata, source.split, source.part, crops, seed]
 
 
 @dataclasses.dataclass(frozen=True)

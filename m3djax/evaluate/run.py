@@ -60,7 +60,15 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
         console.print(f"evaluating: {name} ...", style="dim")
         mesh = loop.own_mesh(evaluator)
         opened = model(mesh)
-        subject = Subject(opened.task, opened.params, opened.data, mesh, folder, place)
+        subject = Subject(
+            opened.task,
+            opened.experiment.inputs,
+            opened.params,
+            opened.data,
+            mesh,
+            folder,
+            place,
+        )
         found[name] = loop.measure(evaluator, subject)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)

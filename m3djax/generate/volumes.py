@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from data_pipelines.errors import ConfigError
 from m3djax.generate.generator import Answer, Generator, OnText, Prefix, Prompt
 from m3djax.generate.sampling import Sampling
+from m3djax.inputs import Inputs
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
 from m3djax.tasks.base import Batch, Task
@@ -64,6 +65,7 @@ class VolumeReader:
     def __init__(
         self,
         task: Task,
+        inputs: Inputs,
         params: Params,
         *,
         tokenizer: Any = None,
@@ -74,6 +76,7 @@ class VolumeReader:
 
         Args:
           task: an `AnsweringTask`.
+          inputs: turns stored volumes into those of the task.
           params: its parameters, without adapters.
           tokenizer: a transformers tokenizer; needed for text and stop strings.
           eos_ids: tokens that end an answer.
@@ -92,7 +95,7 @@ class VolumeReader:
             task.llm, params["llm"], tokenizer=tokenizer, eos_ids=eos_ids, mesh=mesh
         )
         self._parts = {name: leaves for name, leaves in params.items() if name != "llm"}
-        self._encode = jax.jit(lambda parts, batch: task.encode(parts, task.windowed(batch)))
+        self._encode = jax.jit(lambda parts, batch: task.encode(parts, inputs(batch)["image"]))
 
     def read(self, batch: Batch) -> EncodedVolumes:
         """Encodes volumes.

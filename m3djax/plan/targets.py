@@ -27,6 +27,7 @@ from m3djax.step import compile_step
 # What the train step depends on; evaluators, workers and the like change nothing.
 _STEP_FIELDS = (
     "task",
+    "inputs",
     "adapters",
     "optimizer",
     "trainable",

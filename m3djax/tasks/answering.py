@@ -5,14 +5,13 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.text import llm_tokenizer
-from m3djax.augment import Intensity
 from m3djax.models.encoder import Encoder
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Task
+from m3djax.tasks.base import Task
 
 
 class AnsweringTask(Task):
@@ -24,13 +23,11 @@ class AnsweringTask(Task):
       vision: component that encodes volumes.
       llm: component that writes the answers.
       image_token: id of the placeholder that a token of a volume takes the place of.
-      intensity: window and augmentation of the volumes.
     """
 
     vision: Encoder
     llm: Decoder
     image_token: int
-    intensity: Intensity
 
     def token_problems(self, tokenizer: Any) -> list[str]:
         """See `Task.token_problems`: the placeholder must be the token `<im_patch>`."""
@@ -48,21 +45,15 @@ class AnsweringTask(Task):
         """
 
     @abc.abstractmethod
-    def windowed(
-        self, batch: Batch, keys: Key[Array, " b"] | None = None, *, train: bool = False
-    ) -> Float[Array, "b v d h w 1"]:
-        """Returns the network's input; only training needs `keys`.
+    def encode(
+        self, params: Params, images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"]
+    ) -> Float[Array, "b m c"]:
+        """Returns the volumes of every sample as tokens for `llm`, one volume after the other.
 
         Args:
-          batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where a question is about V volumes;
-            scale and offset, as the pipeline makes them.
-          keys: one per sample.
-          train: whether to augment.
+          params: all components but `llm`.
+          images: in network units, as `Inputs` returns them; without V one volume per sample.
         """
-
-    @abc.abstractmethod
-    def encode(self, params: Params, images: Float[Array, "b v d h w 1"]) -> Float[Array, "b m c"]:
-        """Returns the volumes of every sample as tokens for `llm`, one volume after the other."""
 
     @abc.abstractmethod
     def place(

@@ -37,6 +37,14 @@ class Task(abc.ABC):
         """
         return None
 
+    @property
+    def stochastic(self) -> bool:
+        """Returns whether the loss draws random numbers.
+
+        The augmentation then takes the first halves of the keys, `jax.random.split(key)[0]`.
+        """
+        return True
+
     def check(self, data: Any) -> None:
         """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
         del data
@@ -51,9 +59,10 @@ class Task(abc.ABC):
 
         Args:
           params: one entry per component.
-          batch: arrays with the samples along the first axis.
+          batch: arrays with the samples along the first axis, as `Inputs` returns them: images are
+            float32 in network units, and augmented in training.
           keys: one per sample, all randomness comes from them.
-          train: whether to augment and drop out.
+          train: whether to drop out.
         """
 
     def weights(self, batch: Batch) -> Mapping[str, Float[Array, ""]]:
@@ -64,7 +73,7 @@ class Task(abc.ABC):
         A task whose terms share one weight needs none.
 
         Args:
-          batch: the whole batch, as in `loss`.
+          batch: the whole batch as stored, before `Inputs`.
         """
         del batch
         return {}

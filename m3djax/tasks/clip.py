@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
-from m3djax.augment import Intensity
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
 from m3djax.losses.terms import Loss
 from m3djax.models.bert import Bert
@@ -38,7 +37,6 @@ class Clip(EmbeddingTask):
       vision_head: pools and projects what `vision` returns.
       text_head: the same for `text`.
       objective: what makes a pair right.
-      intensity: window and augmentation.
     """
 
     vision: Encoder = ViT3D()
@@ -46,7 +44,6 @@ class Clip(EmbeddingTask):
     vision_head: EmbeddingHead = EmbeddingHead(pooling="mean")
     text_head: EmbeddingHead = EmbeddingHead()
     objective: InfoNCE | SigmoidPairs = InfoNCE()
-    intensity: Intensity = Intensity()
 
     def __post_init__(self) -> None:
         if self.vision_head.features != self.text_head.features:
@@ -62,6 +59,11 @@ class Clip(EmbeddingTask):
             "Clip compares the samples of a batch with each other, and in parts that is another "
             "loss"
         )
+
+    @property
+    def stochastic(self) -> bool:
+        """See `Task.stochastic`."""
+        return False
 
     def check(self, data: Any) -> None:
         """See `Task.check`: there must be texts, of the text tower's vocabulary and length."""
@@ -99,12 +101,12 @@ class Clip(EmbeddingTask):
 
         Args:
           params: one entry per component.
-          batch: image, scale, offset as in every task; token_ids and text_mask (B, L), text_id
+          batch: image (B, D, H, W, 1) in network units; token_ids and text_mask (B, L), text_id
             (B,), equal for equal captions; report_valid (B,), if there may be rows without text.
           keys: one per sample.
-          train: whether to augment.
+          train: changes nothing.
         """
-        images = self.intensity(batch, keys, train=train)
+        images = batch["image"]
         valid = batch.get("report_valid", jnp.ones(len(images), bool))
         return apply(
             self.objective,
@@ -118,7 +120,7 @@ class Clip(EmbeddingTask):
     def embed_images(
         self, params: Params, images: Float[Array, "b d h w c"]
     ) -> Float[Array, "b f"]:
-        """Unit vectors of windowed volumes, float32."""
+        """Unit vectors of volumes in network units, float32."""
         features = apply(self.vision, params["vision"], images)
         return apply(self.vision_head, params["vision_head"], features.tokens, features.cls)
 

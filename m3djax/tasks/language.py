@@ -35,6 +35,11 @@ class Language(Task):
     counted: int = 0
     reduction: Reduction = "token"
 
+    @property
+    def stochastic(self) -> bool:
+        """See `Task.stochastic`."""
+        return False
+
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
         """See `Task.init`."""
         return {"llm": self.llm.init(rng, jnp.zeros((1, 1), jnp.int32))["params"]}

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
-from m3djax.augment import Intensity
 from m3djax.losses.terms import Loss, Term
 from m3djax.models.encoder import TokenEncoder
 from m3djax.models.mae_decoder import MAEDecoder
@@ -31,14 +30,12 @@ class MAE(ReconstructingTask):
     Attributes:
       vision: the encoder, which later stages take over.
       mae_decoder: the decoder, which they leave behind.
-      intensity: window and augmentation.
       mask_ratio: share of patches that is hidden.
       norm_pix: compare patches that are normalised to mean 0 and deviation 1.
     """
 
     vision: TokenEncoder = ViT3D()
     mae_decoder: MAEDecoder = MAEDecoder()
-    intensity: Intensity = Intensity()
     mask_ratio: float = 0.75
     norm_pix: bool = False
 
@@ -65,8 +62,7 @@ class MAE(ReconstructingTask):
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
         """Sum of the hidden patches' errors; the weight is their number."""
-        augment_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        images = self.intensity(batch, augment_keys, train=train)
+        images, noise_keys = batch["image"], jax.vmap(jax.random.split)(keys)[:, 1]
         result = self.reconstruct(params, images, self.noise(noise_keys, images.shape))
         error = Term(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
         return Loss({"reconstruction": error})
@@ -83,7 +79,7 @@ class MAE(ReconstructingTask):
 
         Args:
           params: components `vision` and `mae_decoder`.
-          images: windowed volumes.
+          images: volumes in network units.
           noise: see `noise`; passed in, so that any masking can be asked for.
         """
         patches = patchify(images, self.vision.stride)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
-from m3djax.augment import Intensity
 from m3djax.losses.terms import Loss
 from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.models.llm.decoder import Decoder
@@ -42,7 +41,6 @@ class VisionLanguage(AnsweringTask):
       image_token: id of the placeholder, such as M3D's <im_patch>.
       layer: whose features are projected: -1 are those that `vision` returns; any other index, as
         in a Python list, are those of that inner layer (of a ViT: a block, before the last norm).
-      intensity: window and augmentation; all volumes of a sample are augmented alike.
       chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
       counted: see `next_token_loss`: most tokens of an answer, the one that ends it included.
@@ -54,7 +52,6 @@ class VisionLanguage(AnsweringTask):
     llm: Decoder = Decoder()
     image_token: int = 32000
     layer: int = -1
-    intensity: Intensity = Intensity()
     chunk: int = 128
     z_loss: float = 0.0
     counted: int = 0
@@ -76,6 +73,11 @@ class VisionLanguage(AnsweringTask):
         depth = self.vision.depth
         if not -depth <= self.layer < depth:
             raise ConfigError(f"layer={self.layer}, and the encoder has {depth} layers.")
+
+    @property
+    def stochastic(self) -> bool:
+        """See `Task.stochastic`."""
+        return False
 
     def tokens_per_volume(self, size: tuple[int, ...]) -> int:
         """Placeholders that one volume of (D, H, W) voxels takes.
@@ -142,15 +144,14 @@ class VisionLanguage(AnsweringTask):
         Args:
           params: one entry per component.
           batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where prompts are about V volumes,
-            scale and offset as in every task; token_ids and valid (B, L), false where a token is
+            in network units; token_ids and valid (B, L), false where a token is
             padding; spans (B, S, 2), see `spans_to_labels`.
           keys: one per sample.
-          train: whether to augment.
+          train: changes nothing.
         """
         ids, valid = batch["token_ids"], batch["valid"]
-        images = self.windowed(batch, keys, train=train)
         embeds = apply(self.llm, params["llm"], ids, method="embed")
-        embeds = self.place(embeds, self.encode(params, images), ids, valid)
+        embeds = self.place(embeds, self.encode(params, batch["image"]), ids, valid)
         hidden, _ = apply(self.llm, params["llm"], embeds, valid, method="encode")
         labels = spans_to_labels(ids, batch["spans"])
         return next_token_loss(
@@ -164,31 +165,12 @@ class VisionLanguage(AnsweringTask):
             reduction=self.reduction,
         )
 
-    def windowed(
-        self, batch: Batch, keys: Key[Array, " b"] | None = None, *, train: bool = False
-    ) -> Float[Array, "b v d h w 1"]:
-        """The network's input; see `loss` for the batch. Only training needs keys."""
-        image = batch["image"]
-        if image.ndim == 5:
-            image = image[:, None]
-        volumes = image.shape[1]
-        fields = {name: jnp.reshape(batch[name], (len(image), -1)) for name in ("scale", "offset")}
-        flat = {
-            name: jnp.broadcast_to(value, (len(image), volumes)).reshape(-1)
-            for name, value in fields.items()
-        }
-        flat["image"] = image.reshape(-1, *image.shape[2:])
-        for name in ("allowed_flips", "allowed_turns"):
-            if name in batch:
-                flat[name] = jnp.repeat(batch[name], volumes, axis=0)
-        if keys is not None:
-            keys = jnp.repeat(keys, volumes, axis=0)
-        return self.intensity(flat, keys, train=train).reshape(image.shape)
-
-    def encode(self, params: Params, images: Float[Array, "b v d h w 1"]) -> Float[Array, "b m c"]:
-        """The volumes of every sample as tokens for the language model, one after the other."""
-        b, v, *rest = images.shape
-        images = constrain(images.reshape(b * v, *rest), ("batch", None, None, None, None))
+    def encode(
+        self, params: Params, images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"]
+    ) -> Float[Array, "b m c"]:
+        """See `AnsweringTask.encode`."""
+        b, volume = len(images), images.shape[-4:]
+        images = constrain(images.reshape(-1, *volume), ("batch", None, None, None, None))
         features = apply(self.vision, params["vision"], images, hidden=self._asked)
         tokens = apply(self.projector, params["projector"], self._chosen(features))
         return tokens.reshape(b, -1, tokens.shape[-1]).astype(self.llm.dtype)

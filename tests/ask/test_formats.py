@@ -18,8 +18,8 @@ from PIL import Image
 from m3djax import params as params_lib
 from m3djax import serialize, weights
 from m3djax.adapters import A, LoRA
-from m3djax.augment import Intensity, Window
 from m3djax.cli import main
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.runs.model import Model
 from tests.ask.conftest import AFFINE
 from tests.data import dicom_files
@@ -132,11 +132,11 @@ def test_slices_without_units(
         error = capsys.readouterr().err
         assert "slices" in error and "HU" in error and "Cure: " in error
     config = serialize.from_json(json.loads((run / "config.json").read_text()))
-    task = dataclasses.replace(config.task, intensity=Intensity(Window(0, 1)))
+    inputs = Inputs(ScaleIntensityRange(0, 1))
     data = dataclasses.replace(config.data, units="unit")
     (home / "grey").mkdir()
     (home / "grey/weights").symlink_to(run / "weights")
-    made = dataclasses.replace(config, task=task, data=data)
+    made = dataclasses.replace(config, inputs=inputs, data=data)
     (home / "grey/config.json").write_text(serialize.dumps(made))
     out = ask(capsys, home / "grey", slices, "--recipe", "m3d_slices", "--at", "whole")
     assert "24 x 30 x 36 voxels" in out and "mm" not in out.split("looked at")[1].split("\n")[0]

@@ -21,7 +21,8 @@ from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.directions import Allowed, allowed
-from m3djax.augment import Augment, Intensity, Window
+from m3djax.augment import Augment
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from tests.data.words import WordLengths
 
 SIZE = (16, 32, 32)
@@ -258,9 +259,9 @@ def test_words_forbid_what_would_make_them_false(
     assert not stack.turns or stack == Allowed()
 
 
-AUGMENT = Intensity(Window(0, 1000), Augment(flip=(1.0, 1.0, 1.0), rotate90=0.5))
+AUGMENT = Inputs(ScaleIntensityRange(0, 1000), Augment(flip=(1.0, 1.0, 1.0), rotate90=0.5))
 IMAGE = np.random.default_rng(0).integers(0, 1000, (8, 3, 4, 4, 1)).astype(np.int16)
-augment = jax.jit(lambda batch, keys: AUGMENT(batch, keys, train=True))
+augment = jax.jit(lambda batch, keys: AUGMENT(batch, keys)["image"])
 
 
 @settings(max_examples=30, deadline=None)
@@ -298,9 +299,9 @@ def test_no_volume_whose_text_names_a_side_is_mirrored(
 
 def test_the_pipelines_flags_reach_the_augmentation(m3d: Path) -> None:
     batch = next(reports(m3d, batch_size=5).examine(Source(str(m3d), "test")))
-    intensity = Intensity(Window(0, 1), Augment(flip=(0.0, 0.0, 1.0)))
+    inputs = Inputs(ScaleIntensityRange(0, 1), Augment(flip=(0.0, 0.0, 1.0)))
     keys = jax.random.split(jax.random.key(0), 5)
-    plain, flipped = (np.asarray(intensity(batch, keys, train=train)) for train in (False, True))
+    plain, flipped = (np.asarray(inputs(batch, each)["image"]) for each in (None, keys))
     texts = [record["report"] for record in open_dataset(m3d, "test")]
     for text, one, two in zip(texts, plain, flipped, strict=True):
         named = "left" in text or "descending" in text

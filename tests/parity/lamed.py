@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3djax.augment import Intensity
 from m3djax.convert import lamed, llm_config, name_map
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.positions import LearnedPositions
@@ -21,14 +19,6 @@ from m3djax.tasks.vision_language import VisionLanguage
 from tests.parity.goldens import Golden
 
 
-@dataclasses.dataclass(frozen=True)
-class AsTheyAre(Intensity):
-    """Goldens hold what the network gets, in whatever range."""
-
-    def __call__(self, batch: Any, keys: jax.Array, *, train: bool) -> jax.Array:
-        return batch["image"]
-
-
 def task(golden: Golden) -> VisionLanguage:
     """The tiny model that the golden describes."""
     c = golden.config
@@ -38,7 +28,6 @@ def task(golden: Golden) -> VisionLanguage:
         llm=decoder(golden),
         image_token=c["special"]["im_patch"],
         layer=c["vision_select_layer"],
-        intensity=AsTheyAre(),
         chunk=7,
     )
 
@@ -68,15 +57,13 @@ def images(golden: Golden) -> jax.Array:
 
 
 def batch(golden: Golden) -> dict[str, jax.Array]:
-    """The golden's training batch as the pipeline would make it."""
+    """The golden's training batch as the task takes it."""
     ids, labels = golden.given("input_ids"), golden.given("labels")
     spans = [[np.flatnonzero(row >= 0)[0], np.flatnonzero(row >= 0)[-1] + 1] for row in labels]
     inside = np.stack([np.isin(np.arange(ids.shape[1]), np.arange(*span)) for span in spans])
     np.testing.assert_array_equal(np.where(inside, ids, -100), labels)
     return {
         "image": images(golden),
-        "scale": jnp.ones(len(ids)),
-        "offset": jnp.zeros(len(ids)),
         "token_ids": jnp.asarray(ids, jnp.int32),
         "valid": jnp.asarray(golden.given("attention_mask") > 0),
         "spans": jnp.asarray(spans, jnp.int32)[:, None],

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3djax.augment import Intensity, Window
 from m3djax.convert import bert, m3d, name_map
 from m3djax.losses.contrastive import InfoNCE, pairwise_logits
 from m3djax.models.embedding_head import EmbeddingHead
@@ -43,7 +42,7 @@ def task_of(golden: Golden) -> Clip:
     width = len(golden.weights["mm_vision_proj.bias"])
     head = EmbeddingHead(width, "cls")
     objective = InfoNCE(released=True)
-    return Clip(vision, text, head, head, objective, Intensity(Window(0.0, 1.0)))
+    return Clip(vision, text, head, head, objective)
 
 
 @pytest.fixture(scope="module", params=golden_dirs("m3d_clip"), ids=lambda path: path.name)
@@ -53,11 +52,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture(scope="module")
 def batch(golden: Golden) -> dict[str, np.ndarray]:
-    rows = len(golden.given("images"))
     return {
         "image": np.moveaxis(golden.given("images"), 1, -1),
-        "scale": np.ones(rows, np.float32),
-        "offset": np.zeros(rows, np.float32),
         "token_ids": golden.given("input_ids").astype(np.int32),
         "text_mask": golden.given("attention_mask").astype(bool),
         "text_id": golden.given("labels").astype(np.int32),

@@ -8,6 +8,7 @@ from data_pipelines.datasets.records import encode
 from data_pipelines.volume import Volume
 from m3djax import sharding
 from m3djax.evaluate.evaluator import Subject
+from m3djax.inputs import Inputs
 from m3djax.params import flatten, unflatten
 
 SIZE = (8, 16, 16)  # of tests.tiny
@@ -42,7 +43,7 @@ def subject(task, params, data, folder, mesh=None):
     flat = flatten(params)
     placed = unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh)))
     folder = epath.Path(folder)
-    return Subject(task, placed, data, mesh, folder.parent, folder)
+    return Subject(task, Inputs(), placed, data, mesh, folder.parent, folder)
 
 
 def init(task):

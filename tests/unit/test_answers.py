@@ -34,6 +34,7 @@ from m3djax.evaluate.loop import measure
 from m3djax.evaluate.scores import OWN, Scores
 from m3djax.generate.generator import Answer
 from m3djax.generate.sampling import Sampling
+from m3djax.inputs import Inputs
 from m3djax.run_folder import RunError
 from m3djax.tasks.language import Language
 from tests import tiny, tiny_llm
@@ -119,7 +120,9 @@ def test_a_model_that_is_missing_is_told_before_minutes_of_answers(
 def fake(task: Any, params: Any, data: Data, folder: pathlib.Path) -> Subject:
     """A model whose parameters are none."""
     mesh = sharding.make_mesh((-1, 1, 1))
-    return Subject(task, params, data, mesh, epath.Path(folder.parent), epath.Path(folder))
+    return Subject(
+        task, Inputs(), params, data, mesh, epath.Path(folder.parent), epath.Path(folder)
+    )
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate import Beside
 from m3djax.evaluate.evaluator import Subject
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs
 from m3djax.params import Params, flatten
 from m3djax.run_folder import RunError
 from m3djax.tasks.vision_language import VisionLanguage
@@ -52,7 +53,7 @@ def leaves(params: Params) -> dict[str, np.ndarray]:
 
 def own(run: epath.Path) -> Subject:
     """A run that is measured; its parameters do not matter."""
-    return Subject(TASK, {}, DATA, mesh(), run, run / "evaluation" / "answers")
+    return Subject(TASK, Inputs(), {}, DATA, mesh(), run, run / "evaluation" / "answers")
 
 
 def test_the_run_itself(tmp_path: pathlib.Path) -> None:

@@ -84,8 +84,8 @@ def forward(params: dict[str, Any]) -> Any:
 
     @jax.jit
     def run(batch: dict[str, Any]) -> tuple[Any, jax.Array, jax.Array]:
-        images = task.intensity(batch, KEYS, train=False)
-        image = task.embed_images(params, images)
+        batch = tiny.network(batch)
+        image = task.embed_images(params, batch["image"])
         text = task.embed_texts(params, batch["token_ids"], batch["text_mask"])
         return task.loss(params, batch, KEYS, train=False), image, text
 
@@ -99,7 +99,7 @@ def test_half_precision_towers_give_float32_losses(params: dict[str, Any], forwa
         vision=dataclasses.replace(task.vision, dtype="bfloat16"),
         text=dataclasses.replace(task.text, dtype="bfloat16"),
     )
-    loss = jax.jit(lambda p: half.loss(p, batch, KEYS, train=False))(params)
+    loss = jax.jit(lambda p: half.loss(p, tiny.network(batch), KEYS, train=False))(params)
     assert loss.total.dtype == jnp.float32
     np.testing.assert_allclose(loss.total, forward(batch)[0].total, rtol=0.02)
 

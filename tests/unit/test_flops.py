@@ -108,6 +108,7 @@ def executed(task: Task, spec: Mapping[str, Any], trainable: str) -> int:
         return task.loss(unflatten(trained | frozen), spec_values, keys, train=True).total
 
     spec_values = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
+    spec_values = tiny.network(spec_values)
     keys = jax.random.split(jax.random.key(0), 8)
     return flops.count(jax.value_and_grad(loss), *split(flatten(shapes), trainable), keys)
 

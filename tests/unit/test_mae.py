@@ -20,9 +20,9 @@ def params() -> dict:
 
 
 def test_the_loss_is_the_mean_error_of_hidden_patches(params: dict) -> None:
-    loss = jax.jit(lambda p: TASK.loss(p, tiny.batch(), KEYS, train=False))(params)
+    loss = jax.jit(lambda p: TASK.loss(p, tiny.network(tiny.batch()), KEYS, train=False))(params)
     noise = TASK.noise(jax.vmap(jax.random.split)(KEYS)[:, 1], (8, 8, 16, 16, 1))
-    images = TASK.intensity(tiny.batch(), KEYS, train=False)
+    images = tiny.network(tiny.batch())["image"]
     result = jax.jit(TASK.reconstruct)(params, images, noise)
     hidden = np.asarray(result.hidden, bool)
     assert (hidden.sum(axis=1) == 24).all()  # three quarters of 32
@@ -45,7 +45,7 @@ def test_a_samples_randomness_does_not_depend_on_the_batch() -> None:
 
 
 def test_hidden_voxels_do_not_reach_the_prediction(params: dict) -> None:
-    images = TASK.intensity(tiny.batch(), KEYS, train=False)
+    images = tiny.network(tiny.batch())["image"]
     noise = TASK.noise(KEYS, images.shape)
     result = jax.jit(TASK.reconstruct)(params, images, noise)
     grid = np.asarray(result.hidden).reshape(8, 2, 4, 4, 1)
@@ -59,4 +59,5 @@ def test_ratios_that_cannot_work_are_explained(params: dict) -> None:
         tiny.mae(mask_ratio=1.0)
     greedy = dataclasses.replace(TASK, mask_ratio=0.99)
     with pytest.raises(ValueError, match="leaves none of 32 patches visible"):
-        jax.eval_shape(lambda p: greedy.loss(p, tiny.batch(), KEYS, train=True), params)
+        batch = tiny.network(tiny.batch())
+        jax.eval_shape(lambda p: greedy.loss(p, batch, KEYS, train=True), params)

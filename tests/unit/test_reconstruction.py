@@ -17,6 +17,7 @@ from m3djax.evaluate.reconstruction import evaluator as module
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
 from m3djax.evaluate.scores import OWN, Scores
 from m3djax.evaluate.tiles import cut
+from m3djax.inputs import Inputs
 from m3djax.models.patches import patchify
 from m3djax.tasks.mae import MAE
 from tests import tiny
@@ -160,5 +161,5 @@ def _fill(params, image, padding=None):
         "offset": np.zeros(count, np.float32),
         "key": np.asarray(jax.random.key_data(jax.random.split(jax.random.key(5), count))),
     }
-    filled = jax.tree.map(np.asarray, fill(tiny.mae(), params, batch))
+    filled = jax.tree.map(np.asarray, fill(tiny.mae(), Inputs(), params, batch))
     return batch, filled.volumes, filled.sums

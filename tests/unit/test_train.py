@@ -16,8 +16,10 @@ from etils import epath
 
 from data_pipelines.errors import DataError
 from m3djax import checkpoint, params, run_folder
+from m3djax.augment import Augment
 from m3djax.checkpoint import CheckpointError, load_params
 from m3djax.experiment import Experiment
+from m3djax.inputs import Inputs
 from m3djax.logging import MetricsWriter, read_metrics
 from m3djax.optim import AdamW, Group
 from m3djax.run_folder import RunError
@@ -165,10 +167,8 @@ def test_a_checkpoint_of_another_model_is_refused(whole: Path, prepared: str) ->
 
 def test_nan_stops_the_run_and_keeps_the_last_good_parameters(prepared: str) -> None:
     # An infinite factor turns the input, and with it the loss, into NaN.
-    task = tiny.mae()
-    augment = dataclasses.replace(task.intensity.augment, scale=float("inf"), jitter=1.0)
-    task = dataclasses.replace(task, intensity=dataclasses.replace(task.intensity, augment=augment))
-    experiment = tiny.experiment(prepared, name="nan", task=task)
+    inputs = Inputs(augment=Augment(scale=float("inf"), jitter=1.0))
+    experiment = tiny.experiment(prepared, name="nan", inputs=inputs)
     with pytest.raises(NonFiniteError, match=r"step 0: not finite: loss, mae_decoder, vision"):
         train(experiment)
     assert all(np.isfinite(value).all() for value in weights(Path("runs/nan"), experiment).values())

@@ -32,7 +32,7 @@ def params() -> Params:
 
 def loss_of(task: VisionLanguage, params: Params, batch: dict[str, Any]) -> Loss:
     keys = jax.random.split(jax.random.key(0), len(batch["image"]))
-    return jax.jit(lambda p, b: task.loss(p, b, keys, train=False))(params, batch)
+    return jax.jit(lambda p, b: task.loss(p, tiny.network(b), keys, train=False))(params, batch)
 
 
 def test_volumes_take_the_places_of_placeholders() -> None:
@@ -56,7 +56,7 @@ def test_another_number_of_placeholders_is_refused(params: Params, count: int) -
     batch["token_ids"][2, 1 : 1 + count] = 60
     keys = jax.random.split(jax.random.key(0), ROWS)
     with pytest.raises(ConfigError, match=f"text 2 has {count} image tokens.*become 4"):
-        TASK.loss(params, batch, keys, train=False)
+        TASK.loss(params, tiny.network(batch), keys, train=False)
     assert not np.isfinite(loss_of(TASK, params, batch).total)
 
 
@@ -77,7 +77,7 @@ def test_only_answers_count_and_eos_is_one_of_them(params: Params) -> None:
     first, end = batch["spans"][:, 0].T
     assert found.weight == np.sum(end - first)
     ids, valid = jnp.asarray(batch["token_ids"]), jnp.asarray(batch["valid"])
-    volumes = TASK.encode(params, TASK.windowed(batch))
+    volumes = TASK.encode(params, tiny.network(batch)["image"])
     embeds = apply(TASK.llm, params["llm"], ids, method="embed")
     embeds = TASK.place(embeds, volumes, ids)
     hidden, _ = apply(TASK.llm, params["llm"], embeds, valid, method="encode")
@@ -100,11 +100,11 @@ def test_several_volumes(params: Params) -> None:
     spans = np.array([[[11, 14]]] * 2, np.int32)
     fields = {"token_ids": ids, "valid": ids > 0, "spans": spans}
     assert np.isfinite(loss_of(TASK, params, pairs | fields).total)
-    both = TASK.encode(params, TASK.windowed(pairs))
-    apart = TASK.encode(params, TASK.windowed(batch))
+    both = TASK.encode(params, tiny.network(pairs)["image"])
+    apart = TASK.encode(params, tiny.network(batch)["image"])
     np.testing.assert_allclose(both, apart.reshape(2, 8, 32), atol=1e-5)
     shared = pairs | {name: pairs[name][:, 0] for name in ("scale", "offset")}
-    np.testing.assert_array_equal(TASK.windowed(shared), TASK.windowed(pairs))
+    np.testing.assert_array_equal(tiny.network(shared)["image"], tiny.network(pairs)["image"])
     with pytest.raises(ConfigError, match="has 8 image tokens"):
         TASK.place(jnp.zeros((2, 14, 32)), both[:, :4], jnp.asarray(ids))
 
@@ -112,17 +112,16 @@ def test_several_volumes(params: Params) -> None:
 def test_volumes_of_a_sample_are_augmented_alike() -> None:
     batch = tiny.batch(rows=2)
     twice = batch | {"image": np.stack([batch["image"]] * 2, axis=1)}
-    task = dataclasses.replace(TASK, intensity=tiny.mae().intensity)
     keys = jax.random.split(jax.random.key(3), 2)
-    images = task.windowed(twice, keys, train=True)
+    images = tiny.INPUTS(twice, keys)["image"]
     np.testing.assert_array_equal(images[:, 0], images[:, 1])
-    assert np.any(images[:, 0] != task.windowed(batch)[:, 0])
+    assert np.any(images[:, 0] != tiny.network(batch)["image"])
 
 
 @pytest.mark.parametrize("layer", [0, -2, 1])
 def test_any_layer_is_projected(params: Params, layer: int) -> None:
-    images = TASK.windowed(tiny.batch(rows=2))
-    features = apply(TASK.vision, params["vision"], images[:, 0], hidden=(layer,))
+    images = tiny.network(tiny.batch(rows=2))["image"]
+    features = apply(TASK.vision, params["vision"], images, hidden=(layer,))
     wanted = apply(TASK.projector, params["projector"], features.hidden[0])
     found = dataclasses.replace(TASK, layer=layer).encode(params, images)
     np.testing.assert_allclose(found, wanted, atol=1e-5)

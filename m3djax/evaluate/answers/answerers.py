@@ -22,6 +22,7 @@ from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import EncodedVolumes, VolumeReader
+from m3djax.inputs import Inputs
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
 from m3djax.tasks.language import Language
@@ -111,6 +112,7 @@ class TextOnly(Answerer):
 
 def answerer(
     task: Any,
+    inputs: Inputs,
     params: Params,
     data: Data,
     mesh: Mesh,
@@ -122,6 +124,7 @@ def answerer(
 
     Args:
       task: an `AnsweringTask` or `Language`.
+      inputs: turns stored volumes into those of the task.
       params: its parameters, on `mesh`.
       data: of the run; its tokenizer puts the questions.
       mesh: the devices.
@@ -147,7 +150,7 @@ def answerer(
     model = {"tokenizer": tokenizer, "eos_ids": (tokens.prompt.end(tokenizer),), "mesh": mesh}
     if isinstance(task, AnsweringTask):
         put = functools.partial(tokens.prompt, tokenizer)
-        return Seeing(VolumeReader(task, params, **model), put, sampling, mesh, blind)
+        return Seeing(VolumeReader(task, inputs, params, **model), put, sampling, mesh, blind)
     if tokens.image_tokens:
         raise EvaluationError(
             f"a Language run sees no volumes, and its text has image_tokens={tokens.image_tokens}. "

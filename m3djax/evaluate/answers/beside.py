@@ -48,4 +48,10 @@ class Beside:
             return own
         read = Model.untrained if self.untrained else Model.open
         found = read(epath.Path(self.run) if self.run else own.run, own.mesh)
-        return dataclasses.replace(own, task=found.task, params=found.params, data=found.data)
+        return dataclasses.replace(
+            own,
+            task=found.task,
+            inputs=found.experiment.inputs,
+            params=found.params,
+            data=found.data,
+        )

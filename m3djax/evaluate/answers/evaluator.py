@@ -182,10 +182,25 @@ class Answers(SplitEvaluator):
         table = self._table(name, dataclasses.replace(model, params=params), subject, blind=blind)
         put = _spoken(reading, model.data)
         load = functools.partial(
-            answerer, model.task, params, put, mesh, sampling=self.sampling, blind=blind
+            answerer,
+            model.task,
+            model.inputs,
+            params,
+            put,
+            mesh,
+            sampling=self.sampling,
+            blind=blind,
         )
         respondent = Respondent(
-            model.task, params, model.data, mesh, subject.run, subject.folder, load, table
+            model.task,
+            model.inputs,
+            params,
+            model.data,
+            mesh,
+            subject.run,
+            subject.folder,
+            load,
+            table,
         )
         crops = functools.partial(self._asked, subject)
         return Pass(name, respondent, Questioned(crops, self.crops, table))
@@ -195,7 +210,7 @@ class Answers(SplitEvaluator):
         reading, source = self.reading(subject.data), self.source(subject.data)
         text = model.data.find("text", Text)
         tokens = text and serialize.to_json(text.tokens)
-        parts = reading_parts(model.task, reading, source, self.crops, self.seed)
+        parts = reading_parts(model, reading, source, self.crops, self.seed)
         parts += [tokens, serialize.to_json(self.sampling), blind]
         stem = f"answers-{_file_name(name)}"
         files = PredictionFiles.of(subject.folder, stem, model.params, parts)
@@ -247,7 +262,7 @@ class Answers(SplitEvaluator):
         order = np.random.default_rng(self.seed).permutation(len(keys))
         picked = {keys[number] for number in order[: self.pictures]}
         crops = [one.sample for one in self._asked(subject) if one.rows[0].key[:2] in picked]
-        return sheet.draw(crops, kinds, subject.task.intensity.window, subject.folder)
+        return sheet.draw(crops, kinds, subject.inputs.window, subject.folder)
 
 
 def _kind(name: str, answered: Mapping[str, list[Row]], scores: Scores) -> Kind:

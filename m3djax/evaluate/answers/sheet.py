@@ -17,10 +17,10 @@ from data_pipelines import boxes
 from data_pipelines.boxes import Box, read_box
 from data_pipelines.errors import printable
 from data_pipelines.pipeline import Batch
-from m3djax.augment import Window
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.findings import Picture
 from m3djax.evaluate.pictures import BACKGROUND, TEXT
+from m3djax.inputs import ScaleIntensityRange
 
 FILE = "answers.png"
 _TRUE, _WRONG, _DIM = "#3fb950", "#f85149", "#8b949e"
@@ -37,7 +37,7 @@ _QUESTIONS = 3  # of a crop, or one of each kind if there are more kinds
 
 
 def draw(
-    crops: Sequence[Batch], kinds: Sequence[Kind], window: Window, folder: epath.Path
+    crops: Sequence[Batch], kinds: Sequence[Kind], window: ScaleIntensityRange, folder: epath.Path
 ) -> tuple[Picture, ...]:
     """Writes a PNG into `folder`, and says what it shows.
 
@@ -125,7 +125,7 @@ def _boxes(kind: Kind, number: int) -> dict[str, Box]:
     return {colour: box for colour, box in found.items() if box is not None}
 
 
-def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: Window) -> None:
+def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: ScaleIntensityRange) -> None:
     """An axial slice, through the middle of the true box if there is one."""
     image: Float[np.ndarray, "d h w"] = crop["image"][..., 0] * crop["scale"] + crop["offset"]
     depth, height, width = image.shape
@@ -133,7 +133,7 @@ def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: Window) ->
     index = min(int(middle * depth), depth - 1)
     _, tall, wide = crop["spacing"] if all(crop["spacing"]) else (1, 1, 1)
     cell.imshow(
-        image[index], cmap="gray", vmin=window.low, vmax=window.high, aspect=tall / wide,
+        image[index], cmap="gray", vmin=window.a_min, vmax=window.a_max, aspect=tall / wide,
         extent=(0, width, height, 0),
     )  # fmt: skip
     for colour, box in drawn.items():

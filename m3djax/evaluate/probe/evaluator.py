@@ -94,7 +94,7 @@ class OrganProbe(Evaluator):
             the two sides have fewer than two organs in common.
         """
         task = subject.task
-        if not (hasattr(task, "vision") and hasattr(task, "intensity")):
+        if not hasattr(task, "vision"):
             raise EvaluationError(
                 f"OrganProbe needs a task with a vision encoder, not a {type(task).__name__}. "
                 "Cure: leave this evaluator out of the config."
@@ -108,7 +108,7 @@ class OrganProbe(Evaluator):
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, jax.Array]:
         """See `Evaluator.predict`: tokens and voxels of the labelled patches of crops."""
         fields = place(subject.mesh, batch, FIELDS)
-        return patch_features(subject.task, subject.params, fields)
+        return patch_features(subject.task, subject.inputs, subject.params, fields)
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
         """See `Evaluator.score`: whether probes are right about the patches of the other side."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from m3djax.augment import Intensity
+from m3djax.inputs import Inputs
 from m3djax.models.encoder import Encoder
 from m3djax.models.patches import patchify
 from m3djax.params import Params
@@ -20,18 +20,17 @@ from m3djax.tasks.base import apply
 # Compiled once for equal encoders, also when it is called again and again during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode(
-    vision: Encoder, intensity: Intensity, params: Params, batch: Mapping[str, Array]
+    vision: Encoder, inputs: Inputs, params: Params, batch: Mapping[str, Array]
 ) -> tuple[Float[Array, "b n c"], Float[Array, "b n p"]]:
-    """The encoder's tokens of whole crops, and the windowed voxels of the same patches.
+    """Returns the encoder's tokens of whole crops, and the voxels of the same patches.
 
     Args:
       vision: the encoder.
-      intensity: its window.
+      inputs: turns stored crops into those that it takes.
       params: the encoder's parameters.
       batch: image (B, d, h, w, 1), scale and offset (B,).
     """
-    unused = jax.random.split(jax.random.key(0), len(batch["image"]))  # for augmentation only
-    images = intensity(batch, unused, train=False)
+    images = inputs(batch)["image"]
     tokens = apply(vision, params, images).tokens
     return tokens.astype(jnp.float32), patchify(images, vision.stride)
 
@@ -47,14 +46,17 @@ def _take(
     }
 
 
-def patch_features(task: Any, params: Params, batch: Mapping[str, Array]) -> dict[str, Array]:
+def patch_features(
+    task: Any, inputs: Inputs, params: Params, batch: Mapping[str, Array]
+) -> dict[str, Array]:
     """Returns tokens (b, k, c) and voxels (b, k, p) of some patches of each crop.
 
     Args:
-      task: with a component `vision`, and `intensity`.
+      task: with a component `vision`.
+      inputs: turns stored crops into those of the task.
       params: its parameters.
       batch: see `encode`; patch (b, k) is the number of each patch in its crop.
     """
     crops = {name: batch[name] for name in ("image", "scale", "offset")}
-    tokens, voxels = encode(task.vision, task.intensity, params["vision"], crops)
+    tokens, voxels = encode(task.vision, inputs, params["vision"], crops)
     return _take(tokens, voxels, batch["patch"])

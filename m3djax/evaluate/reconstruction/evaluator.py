@@ -13,7 +13,6 @@ from etils import epath
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import Data
-from m3djax.augment import Window
 from m3djax.evaluate import statistics
 from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Share, Subject
 from m3djax.evaluate.findings import EvaluationError, Findings, Picture
@@ -24,6 +23,7 @@ from m3djax.evaluate.reconstruction.present import caption, present
 from m3djax.evaluate.scores import OWN, Column, Scores
 from m3djax.evaluate.tiles import Tiles, cut
 from m3djax.evaluate.units import Units
+from m3djax.inputs import ScaleIntensityRange
 from m3djax.tasks.mae import MAE
 
 MSE = "mse"
@@ -86,7 +86,9 @@ class Reconstruction(Evaluator):
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, jax.Array]:
         """See `Evaluator.predict`: squared errors over the hidden voxels of crops."""
-        return fill(subject.task, subject.params, place(subject.mesh, batch, FIELDS)).sums
+        return fill(
+            subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
+        ).sums
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
         """See `Evaluator.score`: the mean squared error of every crop, over all masks.
@@ -120,7 +122,7 @@ class Reconstruction(Evaluator):
         """See `Evaluator.present`."""
         task = subject.task
         groups = {
-            name: self._numbers(name, scores, task.intensity.window) for name in scores.groups()
+            name: self._numbers(name, scores, subject.inputs.window) for name in scores.groups()
         }
         units = str(list(predictions.values())[-1]["units"][0])
         kind = scores.columns[0].units.kind
@@ -164,7 +166,7 @@ class Reconstruction(Evaluator):
                 )
             yield named[study]
 
-    def _numbers(self, name: str, scores: Scores, window: Window) -> dict[str, Any]:
+    def _numbers(self, name: str, scores: Scores, window: ScaleIntensityRange) -> dict[str, Any]:
         """Returns the errors and gains of a group."""
         columns = {method: scores.column(name, MSE, _method(method)) for method in METHODS}
         own = columns["model"]
@@ -175,7 +177,7 @@ class Reconstruction(Evaluator):
             "units": len(own.units),
             "hidden_voxels": int(own.weight.sum()),
             "mse": {method: value.to_json() for method, value in mse.items()},
-            "rmse": {method: v.value**0.5 * window.hu_per_unit for method, v in mse.items()},
+            "rmse": {method: v.value**0.5 * window.source_per_unit for method, v in mse.items()},
             "gain_over": {method: gain.to_json() for method, gain in gains.items()},
             **{f"beats_{method}": gain.interval[0] > 0 for method, gain in gains.items()},
         }
@@ -188,9 +190,7 @@ class Reconstruction(Evaluator):
             file = f"{len(shown)}.png"
             crops = self._crops(subject, record)
             volumes = self._filled(subject, crops)
-            _draw(
-                subject.folder / file, record, crops.tiles, volumes, subject.task.intensity.window
-            )
+            _draw(subject.folder / file, record, crops.tiles, volumes, subject.inputs.window)
             shown.append(Picture(file, caption(record)))
         return tuple(shown)
 
@@ -198,7 +198,9 @@ class Reconstruction(Evaluator):
         """Returns `InpaintedBatch.volumes` of the first draw for every crop."""
         parts = []
         for batch in crops.first_draw(Share(split_rows(self.rows, subject.mesh))):
-            filled = fill(subject.task, subject.params, place(subject.mesh, batch, FIELDS))
+            filled = fill(
+                subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
+            )
             parts.append({n: np.asarray(v)[batch["counts"]] for n, v in filled.volumes.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -218,7 +220,11 @@ def _of_crops(predicted: Predictions) -> dict[str, np.ndarray]:
 
 
 def _draw(
-    path: epath.Path, record: Record, tiles: Tiles, crops: Mapping[str, np.ndarray], window: Window
+    path: epath.Path,
+    record: Record,
+    tiles: Tiles,
+    crops: Mapping[str, np.ndarray],
+    window: ScaleIntensityRange,
 ) -> None:
     """Draws the whole scan, put together from its crops, in three planes."""
     # Imported late: drawing takes a second to import, and configs import this module.
@@ -236,7 +242,7 @@ def _draw(
         path,
         columns,
         spacing=record["spacing"],
-        window=(window.low, window.high),
-        at=pictures.centre(truth, air=0.75 * window.low + 0.25 * window.high),
+        window=(window.a_min, window.a_max),
+        at=pictures.centre(truth, air=0.75 * window.a_min + 0.25 * window.a_max),
         units=record["units"],
     )

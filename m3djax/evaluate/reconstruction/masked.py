@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from m3djax.evaluate.reconstruction.fill_in import harmonic
+from m3djax.inputs import Inputs
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.params import Params
 from m3djax.tasks.mae import MAE
@@ -33,8 +34,8 @@ class InpaintedBatch:
 
 
 # Compiled once for equal tasks, also when it is called again and again during training.
-@functools.partial(jax.jit, static_argnums=0)
-def fill(task: MAE, params: Params, batch: dict[str, Array]) -> InpaintedBatch:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def fill(task: MAE, inputs: Inputs, params: Params, batch: dict[str, Array]) -> InpaintedBatch:
     """Fills in with all `METHODS`; they see the same voxels.
 
     A model of normalised patches (`norm_pix`) is given the mean and deviation of the true patches
@@ -42,12 +43,13 @@ def fill(task: MAE, params: Params, batch: dict[str, Array]) -> InpaintedBatch:
 
     Args:
       task: the autoencoder.
+      inputs: turns stored batches into those of the task.
       params: its parameters.
       batch: image (B, d, h, w, 1), scale and offset (B,), key (B, ...) raw random keys;
         inside (B, d, h, w) False in padding, scored (B, d, h, w) True where errors count.
     """
     keys = jax.random.wrap_key_data(batch["key"])
-    images = task.intensity(batch, keys, train=False)
+    images = inputs(batch)["image"]
     result = task.reconstruct(params, images, task.noise(keys, images.shape))
     size = task.vision.stride
     grid = patch_grid(images.shape[1:4], size)

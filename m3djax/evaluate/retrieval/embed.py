@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from m3djax.augment import Window
+from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
 
@@ -19,23 +19,26 @@ _SIDE = 96  # pixels of a small slice at most
 
 
 # Compiled once for equal tasks, also when it is called again and again during training.
-@functools.partial(jax.jit, static_argnums=0)
-def embed(task: Clip, params: Params, batch: Mapping[str, Array]) -> dict[str, Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def embed(
+    task: Clip, inputs: Inputs, params: Params, batch: Mapping[str, Array]
+) -> dict[str, Array]:
     """Unit vectors of the images and texts of a batch, and the images' middle slices."""
-    unused = jax.random.split(jax.random.key(0), len(batch["image"]))  # for augmentation only
-    images = task.intensity(batch, unused, train=False)
+    images = inputs(batch)["image"]
     return {
         "images": task.embed_images(params, images),
         "texts": task.embed_texts(params, batch["token_ids"], batch["text_mask"]),
-        "middle": _small_slices(task.intensity.window, images),
+        "middle": _small_slices(inputs.window, images),
     }
 
 
-def _small_slices(window: Window, images: Float[Array, "b d h w 1"]) -> UInt8[Array, "b y x"]:
+def _small_slices(
+    window: ScaleIntensityRange, images: Float[Array, "b d h w 1"]
+) -> UInt8[Array, "b y x"]:
     """Middle axial slices of windowed volumes, black to white over the window."""
     b, d, h, w, _ = images.shape
     shrink = max(h, w, _SIDE) / _SIDE
     small = (b, max(round(h / shrink), 1), max(round(w / shrink), 1))
     slices = jax.image.resize(images[:, d // 2, :, :, 0], small, "linear")
-    shade = (window.inverse(slices) - window.low) / (window.high - window.low)
+    shade = (window.inverse(slices) - window.a_min) / (window.a_max - window.a_min)
     return jnp.clip(jnp.round(255 * shade), 0, 255).astype(jnp.uint8)

@@ -110,13 +110,15 @@ class Retrieval(Evaluator):
         task.check(reading)
         for split in self.splits:
             source = self._source(subject, split)
-            key = reading_parts(task, reading, source, self.crops, self.seed)
+            key = reading_parts(subject, reading, source, self.crops, self.seed)
             samples = Crops(reading, source, self.crops, self.seed)
             yield Pass(split, subject, samples, KEPT, key)
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Array]:
         """See `Evaluator.predict`: unit vectors, and small pictures of the volumes."""
-        return embed(subject.task, subject.params, place(subject.mesh, batch, FIELDS))
+        return embed(
+            subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
+        )
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
         """See `Evaluator.score`: the rank of the right answer to every query, and hits.
