@@ -41,7 +41,7 @@ def subject(task, params, data, folder, mesh=None):
     """A model that is measured on all devices, as `run.py evaluate` does."""
     mesh = mesh or sharding.make_mesh((-1, 1, 1))
     flat = flatten(params)
-    placed = unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh)))
+    placed = unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh, task)))
     folder = epath.Path(folder)
     return Subject(task, Inputs(), placed, data, mesh, folder.parent, folder)
 
