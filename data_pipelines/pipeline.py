@@ -40,7 +40,7 @@ class Source:
     """One prepared dataset in the mixture.
 
     Attributes:
-      path: folder that `run.py prepare` wrote.
+      path: folder that the verb `prepare` wrote.
       split: split to read; also one that overlaps others.
       weight: relative frequency in the mixture.
       part: share of every volume along D that crops are cut from, 0 at one end and 1 at the other

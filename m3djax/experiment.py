@@ -20,7 +20,7 @@ from m3djax.tasks.base import Task
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What `run.py train` runs; a config file's `get_config()` returns one.
+    """What the verb `train` runs; a config file's `get_config()` returns one.
 
     Attributes:
       name: the run's folder is `runs/NAME`.
@@ -31,7 +31,7 @@ class Experiment:
       adapters: low-rank matrices beside the kernels of some linear layers; None for none.
       trainable: regex over parameter paths; what it does not match is frozen.
       groups: parameters with their own learning rate or weight decay.
-      init_from: component -> run, or folder of `run.py convert`, to take its start from.
+      init_from: component -> run, or folder of the verb `convert`, to take its start from.
       evaluators: what is measured, by name.
       steps: optimizer steps.
       accumulate: parts that a batch is computed in, to save memory; the update is the same.

@@ -1,1 +1,1 @@
-"""Questions about scans, and `run.py ask`."""
+"""Questions about scans, and the verb `ask`."""

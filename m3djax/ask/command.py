@@ -1,4 +1,4 @@
-"""`python run.py ask RUN SCAN "question" ...`."""
+"""The verb `ask`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class AskOptions:
     it says is for clinical use.
 
     Attributes:
-      run: a run of the task VisionLanguage, or a folder of `run.py convert`.
+      run: a run of the task VisionLanguage, or a folder of the verb `convert`.
       scan: a volume file, or a folder of DICOM files or of image slices.
       questions: one text each.
       also: further scans of the same prompt, behind the first. Boxes are then not placed, as

@@ -124,10 +124,10 @@ class Evaluator(abc.ABC):
     the rest: batches, processes, storage, the table of scores and the report.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote; "" is that of the run.
+      dataset: folder that the verb `prepare` wrote; "" is that of the run.
       size: voxels along (D, H, W) of a crop; zeros are those of the run.
       every: steps between two evaluations during training; 0 evaluates only when asked.
-      mesh: devices of a process along (data, fsdp, tensor), for `run.py evaluate`. Along data every
+      mesh: devices of a process along (data, fsdp, tensor), for `evaluate`. Along data every
         device holds the whole model; (1, 1, -1) is for a model that is too large for that.
     """
 

@@ -1,4 +1,4 @@
-"""`python run.py evaluate RUN`: measures a run and writes the findings into its folder."""
+"""The verb `evaluate`: measures a run and writes the findings into its folder."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.program import program
 from m3djax.evaluate import statistics
 from m3djax.evaluate.findings import EvaluationError, Findings, Table
 from m3djax.evaluate.statistics import Estimate
@@ -123,7 +124,7 @@ class Scores:
         Raises:
           EvaluationError: there is none, or it is damaged.
         """
-        cure = "Cure: python run.py evaluate RUN."
+        cure = f"Cure: {program()} evaluate RUN."
         if not (folder / FILE).exists():
             raise EvaluationError(f"{folder / FILE}: there are no scores. {cure}")
         parts: dict[tuple[str, str, str], list[dict[str, Any]]] = {}

@@ -19,7 +19,7 @@ class SplitEvaluator(Evaluator):
     """Measures the crops of a split. Subclasses implement `predict` and `score`.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote; "" is that of the run.
+      dataset: folder that the verb `prepare` wrote; "" is that of the run.
       size: voxels along (D, H, W) of a crop; zeros are those of the run.
       every: steps between two evaluations during training; 0 evaluates only when asked.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.

@@ -1,4 +1,4 @@
-"""`run.py chat`: conversation with a language model in the terminal."""
+"""The verb `chat`: conversation with a language model in the terminal."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Target(abc.ABC):
 
 
 class TrainStep(Target):
-    """The step that `run.py train` runs."""
+    """The step that the verb `train` runs."""
 
     kind = "train step"
 

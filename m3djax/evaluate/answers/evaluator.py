@@ -52,7 +52,7 @@ class Answers(SplitEvaluator):
     are over patients; where all samples are of one patient, over regions of its scans.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote.
+      dataset: folder that the verb `prepare` wrote.
       size: voxels along (D, H, W) of the network's input: those of training.
       split: whose records are asked about.
       part: share of its volumes along D that crops come from; see `Source`.

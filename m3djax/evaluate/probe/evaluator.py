@@ -46,7 +46,7 @@ class OrganProbe(Evaluator):
     tells what pretraining adds.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote.
+      dataset: folder that the verb `prepare` wrote.
       size: voxels along (D, H, W) of a crop: those of training.
       train_split: split the probe is fitted on.
       train_studies: studies of it; () takes all that have masks.

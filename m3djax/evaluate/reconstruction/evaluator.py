@@ -41,7 +41,7 @@ class Reconstruction(Evaluator):
     Otherwise all studies of the split count together, with intervals over studies.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote; "" is that of the run.
+      dataset: folder that the verb `prepare` wrote; "" is that of the run.
       size: voxels along (D, H, W) of a crop; zeros are those of the run.
       every: steps between two evaluations during training; 0 evaluates only when asked.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.

@@ -43,7 +43,7 @@ class Retrieval(Evaluator):
     and "released_test" (2,000) of M3D-Cap; where captions repeat, theirs count one copy as right.
 
     Attributes:
-      dataset: folder that `run.py prepare` wrote.
+      dataset: folder that the verb `prepare` wrote.
       size: voxels along (D, H, W) of the network's input: those of training.
       splits: pools to search in: each split is one.
       parts: split -> share of its volumes along D that crops come from; see `Source`. Splits that
