@@ -12,6 +12,7 @@ from data_pipelines.crops import Crop
 from data_pipelines.datasets.records import quantize
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.pipeline import Data
+from data_pipelines.placement import Whole
 from data_pipelines.preprocess import Recipe, boxes_to_source
 from data_pipelines.volume import Volume, transform
 from data_pipelines.windows import Window, cut
@@ -65,7 +66,7 @@ class FieldOfView:
       image: (D, H, W, 1) int16, as training stores it.
       scale: `image * scale + offset` is the real value.
       offset: see there.
-      whole: whether the whole scan was resampled, as training did not do.
+      whole: whether the whole scan was resampled although training cut crops.
     """
 
     scan: Volume
@@ -86,7 +87,8 @@ class FieldOfView:
           data: of the run: size and units.
           recipe: that its dataset was prepared with.
           at: the place in the middle of the crop, which moves as far as needed to stay in the scan.
-          crop: how much a crop covers.
+          crop: how much a crop covers; of a run that was trained on whole volumes, the centre of
+            the scan is the whole scan.
 
         Raises:
           DataError: the scan is in other units than the run's data, or cannot be preprocessed.
@@ -101,7 +103,8 @@ class FieldOfView:
         window = _window(volume, data, at, crop)
         patch = cut(stored, window, data.size, int(stored.min()))
         seen = volume.regrid(patch * scale + offset, None, window.to_volume(data.size))
-        return cls(scan, seen, patch.astype(np.int16)[..., None], scale, offset, at.whole)
+        image, untrained = patch.astype(np.int16)[..., None], at.whole and not _whole(crop)
+        return cls(scan, seen, image, scale, offset, untrained)
 
     def frame(self) -> np.ndarray:
         """Returns its box in the file: (6,) half-open voxels along its axes, cut at its edges."""
@@ -133,7 +136,7 @@ def _check_units(volume: Volume, scan: Volume, data: Data) -> None:
 
 
 def _window(volume: Volume, data: Data, at: At, crop: Crop) -> Window:
-    if at.whole:
+    if at.whole or (_whole(crop) and at.point is None):
         return Window.whole(volume.shape)
     wanted = crop.covers(data.size)
     if math.prod(wanted) > MOST:
@@ -142,6 +145,11 @@ def _window(volume: Volume, data: Data, at: At, crop: Crop) -> Window:
             f"than {MOST:,}. Cure: a smaller zoom, or --at whole."
         )
     return Window.around(volume.shape, wanted, _index(at, volume))
+
+
+def _whole(crop: Crop) -> bool:
+    """Returns whether training resampled whole volumes."""
+    return isinstance(crop.at, Whole)
 
 
 def _index(at: At, volume: Volume) -> np.ndarray:

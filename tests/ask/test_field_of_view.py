@@ -15,6 +15,7 @@ from data_pipelines.datasets import open_dataset
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.fields.image import Image
 from data_pipelines.pipeline import Data, Source
+from data_pipelines.placement import Whole
 from data_pipelines.preprocess import Recipe, as_is, ct
 from data_pipelines.volume import Volume
 from m3djax.ask.describe import describe
@@ -57,6 +58,21 @@ def test_a_crop_is_what_training_cuts_there(dataset: str, volume: Volume, zoom: 
     middle = to_file[:3, :3] @ sample["place"] + to_file[:3, 3]
     seen = part(volume, size, ",".join(f"{x:.3f}" for x in middle), zoom)
     np.testing.assert_array_equal(seen.image, sample["image"])
+
+
+def test_a_run_trained_on_whole_volumes_sees_whole_scans(dataset: str, volume: Volume) -> None:
+    [record] = [*open_dataset(dataset, "train")]
+    size, crop = (12, 10, 14), Crop(at=Whole())
+    sample = RandomCrop(size, (crop,), {"image": Image()}).random_map(
+        record, np.random.default_rng(0)
+    )
+    data = Data((Source("x"),), size)
+    for at in ("centre", "whole"):
+        seen = FieldOfView.of(volume, data, ct(), At.read(at), crop)
+        np.testing.assert_array_equal(seen.image, sample["image"])
+        assert "100% of the scan, cut as in training" in describe(seen)[1]
+    cut = FieldOfView.of(volume, data, ct(), At.read("14,15,12"), crop)
+    assert cut.share() < 0.2
 
 
 @pytest.mark.parametrize("released", [False, True])
