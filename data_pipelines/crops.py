@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import grain
 import numpy as np
 
-from data_pipelines.captions import Caption, CaptionSource, View
+from data_pipelines.caption import Caption
+from data_pipelines.captions import CaptionSource, View
 from data_pipelines.datasets.records import Record
 from data_pipelines.errors import DataError
 from data_pipelines.fields.base import Field, Sample

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines.captions import Caption, CaptionSource, Question, Report, View, fixed, templates
+from data_pipelines.caption import Caption, Question
+from data_pipelines.captions import CaptionSource, Report, View, fixed, templates
 from data_pipelines.datasets import qa
 from data_pipelines.errors import ConfigError
 

@@ -9,7 +9,8 @@ from typing import get_args
 
 import numpy as np
 
-from data_pipelines.captions import CaptionSource, Question, View, check_labels, chosen, fixed
+from data_pipelines.caption import Question
+from data_pipelines.captions import CaptionSource, View, check_labels, chosen, fixed
 from data_pipelines.captions.balance import odds
 from data_pipelines.captions.descriptions import describe
 from data_pipelines.captions.scene import Kind, QuestionTemplate, Scene

@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines import boxes
-from data_pipelines.captions import Question, templates
+from data_pipelines.caption import Question
 from data_pipelines.captions import place_templates as places
 from data_pipelines.captions import segment_templates as masks
+from data_pipelines.captions import templates
 from data_pipelines.captions.anatomy import phrases
 from data_pipelines.captions.balance import Odds
 from data_pipelines.datasets.qa import with_choices

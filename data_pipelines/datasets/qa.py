@@ -7,7 +7,7 @@ import json
 import string
 from collections.abc import Iterator, Sequence
 
-from data_pipelines.captions import Question
+from data_pipelines.caption import Question
 from data_pipelines.text.reports import is_missing
 
 TOPICS = {1: "plane", 2: "phase", 3: "organ", 4: "abnormality", 5: "location"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_pipelines.captions import Caption
+from data_pipelines.caption import Caption
 from data_pipelines.datasets.records import Record
 from data_pipelines.resample import nearest
 from data_pipelines.spatial import Size

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipelines.captions import Question
+from data_pipelines.caption import Question
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.base import Field, Sample, Spatial
 from data_pipelines.spatial import Size

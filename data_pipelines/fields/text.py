@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipelines.captions import Caption, CaptionSource, Question, Report
+from data_pipelines.caption import Caption, Question
+from data_pipelines.captions import CaptionSource, Report
 from data_pipelines.datasets.records import Record
 from data_pipelines.errors import TextError
 from data_pipelines.fields.base import Field, Sample

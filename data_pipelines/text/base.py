@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.captions import Caption
+from data_pipelines.caption import Caption
 from data_pipelines.errors import ConfigError
 from data_pipelines.specs import ArraySpec
 

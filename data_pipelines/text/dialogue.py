@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.captions import Caption, Question
+from data_pipelines.caption import Caption, Question
 from data_pipelines.errors import ConfigError, DataError, TextError
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text import llm_tokenizer

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.captions import Caption, Question, Report, View
+from data_pipelines.caption import Caption, Question
+from data_pipelines.captions import Report, View
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.fields.text import Text
 from data_pipelines.text.dialogue import DialogueTokens

@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from data_pipelines.around import Candidates, Foreground
-from data_pipelines.captions import Caption, Question
+from data_pipelines.caption import Caption, Question
 from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.crops import Crop
 from data_pipelines.datasets import codec, open_dataset

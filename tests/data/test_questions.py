@@ -14,9 +14,9 @@ from etils import epath
 
 from data_pipelines import fetch
 from data_pipelines.boxes import mask_to_box, read_box, text_to_boxes
+from data_pipelines.caption import Question
 from data_pipelines.captions import (
     MaskCaption,
-    Question,
     Report,
     View,
     place_templates,

@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from data_pipelines.captions import Question, View
+from data_pipelines.caption import Question
+from data_pipelines.captions import View
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Batch, Data, Source
 from m3djax.evaluate.answers.table import Row
