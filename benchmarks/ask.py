@@ -76,7 +76,7 @@ def make(folder: Path) -> None:
     data = Data((Source("none"),), SIZE, units="unit", fields=fields)
     experiment = Experiment("ask", task, data, inputs=Inputs(ScaleIntensityRange(0, 1)))
     weights.save(folder / "run", experiment, flat, {})
-    rules = (*vit.monai_vit(VISION), *lamed.projector(task.projector))
+    rules = (*vit.monai_vit(task.vision, VISION), *lamed.projector(task.projector))
     stream.save(folder / "vision", flat, rules)
 
 

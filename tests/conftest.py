@@ -19,6 +19,9 @@ os.environ["XLA_FLAGS"] = f"{compiling.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")  # libtpu, where installed, is for compiling plans only
 cli.set_up_jax()
+# The CPU backend has read the flags now. The compiler of plans ends the process at one of them.
+jax.devices()
+del os.environ["XLA_FLAGS"]
 # A trace makes many objects that live: Python need not look through them for cycles so often.
 gc.set_threshold(50_000, 20, 100)
 

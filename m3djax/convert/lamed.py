@@ -18,7 +18,7 @@ def m3d_lamed(task: VisionLanguage) -> tuple[Rule, ...]:
     """Vision tower, projector and language model."""
     return (
         *llm.rules(task.llm),
-        *vit.monai_vit(VISION),
+        *vit.monai_vit(task.vision, VISION),
         *projector(task.projector),
     )
 

@@ -1,4 +1,4 @@
-"""Published layouts by name, and how to recognise them."""
+"""Layouts of weights by name, and how to recognise them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from m3djax.checkpoint import CheckpointError
 from m3djax.convert import bert, lamed, llm, m3d, peft, vit
 from m3djax.convert.name_map import Rule
 from m3djax.experiment import Experiment
+from m3djax.state import abstract_params
 
 _LAMED = ("vision", "projector", "llm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A published layout.
+    """Names of tensors in a file, and which parameters they are.
 
     Attributes:
-      what: it is.
-      components: of ours that it fills.
-      rules: the map, for a task without adapters.
+      what: the model that the layout is of.
+      components: components that it fills; () are all of the task.
+      rules: makes the map for a task without adapters; None: see `own_names`.
       aside: prefixes of published names that are of no component here: kept as they are, and put
         back by an export of the same folder.
       adapted: whether adapters are stored apart, so that the experiment must have the same LoRA.
@@ -30,7 +31,7 @@ class Layout:
 
     what: str
     components: tuple[str, ...]
-    rules: Callable[[Any], tuple[Rule, ...]]
+    rules: Callable[[Any], tuple[Rule, ...]] | None
     aside: tuple[str, ...] = ()
     adapted: bool = False
 
@@ -53,7 +54,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "m3d_vit": Layout(
         "the vision tower of M3D-CLIP (pretrained_ViT.bin)",
         ("vision",),
-        lambda task: vit.monai_vit(""),
+        lambda task: vit.monai_vit(task.vision, ""),
     ),
     "bert": Layout(
         "BERT or RoBERTa without heads",
@@ -78,14 +79,21 @@ LAYOUTS: Mapping[str, Layout] = {
         ("llm",),
         lambda task: llm.rules(task.llm),
     ),
+    "m3djax": Layout("any task: a tensor for each parameter, under its own name", (), None),
 }
+
+
+def own_names(paths: Iterable[str]) -> tuple[Rule, ...]:
+    """Returns the map of the project's own layout: paths with dots, layers stacked."""
+    return tuple(Rule(path.replace("/", "."), path) for path in paths)
 
 
 def rules_of(name: str, experiment: Experiment) -> tuple[Rule, ...]:
     """Returns the map of a layout for an experiment's task.
 
     Raises:
-      ConfigError: the task lacks a component of the layout, or the experiment lacks adapters.
+      ConfigError: the task lacks a component of the layout, or has one whose parameters the layout
+        does not know; or the experiment lacks adapters.
     """
     layout, task = LAYOUTS[name], experiment.task
     if layout.adapted and experiment.adapters is None:
@@ -96,6 +104,8 @@ def rules_of(name: str, experiment: Experiment) -> tuple[Rule, ...]:
             f"layout {name} is of {layout.what}, and {type(task).__name__} has no "
             f"{', '.join(lacking)}. Cure: another --config or --layout."
         )
+    if layout.rules is None:
+        return own_names(abstract_params(layout.stored(experiment)))
     rules = layout.rules(task)
     if layout.adapted and experiment.adapters is not None:
         return peft.with_adapters(rules, experiment.adapters)

@@ -14,7 +14,7 @@ def m3d_clip(task: Clip) -> tuple[Rule, ...]:
     export is whole; else it is left behind.
     """
     return (
-        *vit.monai_vit("vision_encoder."),
+        *vit.monai_vit(task.vision, "vision_encoder."),
         *bert.encoder("language_encoder.", pooler=task.text.pooler),
         *_projection("mm_vision_proj", "vision_head"),
         *_projection("mm_language_proj", "text_head"),

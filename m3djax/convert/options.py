@@ -10,7 +10,9 @@ from typing import Literal
 
 import tyro
 
-LayoutName = Literal["auto", "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora", "llm"]
+LayoutName = Literal[
+    "auto", "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora", "llm", "m3djax"
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 

@@ -28,7 +28,7 @@ from m3djax.convert.safetensors_files import (
 from m3djax.convert.vocabulary import check_vocabulary
 from m3djax.experiment import Experiment
 from m3djax.models.patches import Size
-from m3djax.models.positions import resize_table
+from m3djax.models.positions import LearnedPositions, resize_table
 from m3djax.runs.model import Model, read_params
 from m3djax.state import abstract_params
 
@@ -48,7 +48,7 @@ class Convert(ConvertOptions):
         return any((folder / n).is_dir() for n in (weights.FOLDER, "checkpoints", "frozen"))
 
     def export(self) -> str:
-        """Writes a run's components in a published layout; returns what was done.
+        """Writes a run's components in a layout; returns what was done.
 
         Raises:
           CheckpointError: the run is not readable, or lacks what the layout needs.
@@ -108,7 +108,8 @@ class Convert(ConvertOptions):
         if self.plan:
             return loading.plan(path, tensors, expected, experiment.mesh, experiment.task)
         ours, notes = self._ours(path, tensors, rules, experiment, layout)
-        if not {"text", "llm"}.isdisjoint(known.components):
+        parts = sorted({path.split("/")[0] for path in expected})
+        if not {"text", "llm"}.isdisjoint(parts):
             notes += filter(None, [check_vocabulary(path, experiment)])
         if aside:
             bare = {name.removeprefix(peft.PREFIX): tensor for name, tensor in aside.items()}
@@ -125,9 +126,9 @@ class Convert(ConvertOptions):
         }
         weights.save(self.out, experiment, ours, origin)
         count = sum(value.size for value in ours.values())
-        parts = ", ".join(sorted({name.split("/")[0] for name in ours}))
+        named = f"{len(ours)} parameters of {', '.join(parts)}"
         lines = [f"{path}: {len(tensors)} tensors, layout {layout}", *notes]
-        lines += [f"{self.out}: {len(ours)} parameters of {parts}: {count:,} numbers, float32"]
+        lines += [f"{self.out}: {named}: {count:,} numbers, float32"]
         return "\n".join(lines)
 
     def _tensors(self, path: Path) -> dict[str, LazyTensor]:
@@ -177,11 +178,16 @@ class Convert(ConvertOptions):
         """The grid that positions are interpolated to, if that is asked for."""
         if not any(self.positions_from):
             return None
-        if _POSITIONS not in expected or min(self.positions_from) < 1:
+        vision = experiment.task.components().get("vision")
+        positions = getattr(vision, "positions", None)
+        if not isinstance(positions, LearnedPositions) or _POSITIONS not in expected:
             raise ConfigError("positions_from needs a vision tower with learned positions.")
-        depth, height, width = experiment.task.vision.positions.grid  # type: ignore[attr-defined]
-        grid = (depth, height, width)
-        return None if self.positions_from == grid else grid
+        if min(self.positions_from) < 1:
+            raise ConfigError(
+                f"positions_from={self.positions_from}: a side has no patches. Cure: the grid that "
+                "the file's position table is made for."
+            )
+        return None if self.positions_from == positions.grid else positions.grid
 
 
 def expected_shapes(

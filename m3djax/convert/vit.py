@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from data_pipelines.errors import ConfigError
 from m3djax.convert.name_map import Fused, HeadRow, Linear, PatchConv, Rule, Same
+from m3djax.models.encoder import Encoder
 from m3djax.models.patches import Size
+from m3djax.models.vit import ViT3D
 
 _QKV = ("query", "key", "value")
 
 
-def monai_vit(prefix: str, ours: str = "vision") -> tuple[Rule, ...]:
-    """MONAI's ViT with "perceptron" patches, as in M3D-CLIP, M3D-LaMed and SegVol.
+def monai_vit(vision: Encoder, prefix: str, ours: str = "vision") -> tuple[Rule, ...]:
+    """Returns the map of MONAI's ViT with "perceptron" patches: M3D-CLIP, M3D-LaMed, SegVol.
 
     Args:
+      vision: the encoder.
       prefix: what the published names start with, such as "vision_encoder.".
-      ours: our component.
+      ours: name of our component.
+
+    Raises:
+      ConfigError: the encoder is no ViT3D, so its parameters have no published names.
     """
+    if not isinstance(vision, ViT3D):
+        raise ConfigError(
+            f"{ours}={type(vision).__name__}: the published names of this layout are those of a "
+            "ViT3D. Cure: --layout m3djax, which names every parameter as this project does."
+        )
     block = f"{ours}/transformer/block"
     return (
         Rule(f"{prefix}cls_token", f"{ours}/cls", Same(lead=2)),

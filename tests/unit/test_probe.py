@@ -14,7 +14,9 @@ from m3djax.evaluate.probe import evaluator as module
 from m3djax.evaluate.probe.linear import fit_linear
 from m3djax.evaluate.probe.organs import group_names, label_patches
 from m3djax.evaluate.scores import OWN, Scores
+from m3djax.models.embedding_head import EmbeddingHead
 from tests import tiny
+from tests.pyramid import Pyramid
 from tests.unit.fakes import SIZE, Records, init, record, scan, subject
 
 DATA = Data((Source("data/x"),), SIZE)
@@ -32,11 +34,11 @@ def params():
 
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path, params):
-    def run(train, test, **fields):
+    def run(train, test, task=None, weights=None, **fields):
         sides = {"train": Records(train, NAMES), "test": Records(test, NAMES)}
         monkeypatch.setattr(module, "open_dataset", lambda path, split: sides[split])
         evaluator = OrganProbe(groups=GROUPS, untrained=2, **fields)
-        return measure(evaluator, subject(tiny.mae(), params, DATA, tmp_path))
+        return measure(evaluator, subject(task or tiny.mae(), weights or params, DATA, tmp_path))
 
     return run
 
@@ -71,6 +73,13 @@ def test_it_tells_apart_what_looks_different(evaluate, tmp_path):
             assert len(column.value) == numbers["asked"]
             assert column.value.mean() == pytest.approx(numbers["recall"][name])
     assert json.loads(json.dumps(results, allow_nan=False))["report"]["tables"]
+
+
+def test_tokens_of_any_encoder_are_probed(evaluate):
+    head = EmbeddingHead(12, "mean")
+    task = tiny.clip(vision=Pyramid((4, 6, 8), (1, 1, 1)), vision_head=head, text_head=head)
+    results = evaluate([_organs(0)], [_organs(1)], task, init(task))
+    assert results["accuracy_pretrained"] > 0.9
 
 
 def test_it_finds_nothing_where_there_is_nothing(evaluate):
