@@ -134,7 +134,7 @@ def test_all_studies_together_have_intervals_over_studies(evaluate):
 
 
 def test_another_task_is_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="measures MAE runs"):
+    with pytest.raises(EvaluationError, match="such as MAE, and object does not"):
         list(Reconstruction().passes(subject(object(), {}, DATA, tmp_path)))
 
 

@@ -25,7 +25,6 @@ from m3djax.generate.volumes import EncodedVolumes, VolumeReader
 from m3djax.inputs import Inputs
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
-from m3djax.tasks.language import Language
 
 
 class Answerer(abc.ABC):
@@ -123,7 +122,7 @@ def answerer(
     """The model of a run.
 
     Args:
-      task: an `AnsweringTask` or `Language`.
+      task: one with a language model `llm`; an `AnsweringTask` sees the volumes.
       inputs: turns stored volumes into those of the task.
       params: its parameters, on `mesh`.
       data: of the run; its tokenizer puts the questions.
@@ -138,7 +137,7 @@ def answerer(
     """
     text = data.find("text", Text)
     tokens = text.tokens if text else None
-    if not isinstance(task, AnsweringTask | Language) or not isinstance(tokens, DialogueTokens):
+    if "llm" not in task.components() or not isinstance(tokens, DialogueTokens):
         raise EvaluationError(
             f"Answers measures VisionLanguage and Language runs with DialogueTokens; this one has "
             f"the task {type(task).__name__} and {type(tokens).__name__}. "

@@ -29,6 +29,7 @@ from m3djax.evaluate.probe.organs import (
 from m3djax.evaluate.probe.present import present
 from m3djax.evaluate.scores import OWN, Column, Scores
 from m3djax.evaluate.units import Units
+from m3djax.models.encoder import Encoder
 
 TRAIN, TEST = "train", "test"
 CORRECT = "accuracy"
@@ -94,7 +95,7 @@ class OrganProbe(Evaluator):
             the two sides have fewer than two organs in common.
         """
         task = subject.task
-        if not hasattr(task, "vision"):
+        if not isinstance(task.components().get("vision"), Encoder):
             raise EvaluationError(
                 f"OrganProbe needs a task with a vision encoder, not a {type(task).__name__}. "
                 "Cure: leave this evaluator out of the config."

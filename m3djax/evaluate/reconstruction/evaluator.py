@@ -24,7 +24,7 @@ from m3djax.evaluate.scores import OWN, Column, Scores
 from m3djax.evaluate.tiles import Tiles, cut
 from m3djax.evaluate.units import Units
 from m3djax.inputs import ScaleIntensityRange
-from m3djax.tasks.mae import MAE
+from m3djax.tasks.reconstructing import ReconstructingTask
 
 MSE = "mse"
 
@@ -71,10 +71,11 @@ class Reconstruction(Evaluator):
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
         """See `Evaluator.passes`: one for each study."""
-        if not isinstance(subject.task, MAE):
+        if not isinstance(subject.task, ReconstructingTask):
             raise EvaluationError(
-                f"Reconstruction measures MAE runs, and the task is a "
-                f"{type(subject.task).__name__}. Cure: leave this evaluator out of the config."
+                "Reconstruction measures tasks that fill in patches, such as MAE, and "
+                f"{type(subject.task).__name__} does not. "
+                "Cure: leave this evaluator out of the config."
             )
         for record in self._records(subject):
             yield Pass(

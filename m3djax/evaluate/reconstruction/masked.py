@@ -13,7 +13,7 @@ from m3djax.evaluate.reconstruction.fill_in import harmonic
 from m3djax.inputs import Inputs
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.params import Params
-from m3djax.tasks.mae import MAE
+from m3djax.tasks.reconstructing import ReconstructingTask
 
 METHODS = ("model", "mean", "fill_in")
 
@@ -35,7 +35,9 @@ class InpaintedBatch:
 
 # Compiled once for equal tasks, also when it is called again and again during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def fill(task: MAE, inputs: Inputs, params: Params, batch: dict[str, Array]) -> InpaintedBatch:
+def fill(
+    task: ReconstructingTask, inputs: Inputs, params: Params, batch: dict[str, Array]
+) -> InpaintedBatch:
     """Fills in with all `METHODS`; they see the same voxels.
 
     A model of normalised patches (`norm_pix`) is given the mean and deviation of the true patches

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.params import Params
-from m3djax.tasks.clip import Clip
+from m3djax.tasks.embedding import EmbeddingTask
 
 FIELDS = ("image", "scale", "offset", "token_ids", "text_mask")
 """The fields of a batch that `embed` takes."""
@@ -21,7 +21,7 @@ _SIDE = 96  # pixels of a small slice at most
 # Compiled once for equal tasks, also when it is called again and again during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def embed(
-    task: Clip, inputs: Inputs, params: Params, batch: Mapping[str, Array]
+    task: EmbeddingTask, inputs: Inputs, params: Params, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Unit vectors of the images and texts of a batch, and the images' middle slices."""
     images = inputs(batch)["image"]

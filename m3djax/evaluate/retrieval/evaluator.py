@@ -26,7 +26,7 @@ from m3djax.evaluate.retrieval.present import present
 from m3djax.evaluate.retrieval.ranking import chance
 from m3djax.evaluate.samples import Crops
 from m3djax.evaluate.scores import Column, Scores
-from m3djax.tasks.clip import Clip
+from m3djax.tasks.embedding import EmbeddingTask
 
 RANK = "rank"
 
@@ -102,9 +102,10 @@ class Retrieval(Evaluator):
     def passes(self, subject: Subject) -> Iterator[Pass]:
         """See `Evaluator.passes`: one for each split, whose vectors are stored."""
         task, reading = subject.task, self.reading(subject.data)
-        if not isinstance(task, Clip):
+        if not isinstance(task, EmbeddingTask):
             raise EvaluationError(
-                f"Retrieval measures Clip runs, and the task is a {type(task).__name__}. "
+                "Retrieval measures tasks that embed volumes and texts, such as Clip, and "
+                f"{type(task).__name__} does not. "
                 "Cure: leave this evaluator out of the config."
             )
         task.check(reading)
