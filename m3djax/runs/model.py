@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Self
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
+from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax import params as params_lib
 from m3djax import run_folder, sharding, state, weights
 from m3djax.experiment import Experiment
+from m3djax.inputs import ScaleIntensityRange
+from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.params import Dtype, Params
-from m3djax.tasks.base import Task
+from m3djax.tasks.base import Task, apply
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +46,24 @@ class Model:
     def data(self) -> Data:
         """Returns the data of the run: its sizes and its tokenizer are the model's."""
         return self.experiment.data
+
+    def encode(self, images: Float[ArrayLike, "b d h w 1"]) -> VisionFeatures:
+        """Returns features of volumes; compiled once per shape.
+
+        Args:
+          images: (B, D, H, W, 1) in the units of the run's data, such as HU. The encoder's stride
+            divides D, H and W.
+
+        Raises:
+          ConfigError: the task has no encoder `vision`, or the stride does not divide the volume.
+        """
+        vision = self.task.components().get("vision")
+        if not isinstance(vision, Encoder):
+            raise ConfigError(
+                f"{type(self.task).__name__} has no encoder `vision`. Cure: a run that has one."
+            )
+        window = self.experiment.inputs.window
+        return _encode(vision, window, self.params["vision"], jnp.asarray(images, jnp.float32))
 
     @classmethod
     def open(
@@ -82,6 +107,13 @@ class Model:
         """
         experiment = run_folder.read_experiment(run)
         return cls(experiment, experiment.merged(state.initial_state(experiment, mesh).params))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(
+    vision: Encoder, window: ScaleIntensityRange, params: Params, images: Float[Array, "b d h w 1"]
+) -> VisionFeatures:
+    return apply(vision, params, window(images))
 
 
 def read_params(
