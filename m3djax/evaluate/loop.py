@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from data_pipelines.files import write_whole
 from m3djax import distributed, sharding
-from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Share, Subject
+from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
 from m3djax.evaluate.fingerprint import PredictionFiles
+from m3djax.evaluate.share import Share
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from data_pipelines.pipeline import Data, Source
-from m3djax.evaluate.evaluator import Batch, Share
+from m3djax.evaluate.evaluator import Batch
+from m3djax.evaluate.share import Share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

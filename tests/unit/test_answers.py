@@ -28,10 +28,11 @@ from m3djax.evaluate.answers.answerers import Answerer
 from m3djax.evaluate.answers.answering import Questioned
 from m3djax.evaluate.answers.asking import asked
 from m3djax.evaluate.answers.table import AnswerTable, Row
-from m3djax.evaluate.evaluator import Share, Subject
+from m3djax.evaluate.evaluator import Subject
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.loop import measure
 from m3djax.evaluate.scores import OWN, Scores
+from m3djax.evaluate.share import Share
 from m3djax.generate.generator import Answer
 from m3djax.generate.sampling import Sampling
 from m3djax.inputs import Inputs

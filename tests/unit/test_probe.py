@@ -10,7 +10,8 @@ from data_pipelines.pipeline import Data, Source
 from m3djax.evaluate import OrganProbe
 from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.loop import measure
-from m3djax.evaluate.probe import evaluator as module
+from m3djax.evaluate.probe import evaluator
+from m3djax.evaluate.probe import sides as sides_module
 from m3djax.evaluate.probe.linear import fit_linear
 from m3djax.evaluate.probe.organs import group_names, label_patches
 from m3djax.evaluate.scores import OWN, Scores
@@ -36,9 +37,10 @@ def params():
 def evaluate(monkeypatch, tmp_path, params):
     def run(train, test, task=None, weights=None, **fields):
         sides = {"train": Records(train, NAMES), "test": Records(test, NAMES)}
-        monkeypatch.setattr(module, "open_dataset", lambda path, split: sides[split])
-        evaluator = OrganProbe(groups=GROUPS, untrained=2, **fields)
-        return measure(evaluator, subject(task or tiny.mae(), weights or params, DATA, tmp_path))
+        for module in (evaluator, sides_module):
+            monkeypatch.setattr(module, "open_dataset", lambda path, split: sides[split])
+        probe = OrganProbe(groups=GROUPS, untrained=2, **fields)
+        return measure(probe, subject(task or tiny.mae(), weights or params, DATA, tmp_path))
 
     return run
 

@@ -13,7 +13,8 @@ import numpy as np
 from m3djax.evaluate.answers.answerers import Answerer
 from m3djax.evaluate.answers.asking import QuestionedCrop
 from m3djax.evaluate.answers.table import AnswerTable, Row
-from m3djax.evaluate.evaluator import Batch, Predictions, Share, Subject
+from m3djax.evaluate.evaluator import Batch, Predictions, Subject
+from m3djax.evaluate.share import Share
 
 log = logging.getLogger(__name__)
 _FIELDS = ("image", "scale", "offset")

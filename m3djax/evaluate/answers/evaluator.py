@@ -18,18 +18,18 @@ from data_pipelines.fields.text import Text
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data
 from m3djax import serialize
-from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.answerers import answerer, placed
 from m3djax.evaluate.answers.answering import Questioned, Respondent, answer, read_answers
 from m3djax.evaluate.answers.asking import Enumerates, QuestionedCrop, asked
 from m3djax.evaluate.answers.beside import Beside
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.answers.present import present
+from m3djax.evaluate.answers.scoring import kind_of, numbers_of, score_answers
 from m3djax.evaluate.answers.table import AnswerTable, Row
 from m3djax.evaluate.evaluator import Batch, Pass, Predictions, Subject
 from m3djax.evaluate.findings import EvaluationError, Findings, Picture
 from m3djax.evaluate.fingerprint import PredictionFiles, reading_parts
-from m3djax.evaluate.scores import OWN, Column, Scores
+from m3djax.evaluate.scores import OWN, Scores
 from m3djax.evaluate.split import SplitEvaluator, patients
 from m3djax.evaluate.text.bert_score import BertScore
 from m3djax.evaluate.units import REGIONS, Units, independent
@@ -135,25 +135,14 @@ class Answers(SplitEvaluator):
           EvaluationError: there is nothing to ask.
         """
         answered = {model: read_answers(given) for model, given in predictions.items()}
-        rows = answered[OWN]
-        if not rows:
+        if not answered[OWN]:
             raise EvaluationError(
                 f"{self.source(subject.data).path}: nothing can be asked about split "
                 f"{self.split!r}. Cure: another split, more `crops`, or another "
                 "data.fields.text.source."
             )
-        units = self._units(subject, rows)
         bert = BertScore.read(self.bert_score, layer=self.bert_layer) if self.bert_score else None
-        columns = []
-        for kind in dict.fromkeys(row.kind for row in rows):
-            which = np.array([row.kind == kind for row in rows])
-            sample = ["/".join(map(str, row.key)) for row in rows if row.kind == kind]
-            for model, given in answered.items():
-                some = [row for row in given if row.kind == kind]
-                for metric, values in metrics.score(kind, some, bert).items():
-                    of_kind = units.take(which)
-                    columns.append(Column.of(kind, metric, of_kind, sample, values, method=model))
-        return Scores(tuple(columns))
+        return score_answers(answered, self._units(subject, answered[OWN]), bert)
 
     def present(
         self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
@@ -164,16 +153,22 @@ class Answers(SplitEvaluator):
           EvaluationError: all questions are about one place.
         """
         answered = {model: read_answers(given) for model, given in predictions.items()}
-        kinds = [_kind(name, answered, scores) for name in scores.groups()]
+        kinds = [kind_of(name, answered, scores) for name in scores.groups()]
         for model in answered:
             lines = [json.dumps(line) + "\n" for kind in kinds for line in kind.table(model)]
             write_whole(subject.folder / f"scores-{_file_name(model)}.jsonl", "".join(lines))
-        notes = list(self.caveats)
-        numbers = self._numbers(subject, kinds, notes)
+        numbers, notes = numbers_of(kinds, self.seed)
+        if not numbers:
+            raise EvaluationError(
+                f"{self.source(subject.data).path}, split {self.split!r}: all questions are about "
+                "one place of one patient, and an interval needs 2. Cure: more `crops`, or more "
+                "scans."
+            )
         units = scores.columns[0].units.kind
         if units == REGIONS:
             notes.append(_ONE_PATIENT)
-        return present(numbers, units, self._sheet(subject, kinds), tuple(notes))
+        shown = self._sheet(subject, kinds)
+        return present(numbers, units, shown, (*self.caveats, *notes))
 
     def _pass(self, name: str, model: Subject, subject: Subject, *, blind: bool = False) -> Pass:
         """Returns one model's answers to all questions; those that were given earlier are kept."""
@@ -232,25 +227,6 @@ class Answers(SplitEvaluator):
         places = np.array([row.place for row in rows])
         return independent(patient, record, places, self.reading(subject.data).size)
 
-    def _numbers(self, subject: Subject, kinds: list[Kind], notes: list[str]) -> dict[str, Any]:
-        """Returns the numbers of every kind; one that nothing can be said about leaves a note."""
-        found = {}
-        for kind in kinds:
-            if len(np.unique(kind.unit)) > 1:
-                found[kind.name] = kind.numbers(self.seed)
-            else:
-                notes.append(
-                    f"{kind.name}: the {len(kind.rows)} questions are about one place, and an "
-                    "interval needs 2: left out."
-                )
-        if not found:
-            raise EvaluationError(
-                f"{self.source(subject.data).path}, split {self.split!r}: all questions are about "
-                "one place of one patient, and an interval needs 2. Cure: more `crops`, or more "
-                "scans."
-            )
-        return found
-
     def _sheet(self, subject: Subject, kinds: list[Kind]) -> tuple[Picture, ...]:
         """Draws some crops with their questions and answers."""
         if not self.pictures or not isinstance(subject.task, AnsweringTask):
@@ -263,18 +239,6 @@ class Answers(SplitEvaluator):
         picked = {keys[number] for number in order[: self.pictures]}
         crops = [one.sample for one in self._asked(subject) if one.rows[0].key[:2] in picked]
         return sheet.draw(crops, kinds, subject.inputs.window, subject.folder)
-
-
-def _kind(name: str, answered: Mapping[str, list[Row]], scores: Scores) -> Kind:
-    """Returns the questions of a kind with the scores of every model."""
-    said = {model: [row for row in rows if row.kind == name] for model, rows in answered.items()}
-    columns = {model: scores.by_metric(name, model) for model in answered}
-    unit = next(iter(columns[OWN].values())).units.number
-    values = {
-        model: {metric: column.value for metric, column in some.items()}
-        for model, some in columns.items()
-    }
-    return Kind(name, said, unit, values)
 
 
 def _spoken(ours: Data, theirs: Data) -> Data:

@@ -44,7 +44,7 @@ class Row:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Which question it is, whoever answers."""
+        """Returns what tells the question apart, the same for every model."""
         return self.record, self.crop, self.number
 
     def asks_like(self, other: Row) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from m3djax.evaluate.evaluator import Batch, Predictions, Share
+from m3djax.evaluate.evaluator import Batch, Predictions
 from m3djax.evaluate.probe.organs import LabelledPatches
+from m3djax.evaluate.share import Share
 
 FIELDS = ("image", "scale", "offset", "patch")
 """The fields of a batch that `patch_features` takes."""

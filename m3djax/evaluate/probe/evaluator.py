@@ -19,14 +19,9 @@ from m3djax.evaluate.findings import EvaluationError, Findings
 from m3djax.evaluate.loop import place
 from m3djax.evaluate.probe.crops import FIELDS, KEPT, LabelledCrops, flat
 from m3djax.evaluate.probe.features import patch_features
-from m3djax.evaluate.probe.organs import (
-    Groups,
-    LabelledPatches,
-    group_names,
-    joined,
-    label_patches,
-)
+from m3djax.evaluate.probe.organs import Groups, label_patches
 from m3djax.evaluate.probe.present import present
+from m3djax.evaluate.probe.sides import common_organs, masked_records, thin_out
 from m3djax.evaluate.scores import OWN, Column, Scores
 from m3djax.evaluate.units import Units
 from m3djax.models.encoder import Encoder
@@ -170,23 +165,18 @@ class OrganProbe(Evaluator):
 
     def _patches(self, subject: Subject) -> dict[str, LabelledCrops]:
         """Returns the labelled patches of both sides, of the organs they have in common."""
-        reading, patch = self.reading(subject.data), subject.task.vision.stride
-        path = reading.sources[0].path
+        reading = self.reading(subject.data)
+        path, patch = reading.sources[0].path, subject.task.vision.stride
         sides = [
-            self._records(path, self.train_split, self.train_studies),
-            self._records(path, self.test_split, self.test_studies),
+            masked_records(path, self.train_split, self.train_studies, self.groups),
+            masked_records(path, self.test_split, self.test_studies, self.groups),
         ]
         organs = sorted({name for side in sides for _, names in side for name in names.values()})
         train, test = (
             [label_patches(record, names, organs, reading.size, patch) for record, names in side]
             for side in sides
         )
-        counts = [
-            np.bincount(joined(side, "organ"), minlength=len(organs)) for side in (train, test)
-        ]
-        # Cross-validation leaves blocks out: an organ in a single one could not be learned there.
-        spread = np.array([_blocks_of(train, index) for index in range(len(organs))])
-        enough = np.flatnonzero((np.minimum(*counts) >= self.least) & (spread > 1))
+        enough = common_organs(train, test, len(organs), self.least)
         if len(enough) < 2:
             raise EvaluationError(
                 f"{path}: splits {self.train_split!r} and {self.test_split!r} share "
@@ -195,34 +185,9 @@ class OrganProbe(Evaluator):
                 "a lower `least`."
             )
         kept = [organs[index] for index in enough]
-        train = self._thin_out([part.renumber(enough) for part in train])
-        test = [part.renumber(enough) for part in test]
+        train, test = ([part.renumber(enough) for part in side] for side in (train, test))
+        train = thin_out(train, self.most, self.seed)
         return {TRAIN: LabelledCrops(train, kept), TEST: LabelledCrops(test, kept)}
-
-    def _records(
-        self, path: str, split: str, studies: tuple[str, ...]
-    ) -> list[tuple[dict[str, Any], dict[int, str]]]:
-        source = open_dataset(path, split)
-        names = group_names(source.mask_names, self.groups)
-        records = {record["study_id"]: record for record in source if record["mask_valid"]}
-        missing = [study for study in studies if study not in records]
-        if missing or not records:
-            raise EvaluationError(
-                f"{path}: split {split!r} has no mask for "
-                f"{', '.join(missing) or 'any study'}. "
-                f"Cure: masks, or studies that have one: {', '.join(records) or 'none'}."
-            )
-        return [(records[study], names) for study in studies or records]
-
-    def _thin_out(self, parts: list[LabelledPatches]) -> list[LabelledPatches]:
-        """Returns at most `most` patches per organ over all parts, chosen at random."""
-        organ = joined(parts, "organ")
-        order = np.random.default_rng(self.seed).permutation(len(organ))
-        chosen = np.zeros(len(organ), bool)
-        for index in np.unique(organ):
-            chosen[order[organ[order] == index][: self.most]] = True
-        ends = np.cumsum([len(part.organ) for part in parts])[:-1]
-        return [part.take(keep) for part, keep in zip(parts, np.split(chosen, ends), strict=True)]
 
     def _numbers(self, fitted: np.ndarray, scores: Scores) -> dict[str, Any]:
         """Returns the numbers; `fitted` are the organs of the patches of the training side."""
@@ -255,7 +220,3 @@ class OrganProbe(Evaluator):
                 for index, organ in enumerate(organs)
             },
         }
-
-
-def _blocks_of(parts: list[LabelledPatches], organ: int) -> int:
-    return sum(len(np.unique(part.block[part.organ == organ])) for part in parts)

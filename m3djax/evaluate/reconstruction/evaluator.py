@@ -9,19 +9,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import Data
 from m3djax.evaluate import statistics
-from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Share, Subject
+from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
 from m3djax.evaluate.findings import EvaluationError, Findings, Picture
 from m3djax.evaluate.loop import place, split_rows
 from m3djax.evaluate.reconstruction.crops import FIELDS, HiddenCrops, Record
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
 from m3djax.evaluate.reconstruction.present import caption, present
 from m3djax.evaluate.scores import OWN, Column, Scores
-from m3djax.evaluate.tiles import Tiles, cut
+from m3djax.evaluate.share import Share
+from m3djax.evaluate.tiles import cut
 from m3djax.evaluate.units import Units
 from m3djax.inputs import ScaleIntensityRange
 from m3djax.tasks.reconstructing import ReconstructingTask
@@ -185,13 +185,16 @@ class Reconstruction(Evaluator):
 
     def _pictures(self, subject: Subject) -> tuple[Picture, ...]:
         """Draws the first studies, filled in behind the first of their masks."""
+        # Imported late: drawing takes a second to import, and configs import this module.
+        from m3djax.evaluate.reconstruction import sheet
+
         shown: list[Picture] = []
         for record in itertools.islice(self._records(subject), self.pictures):
             # Numbered: a study id may be a path.
             file = f"{len(shown)}.png"
             crops = self._crops(subject, record)
             volumes = self._filled(subject, crops)
-            _draw(subject.folder / file, record, crops.tiles, volumes, subject.inputs.window)
+            sheet.draw(subject.folder / file, record, crops.tiles, volumes, subject.inputs.window)
             shown.append(Picture(file, caption(record)))
         return tuple(shown)
 
@@ -218,32 +221,3 @@ def _of_crops(predicted: Predictions) -> dict[str, np.ndarray]:
         name: predicted[name].astype(np.float64).reshape(draws, -1).sum(0)
         for name in ("count", *METHODS)
     }
-
-
-def _draw(
-    path: epath.Path,
-    record: Record,
-    tiles: Tiles,
-    crops: Mapping[str, np.ndarray],
-    window: ScaleIntensityRange,
-) -> None:
-    """Draws the whole scan, put together from its crops, in three planes."""
-    # Imported late: drawing takes a second to import, and configs import this module.
-    from m3djax.evaluate import pictures
-
-    volumes = {name: tiles.stitch(part) for name, part in crops.items()}
-    truth = np.asarray(window.inverse(volumes["truth"]))
-    columns = {
-        "original": truth,
-        "what the model sees": np.where(volumes["hidden"], np.nan, truth),
-        "reconstruction": np.asarray(window.inverse(volumes["model"])),
-        "smooth fill-in": np.asarray(window.inverse(volumes["fill_in"])),
-    }
-    pictures.three_planes(
-        path,
-        columns,
-        spacing=record["spacing"],
-        window=(window.a_min, window.a_max),
-        at=pictures.centre(truth, air=0.75 * window.a_min + 0.25 * window.a_max),
-        units=record["units"],
-    )

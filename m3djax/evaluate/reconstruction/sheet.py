@@ -1,0 +1,39 @@
+"""Pictures of scans beside what was filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from m3djax.evaluate import pictures
+from m3djax.evaluate.reconstruction.crops import Record
+from m3djax.evaluate.tiles import Tiles
+from m3djax.inputs import ScaleIntensityRange
+
+
+def draw(
+    path: epath.Path,
+    record: Record,
+    tiles: Tiles,
+    crops: Mapping[str, np.ndarray],
+    window: ScaleIntensityRange,
+) -> None:
+    """Draws the whole scan, put together from its crops, in three planes."""
+    volumes = {name: tiles.stitch(part) for name, part in crops.items()}
+    truth = np.asarray(window.inverse(volumes["truth"]))
+    columns = {
+        "original": truth,
+        "what the model sees": np.where(volumes["hidden"], np.nan, truth),
+        "reconstruction": np.asarray(window.inverse(volumes["model"])),
+        "smooth fill-in": np.asarray(window.inverse(volumes["fill_in"])),
+    }
+    pictures.three_planes(
+        path,
+        columns,
+        spacing=record["spacing"],
+        window=(window.a_min, window.a_max),
+        at=pictures.centre(truth, air=0.75 * window.a_min + 0.25 * window.a_max),
+        units=record["units"],
+    )
