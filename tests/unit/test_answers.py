@@ -132,7 +132,7 @@ def evaluate(
 ) -> Callable[..., dict[str, Any]]:
     task = tiny.vision_language()
     params = {"llm": np.zeros(3, np.float32)}
-    monkeypatch.setattr(answers_module, "placed", lambda params, mesh: params)
+    monkeypatch.setattr(answers_module, "placed", lambda params, *a: params)
 
     def run(answerers: dict[bool, Answerer], **fields: Any) -> dict[str, Any]:
         monkeypatch.setattr(answers_module, "answerer", lambda *a, blind, **k: answerers[blind])
