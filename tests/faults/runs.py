@@ -171,9 +171,9 @@ def main(orders: Orders) -> None:
 
 
 if __name__ == "__main__":
-    from m3djax.cli import _expected_errors
+    from data_pipelines.errors import UserError
 
     try:
         main(Orders(**json.loads(sys.argv[1])))
-    except _expected_errors() as error:
+    except UserError as error:
         sys.exit(f"run.py train: {error}")

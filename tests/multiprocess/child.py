@@ -95,9 +95,9 @@ def break_data(step: int) -> None:
 
 
 if __name__ == "__main__":
-    from m3djax.cli import _expected_errors
+    from data_pipelines.errors import UserError
 
     try:
         main(Orders(**json.loads(sys.argv[1])))
-    except _expected_errors() as error:
+    except UserError as error:
         sys.exit(f"run.py train: {error}")
