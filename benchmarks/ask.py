@@ -57,9 +57,11 @@ def make(folder: Path) -> None:
     from m3djax.convert.new_tokens import grow
     from m3djax.experiment import Experiment
     from m3djax.inputs import Inputs, ScaleIntensityRange
+    from m3djax.models.mlp import Mlp
+    from m3djax.models.multi_head import Attention
     from m3djax.models.positions import LearnedPositions
     from m3djax.models.projectors import Projector
-    from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+    from m3djax.models.transformer import Block, Transformer
     from m3djax.models.vit import ViT3D
     from m3djax.tasks.vision_language import VisionLanguage
 

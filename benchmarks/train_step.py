@@ -25,8 +25,10 @@ def vit_ours() -> Any:
     from m3djax.experiment import Experiment
     from m3djax.losses.terms import Loss, Term
     from m3djax.models.encoder import Encoder
+    from m3djax.models.mlp import Mlp
+    from m3djax.models.multi_head import Attention
     from m3djax.models.positions import LearnedPositions
-    from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+    from m3djax.models.transformer import Block, Transformer
     from m3djax.models.vit import ViT3D
     from m3djax.tasks.base import Task, apply
 
@@ -65,7 +67,9 @@ def mae_ours() -> Any:
     from data_pipelines.pipeline import Data, Source
     from m3djax.inputs import Inputs
     from m3djax.models.mae_decoder import MAEDecoder
-    from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+    from m3djax.models.mlp import Mlp
+    from m3djax.models.multi_head import Attention
+    from m3djax.models.transformer import Block, Transformer
 
     config = mae.get_config()
     vision = config.task.vision.clone(

@@ -36,10 +36,12 @@ from m3djax.evaluate import Answers, Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.inputs import Inputs, ScaleIntensityRange
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
-from m3djax.models.llm.rotary import Rotary
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
+from m3djax.models.mlp import GatedMlp, Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.rotary import Rotary
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW, Group
 from m3djax.tasks.vision_language import VisionLanguage

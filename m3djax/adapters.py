@@ -212,14 +212,17 @@ def _salted(params: Params) -> Params:
 def _drop(
     x: Float[Array, "b ... c"], share: float, keys: Key[Array, " b"] | None, salt: Array
 ) -> Float[Array, "b ... c"]:
-    if keys is None or len(keys) != len(x):
+    """Drops inputs; rows may be parts of a sample, row i of sample i // (rows per sample)."""
+    if keys is None or len(x) % len(keys):
         raise ConfigError(
             f"a layer with LoRA dropout gets {len(x)} rows for a batch of "
-            f"{0 if keys is None else len(keys)}. Cure: dropout=0, or targets with one row each."
+            f"{0 if keys is None else len(keys)}. Cure: dropout=0, or targets whose rows are a "
+            "multiple of the batch."
         )
 
     def one(key: Array, row: Array) -> Array:
         kept = jax.random.bernoulli(jax.random.fold_in(key, salt), 1 - share, row.shape)
         return jnp.where(kept, row / (1 - share), 0)
 
-    return jax.vmap(one)(keys, x)
+    samples = x.reshape(len(keys), -1, *x.shape[2:])
+    return jax.vmap(one)(keys, samples).reshape(x.shape)

@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec as P
 
 from m3djax.inputs import Inputs
 from m3djax.params import FlatParams, flatten, split, unflatten
+from m3djax.tasks.base import Task, loss_of
 
 if TYPE_CHECKING:
     from m3djax.adapters import Adapted
-    from m3djax.tasks.base import Task
 
 # Dense bfloat16 peak per chip in FLOP/s, from the vendors' data sheets.
 _PEAK = {
@@ -62,7 +62,7 @@ def model_flops(
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
     def loss(trained: FlatParams, frozen: FlatParams, *rest: Any) -> jax.Array:
-        return task.loss(unflatten(trained | frozen), *rest, train=True).total
+        return loss_of(task, unflatten(trained | frozen), *rest, train=True).total
 
     trained, frozen = split(flatten(shapes), trainable)
     jaxpr = jax.make_jaxpr(loss)(trained, frozen, spec, keys).jaxpr

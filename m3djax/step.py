@@ -17,7 +17,7 @@ from m3djax import params as params_lib
 from m3djax import sharding
 from m3djax.losses.terms import Loss
 from m3djax.params import FlatParams
-from m3djax.tasks.base import Batch, Task
+from m3djax.tasks.base import Batch, Task, loss_of
 
 if TYPE_CHECKING:
     from m3djax.experiment import Experiment
@@ -116,7 +116,7 @@ class Trainer:
         def total(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Array, Loss]:
             params = params_lib.unflatten(trainable | state.frozen)
             inputs = self._inputs(batch, keys)
-            loss = e.adapted.loss(params, inputs, keys, train=True)
+            loss = loss_of(e.adapted, params, inputs, keys, train=True)
             if parts > 1:
                 _check_parts(e.task, loss, weights)
             return loss.weighed(weights).total, loss

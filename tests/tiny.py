@@ -17,11 +17,13 @@ from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
 from m3djax.models.embedding_head import EmbeddingHead
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
 from m3djax.models.mae_decoder import MAEDecoder
+from m3djax.models.mlp import GatedMlp, Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions
 from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.state import abstract_state, trainer_of

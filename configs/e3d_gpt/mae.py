@@ -20,8 +20,10 @@ from m3djax.evaluate import Reconstruction
 from m3djax.experiment import Experiment
 from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.mae_decoder import MAEDecoder
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.mae import MAE

@@ -15,7 +15,8 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.passages import Passage
 from m3djax.experiment import Experiment
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
+from m3djax.models.mlp import GatedMlp
 from m3djax.models.transformer import Transformer
 from m3djax.optim import AdamW
 from m3djax.tasks.language import Language

@@ -28,10 +28,12 @@ from data_pipelines.volume import Units
 from m3djax.augment import Augment
 from m3djax.experiment import Experiment
 from m3djax.inputs import Inputs, ScaleIntensityRange
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
+from m3djax.models.mlp import GatedMlp, Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.patches import Size
 from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage

@@ -13,7 +13,8 @@ import dataclasses
 
 from configs.m3d import align_released
 from m3djax.experiment import Experiment
-from m3djax.models.llm.decoder import CausalAttention, DecoderBlock, GatedMlp
+from m3djax.models.llm.decoder import CausalAttention, DecoderBlock
+from m3djax.models.mlp import GatedMlp
 from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Transformer
 

@@ -27,8 +27,10 @@ from m3djax.inputs import Inputs, ScaleIntensityRange
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.models.bert import Bert, PostNormBlock
 from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
 from m3djax.tasks.clip import Clip

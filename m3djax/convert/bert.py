@@ -8,7 +8,9 @@ from typing import Any
 from data_pipelines.errors import DataError
 from m3djax.convert.name_map import Linear, Rule
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
-from m3djax.models.transformer import Attention, Mlp, Transformer
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Transformer
 
 WORDS = "embeddings.word_embeddings.weight"
 _TYPES = ("bert", "roberta")

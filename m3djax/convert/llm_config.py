@@ -10,8 +10,9 @@ from typing import Any, Literal
 from etils import epath
 
 from data_pipelines.errors import ConfigError, DataError
-from m3djax.models.llm import rotary
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock, GatedMlp
+from m3djax.models import rotary
+from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
+from m3djax.models.mlp import GatedMlp
 from m3djax.models.transformer import Remat, Transformer
 
 FAMILIES = ("llama", "phi3", "qwen2", "qwen3")

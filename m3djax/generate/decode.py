@@ -21,8 +21,8 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from m3djax.generate.chooser import Chooser
+from m3djax.models.conditions import Conditions
 from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
-from m3djax.models.llm.rotary import Rotation
 from m3djax.sharding import constrain
 from m3djax.tasks.base import apply
 
@@ -166,10 +166,10 @@ def forward(
         mask, block = causal, block_of(stage)
         if (window := block.attention.window) is not None and slots > window:
             mask = mask & (here[:, :, None] - position[:, None] < window)
-        mask = mask[:, None]  # the same for all heads
+        conditions = Conditions(mask[:, None], rotation, slot)  # the same for all heads
         for _ in range(stage.num_layers):
             params, pair = weights.layers[at], cache.layers[at]
-            x, pair = _layer(block, params, pair, x, rotation, mask, slot)
+            x, pair = _layer(block, params, pair, x, conditions)
             layers.append(pair)
             at += 1
     return x, Cache(tuple(layers), every)
@@ -181,16 +181,14 @@ def _layer(
     params: dict[str, Any],
     cache: LayerCache,
     x: Float[Array, "b n c"],
-    rotation: Rotation,
-    mask: Bool[Array, "b 1 n s"],
-    slot: Int[Array, ""] | int,
+    conditions: Conditions,
 ) -> tuple[Float[Array, "b n c"], LayerCache]:
     """Runs one block; traced once for all layers, compiled as a part of the caller."""
     variables = {
         "params": params,
         "cache": {"attention": dict(zip(("keys", "values"), cache, strict=True))},
     }
-    x, changed = block.apply(variables, x, rotation, mask, slot, mutable=["cache"])
+    x, changed = block.apply(variables, x, conditions, mutable=["cache"])
     found = changed["cache"]["attention"]
     return x, (found["keys"], found["values"])
 

@@ -10,7 +10,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer, dense, layer_norm
+from m3djax.models.conditions import NONE, Conditions
+from m3djax.models.layers import dense, layer_norm
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Block, Transformer
 from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
@@ -49,8 +53,8 @@ class PostNormBlock(Block):
     """norm(x + attention(x)), then norm(x + mlp(x)): the order of arXiv 1706.03762.
 
     Attributes:
-      attention: maps (tokens, mask) to tokens.
-      mlp: maps tokens to tokens.
+      attention: maps tokens to tokens.
+      mlp: maps tokens and conditions to tokens.
       norm_eps: epsilon of both norms (BERT: 1e-12, RoBERTa: 1e-5).
     """
 
@@ -58,11 +62,11 @@ class PostNormBlock(Block):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 #n n"] | None = None
+        self, x: Float[Array, "b n c"], conditions: Conditions = NONE
     ) -> Float[Array, "b n c"]:
-        """Transforms tokens; `mask` goes to the attention."""
-        x = layer_norm(x, epsilon=self.norm_eps, name="norm1")(x + self.attention(x, mask))
-        x = layer_norm(x, epsilon=self.norm_eps, name="norm2")(x + self.mlp(x))
+        """Transforms tokens."""
+        x = self._norm(x + self._attend(x, conditions), "norm1")
+        x = self._norm(x + self.mlp(x, conditions), "norm2")
         return constrain(x, ("batch", None, None))
 
 
@@ -195,7 +199,8 @@ class Bert(nn.Module):
         """
         mask = token_ids != self.embeddings.pad_token_id if mask is None else mask.astype(bool)
         embedded = self.embeddings(token_ids, type_ids, dtype=self.dtype)
-        tokens, layers = self.transformer(embedded, mask[:, None, None], hidden=hidden)
+        conditions = Conditions(mask[:, None, None])
+        tokens, layers = self.transformer(embedded, conditions, hidden=hidden)
         pooled = None
         if self.pooler:
             pooled = jnp.tanh(dense(tokens.shape[-1], tokens, name="pooler")(tokens[:, 0]))

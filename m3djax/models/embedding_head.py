@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from data_pipelines.errors import ConfigError
 from m3djax.models.attention import dot_product_attention
-from m3djax.models.transformer import dense
+from m3djax.models.layers import dense
 from m3djax.parameter_axes import register_axes
 
 

@@ -6,9 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3djax.models.conditions import Conditions
 from m3djax.models.encoder import VisibleTokens
+from m3djax.models.layers import dense, layer_norm
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions, SinCosPositions
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer, dense, layer_norm
+from m3djax.models.transformer import Block, Stack, Transformer
 from m3djax.parameter_axes import register_axes
 
 
@@ -26,7 +30,7 @@ class MAEDecoder(nn.Module):
     """
 
     hidden_size: int = 512
-    transformer: Transformer = Transformer(
+    transformer: Stack = Transformer(
         num_layers=8, block=Block(attention=Attention(num_heads=4), mlp=Mlp(mlp_dim=2048))
     )
     positions: LearnedPositions | SinCosPositions = SinCosPositions()
@@ -55,7 +59,7 @@ class MAEDecoder(nn.Module):
         if visible.cls is not None:
             # The class token goes through the same embedding and has no position.
             tokens = jnp.concatenate([embed(visible.cls)[:, None], tokens], axis=1)
-        tokens, _ = self.transformer(tokens)
+        tokens, _ = self.transformer(tokens, Conditions(grid=visible.grid))
         tokens = layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens)
         return dense(patch_voxels, tokens, name="predict")(tokens[:, -n:])
 

@@ -1,114 +1,27 @@
-"""A pre-norm transformer: one block, scanned over the depth."""
+"""Transformers: one block, scanned over the depth, and stacks of them in a row."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from data_pipelines.errors import ConfigError
-from m3djax.models.attention import Implementation, dot_product_attention
+from m3djax.losses.sown import TERMS
+from m3djax.models.conditions import NONE, Conditions
+from m3djax.models.layers import layer_norm
+from m3djax.models.mlp import FeedForward, Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain, gather
+from m3djax.sharding import constrain
 
 Remat = Literal["none", "dots", "full"]
-_dense_init = nn.initializers.xavier_uniform()
 _policies = jax.checkpoint_policies
 _KEEP_DOTS = _policies.save_from_both_policies(
     _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("attention")
-)
-
-
-class Dense(nn.Dense):
-    """A linear layer whose kernel is cast first and then gathered, so that less is moved."""
-
-    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """The parameter `name`, ready for use."""
-        value = super().param(name, *args, **kwargs)
-        return gather(self, name, value.astype(self.dtype))
-
-
-def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> Dense:
-    """A linear layer with a 2-D kernel that computes in the dtype of `like`."""
-    return Dense(features, use_bias, like.dtype, kernel_init=_dense_init, name=name)
-
-
-def layer_norm(like: Array, *, epsilon: float, name: str) -> nn.LayerNorm:
-    """Layer norm in the dtype of `like`, its statistics in float32 and in two passes."""
-    # One pass (E[x^2] - E[x]^2) loses digits where the mean is large against the deviation.
-    return nn.LayerNorm(epsilon, like.dtype, use_fast_variance=False, name=name)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention.
-
-    Attributes:
-      num_heads: heads; must divide the width.
-      qkv_bias: whether queries, keys and values have a bias (M3D: no, E3D-GPT: yes).
-      implementation: how attention is computed; "auto" picks what suits device and length.
-    """
-
-    num_heads: int = 12
-    qkv_bias: bool = True
-    implementation: Implementation = "auto"
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 n n"] | None = None
-    ) -> Float[Array, "b n c"]:
-        """Attends; `mask` is true where a query may look. Raises ValueError on a wrong width."""
-        b, n, c = x.shape
-        if c % self.num_heads:
-            raise ConfigError(f"num_heads={self.num_heads} does not divide the width {c}.")
-        query, key, value = (
-            constrain(
-                dense(c, x, name=name, use_bias=self.qkv_bias)(x).reshape(b, n, self.num_heads, -1),
-                ("batch", None, "heads", None),
-            )
-            for name in ("query", "key", "value")
-        )
-        out = dot_product_attention(query, key, value, mask, implementation=self.implementation)
-        return dense(c, x, name="out")(out.reshape(b, n, c))
-
-
-register_axes(
-    Attention,
-    {
-        "(query|key|value)/kernel": ("embed", "heads"),
-        "(query|key|value)/bias": ("heads",),
-        "out/kernel": ("heads", "embed"),
-        "out/bias": (None,),
-    },
-)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them.
-
-    Attributes:
-      mlp_dim: width of the middle.
-    """
-
-    mlp_dim: int = 3072
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """Transforms every token on its own."""
-        hidden = nn.gelu(dense(self.mlp_dim, x, name="fc1")(x), approximate=False)
-        hidden = constrain(hidden, ("batch", None, "mlp"))
-        return dense(x.shape[-1], x, name="fc2")(hidden)
-
-
-register_axes(
-    Mlp,
-    {
-        "fc1/kernel": ("embed", "mlp"),
-        "fc1/bias": ("mlp",),
-        "fc2/kernel": ("mlp", "embed"),
-        "fc2/bias": (None,),
-    },
 )
 
 
@@ -116,34 +29,66 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-      attention: maps (tokens, mask) to tokens.
-      mlp: maps tokens to tokens.
+      attention: maps tokens to tokens.
+      mlp: maps tokens and conditions to tokens.
       norm_eps: epsilon of both norms (timm and MAE: 1e-6, torch's default and M3D: 1e-5).
     """
 
     attention: Attention = Attention()
-    mlp: Mlp = Mlp()
+    mlp: FeedForward = Mlp()
     norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n c"], mask: Bool[Array, "b 1 n n"] | None = None
+        self, x: Float[Array, "b n c"], conditions: Conditions = NONE
     ) -> Float[Array, "b n c"]:
-        """Transforms tokens; `mask` goes to the attention."""
-        x = x + self.attention(layer_norm(x, epsilon=self.norm_eps, name="norm1")(x), mask)
-        x = x + self.mlp(layer_norm(x, epsilon=self.norm_eps, name="norm2")(x))
+        """Transforms tokens."""
+        x = x + self._attend(self._norm(x, "norm1"), conditions)
+        x = x + self.mlp(self._norm(x, "norm2"), conditions)
         return constrain(x, ("batch", None, None))
+
+    def _attend(self, x: Array, conditions: Conditions) -> Array:
+        return self.attention(
+            x, mask=conditions.mask, rotation=conditions.rotation, slot=conditions.slot
+        )
+
+    def _norm(self, x: Array, name: str) -> Array:
+        return layer_norm(x, epsilon=self.norm_eps, name=name)(x)
 
 
 register_axes(Block, {"norm[12]/(scale|bias)": (None,)})
 
 
-class Transformer(nn.Module):
+class Stack(nn.Module):
+    """Base of all that maps tokens to tokens in layers.
+
+    Attributes:
+      num_layers: depth.
+    """
+
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        conditions: Conditions = NONE,
+        *,
+        hidden: bool = False,
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
+        """Returns the last layer's output and, if asked for, the outputs of all layers.
+
+        Args:
+          x: tokens.
+          conditions: what every block gets beside its tokens.
+          hidden: whether to return the outputs of all layers.
+        """
+        raise NotImplementedError
+
+
+class Transformer(Stack):
     """`num_layers` equal blocks; their parameters are stacked along a leading axis.
 
     Attributes:
       num_layers: depth.
-      block: the block that is repeated; maps (tokens, further arguments) to tokens.
+      block: the block that is repeated; maps (tokens, conditions) to tokens.
       remat: what the backward pass computes again: "none" keeps all activations, "dots" keeps the
         results of matrix products and of attention, "full" keeps the input of each block only.
       unroll: blocks per turn of the loop; more compile time for less loop overhead.
@@ -157,19 +102,14 @@ class Transformer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b n c"],
-        *args: Any,
+        conditions: Conditions = NONE,
+        *,
         hidden: bool = False,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
-        """Returns the last block's output and, if asked for, the outputs of all blocks.
+        """Runs the blocks; see `Stack`. Terms that blocks sow are stacked as parameters are."""
 
-        Args:
-          x: tokens.
-          *args: what every block gets beside its tokens, such as a mask.
-          hidden: whether to return the outputs of all blocks.
-        """
-
-        def layer(block: nn.Module, x: Array, *args: Any) -> tuple[Array, Array | None]:
-            x = block(x, *args)
+        def layer(block: nn.Module, x: Array, conditions: Conditions) -> tuple[Array, Array | None]:
+            x = block(x, conditions)
             return x, x if hidden else None
 
         if self.remat != "none":
@@ -179,13 +119,58 @@ class Transformer(nn.Module):
             )
         scan = nn.scan(
             layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, TERMS: 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast,) * len(args),
+            in_axes=(nn.broadcast,),
             length=self.num_layers,
             unroll=self.unroll,
         )
-        return scan(self.block, x, *args)
+        return scan(self.block, x, conditions)
 
 
 register_axes(Transformer, stacked={"block": "layers"})
+
+
+class Stages(Stack):
+    """Stacks that run one after the other, such as attention within slices and then in 3D.
+
+    Attributes:
+      stages: the stacks; all have the same width.
+    """
+
+    stages: tuple[Stack, ...] = (Transformer(),)
+
+    def __post_init__(self) -> None:
+        # Flax shares the parameters of two stages that hold one and the same object. A config says
+        # values, and a saved one has two objects: each stage gets its own.
+        stages = tuple(_own(stage) for stage in self.stages)
+        object.__setattr__(self, "stages", stages)
+        super().__post_init__()
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of all stages."""
+        return sum(stage.num_layers for stage in self.stages)
+
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        conditions: Conditions = NONE,
+        *,
+        hidden: bool = False,
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
+        """Runs the stages; see `Stack`."""
+        layers: list[Any] = []
+        for stage in self.stages:
+            x, outputs = stage(x, conditions, hidden=hidden)
+            layers.append(outputs)
+        return x, jnp.concatenate(layers) if hidden else None
+
+
+def _own(module: Any) -> Any:
+    """Returns a copy of a module and of all that it holds; what is bound stays as it is."""
+    if not isinstance(module, nn.Module) or module.parent is not None:
+        return module
+    fields = (field.name for field in dataclasses.fields(module) if field.init)
+    held = {name: _own(getattr(module, name)) for name in fields if name not in ("parent", "name")}
+    return type(module)(**held, parent=None)

@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3djax.models.conditions import Conditions
 from m3djax.models.encoder import Level, TokenEncoder, VisibleTokens, VisionFeatures
+from m3djax.models.layers import dense, layer_norm
 from m3djax.models.patches import Size, patchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions
-from m3djax.models.transformer import Transformer, dense, layer_norm
+from m3djax.models.transformer import Stack, Transformer
 from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
@@ -22,7 +24,7 @@ class ViT3D(TokenEncoder):
     Attributes:
       patch_size: voxels along (D, H, W) of one patch.
       hidden_size: width of a token.
-      transformer: the stack of blocks.
+      transformer: the blocks: a `Transformer`, or `Stages` of several.
       positions: learned or sin-cos table, added to the patch tokens.
       cls_token: whether a class token leads the sequence.
       cls_position: whether the class token has a trained position of its own (timm: yes, M3D: no).
@@ -31,7 +33,7 @@ class ViT3D(TokenEncoder):
 
     patch_size: Size = (16, 16, 16)
     hidden_size: int = 768
-    transformer: Transformer = Transformer()
+    transformer: Stack = Transformer()
     positions: LearnedPositions | SinCosPositions = SinCosPositions()
     cls_token: bool = False
     cls_position: bool = False
@@ -88,7 +90,9 @@ class ViT3D(TokenEncoder):
         tokens = constrain(tokens + positions.astype(tokens.dtype), ("batch", None, None))
         if self.cls_token:
             tokens = self._prepend_cls(tokens)
-        tokens, layers = self.transformer(tokens, hidden=hidden)
+        tokens, layers = self.transformer(
+            tokens, Conditions(grid=self.grid(images.shape[1:4])), hidden=hidden
+        )
         return layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens), layers
 
     def _split(

@@ -10,6 +10,7 @@ from typing import Any, Self
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
+from m3djax.losses import sown
 from m3djax.losses.terms import Loss
 from m3djax.params import Params
 
@@ -17,8 +18,8 @@ Batch = Mapping[str, Any]
 
 
 def apply(module: nn.Module, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """A component's forward pass with its parameters."""
-    return module.apply({"params": params}, *args, **kwargs)
+    """Returns the output of a component; the terms that it sows reach the loss of the step."""
+    return sown.apply(module, {"params": params}, *args, **kwargs)
 
 
 class Task(abc.ABC):
@@ -92,3 +93,16 @@ class Task(abc.ABC):
         """Returns the task with all components that have a `dtype` computing in this one."""
         new = {n: m.clone(dtype=dtype) for n, m in self.components().items() if hasattr(m, "dtype")}
         return dataclasses.replace(self, **new)  # type: ignore[type-var]
+
+
+def loss_of(
+    task: Any, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool
+) -> Loss:
+    """Returns the loss of a task, adapted or not, with the terms that its modules sow.
+
+    Raises:
+      ValueError: a module sows a term under the name of one of the task's.
+    """
+    with sown.collecting() as collected:
+        loss = task.loss(params, batch, keys, train=train)
+    return loss.plus(sown.merged(collected))

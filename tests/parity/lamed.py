@@ -10,9 +10,11 @@ import numpy as np
 
 from m3djax.convert import lamed, llm_config, name_map
 from m3djax.models.llm.decoder import Decoder
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions
 from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params, flatten, unflatten
 from m3djax.tasks.vision_language import VisionLanguage

@@ -12,9 +12,11 @@ import pytest
 from m3djax.convert import bert, m3d, name_map
 from m3djax.losses.contrastive import InfoNCE, pairwise_logits
 from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.patches import patchify
 from m3djax.models.positions import LearnedPositions
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.params import flatten, unflatten
 from m3djax.tasks.clip import Clip

@@ -9,10 +9,12 @@ import pytest
 
 from m3djax.convert import lamed, name_map, vit
 from m3djax.models.mae_decoder import MAEDecoder
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.patches import patchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions, sincos_3d
 from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.params import flatten, unflatten
 from m3djax.tasks.mae import MAE, normalise_patches

@@ -12,7 +12,9 @@ import pytest
 
 from m3djax import sharding
 from m3djax.models.bert import Bert, MaskedLanguageHead, PostNormBlock, TextEmbeddings
-from m3djax.models.transformer import Attention, Mlp, Transformer
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Transformer
 from m3djax.params import flatten, unflatten
 
 MESHES = [(2, 2, 2), (1, 8, 1)]

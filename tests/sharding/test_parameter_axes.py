@@ -10,8 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from m3djax import adapters, sharding
+from m3djax.models.layers import Dense
 from m3djax.models.mae_decoder import MAEDecoder
-from m3djax.models.transformer import Attention, Block, Dense, Mlp, Transformer
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Block, Transformer
 from m3djax.parameter_axes import parameter_axes, register_axes
 from m3djax.params import flatten, unflatten
 from tests import tiny

@@ -17,7 +17,9 @@ from data_pipelines.errors import ConfigError, DataError
 from m3djax.convert.bert import config_of, model_of
 from m3djax.convert.bert_files import TextCheckpoint, expected_shapes, read_bert, write_bert
 from m3djax.models.bert import Bert, MaskedLanguageHead, PostNormBlock, TextEmbeddings, TextFeatures
-from m3djax.models.transformer import Attention, Mlp, Transformer
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Transformer
 from m3djax.params import unflatten
 
 IDS = np.array([[2, 5, 6, 7, 3, 0], [2, 9, 3, 0, 0, 0]])

@@ -11,7 +11,9 @@ from jax.experimental import pallas as pl
 
 from m3djax import flops, sharding
 from m3djax.adapters import Adapted, LoRA
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Block, Transformer
 from m3djax.params import flatten, split, unflatten
 from m3djax.state import specification
 from m3djax.tasks.base import Task

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from m3djax.models.llm import rotary
 from m3djax.models.llm.rotary import (
     DynamicScaling,
     LinearScaling,
@@ -19,6 +17,8 @@ from m3djax.models.llm.rotary import (
     YarnScaling,
     rotate,
 )
+
+from m3djax.models.llm import rotary
 
 DIM, TRAINED = 16, 64
 PLAIN = Rotary().frequencies(DIM, 1)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions, sincos_3d
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 4, 8, 12, 1))

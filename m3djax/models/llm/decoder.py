@@ -9,193 +9,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from data_pipelines.errors import ConfigError
-from m3djax.models.attention import Implementation, dot_product_attention
-from m3djax.models.llm.rotary import Rotary, Rotation, rotate
-from m3djax.models.transformer import Transformer, dense
+from m3djax.models.conditions import Conditions
+from m3djax.models.layers import rms_norm
+from m3djax.models.mlp import FeedForward, GatedMlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.rotary import Rotary
+from m3djax.models.transformer import Block, Transformer
 from m3djax.parameter_axes import register_axes
 from m3djax.sharding import constrain
 
 
-def rms_norm(like: Array, *, epsilon: float, name: str) -> nn.RMSNorm:
-    """Root-mean-square norm in the dtype of `like`, its statistics in float32."""
-    return nn.RMSNorm(epsilon, like.dtype, name=name)
-
-
-class CausalAttention(nn.Module):
-    """Grouped-query self-attention with rotary positions.
-
-    Without a cache every token sees the tokens before it and itself. With the variables `keys` and
-    `values`, (B, heads, head_dim, slots) each, in the collection "cache", new tokens are written
-    there from `slot` on, and what may be seen is up to the mask alone. An axis of size 1 may be
-    missing from them.
-
-    Attributes:
-      num_heads: query heads.
-      num_kv_heads: key and value heads; must divide `num_heads`.
-      head_dim: channels of a head.
-      fused: one projection (query | key | value), as Phi-3 keeps them.
-      qkv_bias: whether queries, keys and values have a bias (Qwen2: yes).
-      out_bias: whether the output has a bias.
-      qk_norm: whether every head's queries and keys are normalised before they are rotated (Qwen3).
-      norm_eps: epsilon of these norms.
-      window: how many tokens, itself included, a token sees; None: all.
-      implementation: how attention is computed; "auto" picks what suits device and length.
-    """
+class CausalAttention(Attention):
+    """Attention with the settings of a language model; see `Attention`."""
 
     num_heads: int = 32
     num_kv_heads: int = 32
     head_dim: int = 128
-    fused: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
-    qk_norm: bool = False
-    norm_eps: float = 1e-6
-    window: int | None = None
-    implementation: Implementation = "auto"
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b n c"],
-        rotation: Rotation,
-        mask: Bool[Array, "b 1 n m"] | None,
-        slot: Int[Array, ""] | None = None,
-    ) -> Float[Array, "b n c"]:
-        """Attends; see the class for the cache."""
-        query, key, value = self._project(x)
-        if self.qk_norm:
-            query = rms_norm(x, epsilon=self.norm_eps, name="query_norm")(query)
-            key = rms_norm(x, epsilon=self.norm_eps, name="key_norm")(key)
-        query, key = rotate(query, rotation), rotate(key, rotation)
-        cached = self.has_variable("cache", "keys")
-        if cached:
-            assert slot is not None
-            key, value = self._remember("keys", key, slot), self._remember("values", value, slot)
-        out = dot_product_attention(
-            query, key, value, mask, causal=not cached, implementation=self.implementation
-        )
-        out = constrain(out, ("batch", None, "heads", None))
-        return dense(x.shape[-1], x, name="out", use_bias=self.out_bias)(
-            out.reshape(*out.shape[:2], -1)
-        )
-
-    def _project(self, x: Array) -> tuple[Array, Array, Array]:
-        if self.num_heads % self.num_kv_heads:
-            raise ConfigError(f"{self.num_kv_heads=} does not divide {self.num_heads=}.")
-        counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
-        widths = [count * self.head_dim for count in counts]
-        if self.fused:
-            joined = dense(sum(widths), x, name="qkv", use_bias=self.qkv_bias)(x)
-            ends = [widths[0], widths[0] + widths[1]]
-            parts = jnp.split(joined, ends, axis=-1)
-        else:
-            parts = [
-                dense(width, x, name=name, use_bias=self.qkv_bias)(x)
-                for name, width in zip(("query", "key", "value"), widths, strict=True)
-            ]
-        query, key, value = (
-            constrain(
-                part.reshape(*x.shape[:2], count, self.head_dim), ("batch", None, "heads", None)
-            )
-            for part, count in zip(parts, counts, strict=True)
-        )
-        return query, key, value
-
-    def _remember(self, name: str, new: Array, slot: Array) -> Array:
-        """Writes new tokens into the cache and returns all of it, (b, slots, heads, d)."""
-        cache: nn.Variable = self.variable("cache", name)
-        # Slots last is the order in which XLA multiplies; in any other it copies all of the cache.
-        new = jnp.transpose(new, (0, 2, 3, 1)).astype(cache.value.dtype)
-        *outer, slots = cache.value.shape
-        whole = jax.lax.dynamic_update_slice_in_dim(
-            cache.value, new.reshape(*outer, -1), slot, axis=-1
-        )
-        whole = constrain(whole.reshape(*new.shape[:-1], slots), ("batch", "heads", None, None))
-        cache.value = whole.reshape(*outer, slots)
-        return jnp.transpose(whole, (0, 3, 1, 2))
+    causal: bool = True
 
 
-register_axes(
-    CausalAttention,
-    {
-        "(query|key|value|qkv)/kernel": ("embed", "heads"),
-        "(query|key|value|qkv)/bias": ("heads",),
-        "(query|key)_norm/scale": (None,),
-        "out/kernel": ("heads", "embed"),
-        "out/bias": (None,),
-    },
-)
-
-
-class GatedMlp(nn.Module):
-    """down(silu(gate(x)) * up(x)).
-
-    Attributes:
-      mlp_dim: width of the middle.
-      fused: one projection (gate | up), as Phi-3 keeps them.
-      use_bias: whether the projections have biases.
-    """
-
-    mlp_dim: int = 11008
-    fused: bool = False
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """Transforms every token on its own."""
-        if self.fused:
-            joined = dense(2 * self.mlp_dim, x, name="gate_up", use_bias=self.use_bias)(x)
-            gate, up = jnp.split(joined, 2, axis=-1)
-        else:
-            gate, up = (
-                dense(self.mlp_dim, x, name=name, use_bias=self.use_bias)(x)
-                for name in ("gate", "up")
-            )
-        hidden = constrain(nn.silu(gate) * up, ("batch", None, "mlp"))
-        return dense(x.shape[-1], x, name="down", use_bias=self.use_bias)(hidden)
-
-
-register_axes(
-    GatedMlp,
-    {
-        "(gate|up|gate_up)/kernel": ("embed", "mlp"),
-        "(gate|up|gate_up)/bias": ("mlp",),
-        "down/kernel": ("mlp", "embed"),
-        "down/bias": (None,),
-    },
-)
-
-
-class DecoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    Attributes:
-      attention: maps (tokens, rotation, mask, slot) to tokens.
-      mlp: maps tokens to tokens.
-      norm_eps: epsilon of both norms.
-    """
+class DecoderBlock(Block):
+    """A block with root-mean-square norms and a gated MLP; see `Block`."""
 
     attention: CausalAttention = CausalAttention()
-    mlp: GatedMlp = GatedMlp()
-    norm_eps: float = 1e-6
+    mlp: FeedForward = GatedMlp()
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b n c"],
-        rotation: Rotation,
-        mask: Bool[Array, "b 1 n m"] | None,
-        slot: Int[Array, ""] | None = None,
-    ) -> Float[Array, "b n c"]:
-        """Transforms tokens; all else goes to the attention."""
-        normed = rms_norm(x, epsilon=self.norm_eps, name="norm1")(x)
-        x = x + self.attention(normed, rotation, mask, slot)
-        x = x + self.mlp(rms_norm(x, epsilon=self.norm_eps, name="norm2")(x))
-        return constrain(x, ("batch", None, None))
-
-
-register_axes(DecoderBlock, {"norm[12]/scale": (None,)})
+    def _norm(self, x: Array, name: str) -> Array:
+        return rms_norm(x, epsilon=self.norm_eps, name=name)(x)
 
 
 class Decoder(nn.Module):
@@ -275,7 +117,7 @@ class Decoder(nn.Module):
         layers: list[Any] = []
         for stage in self.stages:
             mask = _causal_mask(n, valid, block_of(stage).attention.window)
-            x, outputs = stage(x, rotation, mask, hidden=hidden)
+            x, outputs = stage(x, Conditions(mask, rotation), hidden=hidden)
             layers.append(outputs)
         return self.norm(x), jnp.concatenate(layers) if hidden else None
 

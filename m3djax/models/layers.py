@@ -1,0 +1,37 @@
+"""Linear layers and norms that all blocks are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array
+
+from m3djax.sharding import gather
+
+_dense_init = nn.initializers.xavier_uniform()
+
+
+class Dense(nn.Dense):
+    """A linear layer whose kernel is cast first and then gathered, so that less is moved."""
+
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Returns the parameter `name`, ready for use."""
+        value = super().param(name, *args, **kwargs)
+        return gather(self, name, value.astype(self.dtype))
+
+
+def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> Dense:
+    """Returns a linear layer with a 2-D kernel that computes in the dtype of `like`."""
+    return Dense(features, use_bias, like.dtype, kernel_init=_dense_init, name=name)
+
+
+def layer_norm(like: Array, *, epsilon: float, name: str) -> nn.LayerNorm:
+    """Returns a layer norm in the dtype of `like`, its statistics in float32 in two passes."""
+    # One pass (E[x^2] - E[x]^2) loses digits where the mean is large against the deviation.
+    return nn.LayerNorm(epsilon, like.dtype, use_fast_variance=False, name=name)
+
+
+def rms_norm(like: Array, *, epsilon: float, name: str) -> nn.RMSNorm:
+    """Returns a root-mean-square norm in the dtype of `like`, its statistics in float32."""
+    return nn.RMSNorm(epsilon, like.dtype, name=name)
