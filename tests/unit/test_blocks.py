@@ -147,8 +147,8 @@ def test_stages_are_one_transformer_cut_in_two() -> None:
     fresh = jax.eval_shape(parts.init, KEYS[1], images)["params"]
     assert {k: v.shape for k, v in flatten(fresh).items()} == {k: v.shape for k, v in cut.items()}
     assert parts.transformer.num_layers == 3
-    one = whole.apply({"params": unflatten(flat)}, images, hidden=True)
-    two = parts.apply({"params": unflatten(cut)}, images, hidden=True)
+    one = whole.apply({"params": unflatten(flat)}, images, hidden=(0, 1, 2))
+    two = parts.apply({"params": unflatten(cut)}, images, hidden=(0, 1, 2))
     for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-5)
 

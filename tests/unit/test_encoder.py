@@ -9,7 +9,9 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from m3djax.models.encoder import Encoder, Level, VisionFeatures
-from m3djax.models.transformer import Attention, Block, Mlp, Transformer
+from m3djax.models.mlp import Mlp
+from m3djax.models.multi_head import Attention
+from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from tests import tiny
 from tests.pyramid import Pyramid

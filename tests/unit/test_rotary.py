@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from m3djax.models.llm.rotary import (
+
+from m3djax.models.llm import rotary
+from m3djax.models.rotary import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
@@ -17,8 +19,6 @@ from m3djax.models.llm.rotary import (
     YarnScaling,
     rotate,
 )
-
-from m3djax.models.llm import rotary
 
 DIM, TRAINED = 16, 64
 PLAIN = Rotary().frequencies(DIM, 1)
