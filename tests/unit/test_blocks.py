@@ -222,7 +222,7 @@ class Counted(MAE):
 
 def test_sown_terms_are_trained_in_parts_of_a_batch() -> None:
     task = balanced("vision", "none")
-    counted = Counted(task.vision, task.mae_decoder, task.intensity)
+    counted = Counted(task.vision, task.mae_decoder)
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
     config = tiny.experiment(task=counted, accumulate=2)
     state, (metrics,) = tiny.updates(config, mesh, steps=1)
