@@ -1,6 +1,6 @@
-"""Reading, preprocessing and serving of 3D medical images: numpy only, JAX is never imported.
+"""Reads, preprocesses and serves 3D medical images with numpy; JAX is never imported.
 
-What is exported here is imported at its first use. The stub beside this file lists the names.
+Exported names are imported lazily, at their first use. The stub `__init__.pyi` lists them.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Placements of crops around something: voxels of structures, or candidate centres."""
+"""Placements of crops around voxels of structures or around candidate centres."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from data_pipelines.placement import Ground, Placement, Uniform, anywhere
 from data_pipelines.windows import Window
 
 _VOXELS = 1024
-"""Voxels of each label that are kept in memory to place crops around; drawn once per record."""
+"""Maximum number of voxels per label kept in memory as crop centres; drawn once per record."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Foreground(Placement):
-    """Places a share of the crops around voxels of structures, and the others anywhere.
+    """A placement of a share of the crops around voxels of structures, and of the others anywhere.
 
-    A label is drawn from those that the record shows, each as likely as the others, so that small
-    structures are seen as often as large ones; then one of its voxels, which becomes the middle of
-    the crop as far as the volume reaches (MONAI: RandCropByPosNegLabeld; nnU-Net oversamples
-    foreground in the same way). Several crops with a weight each give structures shares of their
-    own. Records that show none of the structures are cut anywhere.
+    First a label is drawn from the labels present in the record, all with equal probability, so
+    that small structures are seen as often as large ones. Then one of its voxels is drawn. The crop
+    is centred on that voxel and moved only as far as needed to stay inside the volume (as MONAI's
+    RandCropByPosNegLabeld; nnU-Net oversamples foreground in the same way). To give each structure
+    a share of its own, use several crops, each with a weight. In records without any of the
+    structures, crops are placed anywhere.
 
     Attributes:
-      labels: regular expressions of the names of the structures; () for all.
-      share: share of the crops that lie around one.
+      labels: regular expressions for the names of the structures; () for all.
+      share: share of the crops that are centred on a structure.
     """
 
     labels: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class Foreground(Placement):
         """See `Placement`.
 
         Raises:
-          ConfigError: an expression matches no label of the dataset.
+          ConfigError: a regular expression matches no label of the dataset.
         """
         if rng.random() >= self.share:
             return Uniform()(ground, size, rng)
@@ -65,13 +66,13 @@ class Foreground(Placement):
 
 @dataclasses.dataclass(frozen=True)
 class Candidates(Placement):
-    """Places crops around candidate centres, each as likely as the others.
+    """A placement of crops around candidate centres, all with equal probability.
 
-    A centre becomes the middle of the crop as far as the volume reaches. Records without candidates
-    are cut anywhere.
+    The crop is centred on the candidate and moved only as far as needed to stay inside the volume.
+    In records without candidates, crops are placed anywhere.
 
     Attributes:
-      column: name of the points; see `datasets.points`.
+      column: name of the column of points; see `datasets.points`.
     """
 
     column: str = "candidates"
@@ -87,9 +88,10 @@ class Candidates(Placement):
 def _around(
     ground: Ground, size: Sequence[int], centre: np.ndarray, rng: np.random.Generator
 ) -> Window:
-    """Returns the window around a voxel, moved as far as needed to stay in the volume.
+    """Returns the window around a voxel, moved as far as needed to stay inside the volume.
 
-    Along an axis where the volume is smaller than the window, it lies at a random place in it.
+    Along an axis where the volume is smaller than the window, the volume is at a random position
+    inside the window.
     """
     start = []
     for (low, high), want, middle in zip(ground.ends, size, centre.tolist(), strict=True):
@@ -100,7 +102,7 @@ def _around(
 
 
 def _within(ground: Ground, places: np.ndarray) -> np.ndarray:
-    """Returns those of the voxels (N, 3) that crops may be cut from."""
+    """Returns the voxels (M, 3) of `places` (N, 3) inside the part that crops are cut from."""
     low, high = np.array(ground.ends).T
     return places[((places >= low - 0.5) & (places < high - 0.5)).all(axis=1)]
 
@@ -110,7 +112,7 @@ _lock = threading.Lock()
 
 
 def _voxels(ground: Ground) -> dict[int, np.ndarray]:
-    """Returns {label value: voxels (N, 3) of it}, N at most `_VOXELS`, kept for later calls."""
+    """Returns {label value: its voxels (N, 3)}, N at most `_VOXELS`, cached for later calls."""
     record = ground.record
     if not record["mask_valid"]:
         return {}
@@ -120,13 +122,14 @@ def _voxels(ground: Ground) -> dict[int, np.ndarray]:
             return _known[key]
     found = _drawn(np.asarray(record["mask"]))
     with _lock:
-        if len(_known) > 1 << 8:  # 6 kB a label each
+        if len(_known) > 1 << 8:  # an entry takes 6 kB per label
             _known.clear()
         _known[key] = found
     return found
 
 
 def _drawn(mask: np.ndarray) -> dict[int, np.ndarray]:
+    """Draws at most `_VOXELS` voxels of each label of a mask, the same ones on every call."""
     places = np.flatnonzero(mask)
     values = mask.ravel()[places]
     order = np.argsort(values, kind="stable")  # one pass for all labels

@@ -1,6 +1,7 @@
-"""Boxes of masks as M3D writes them into text: "[d, h, w, d, h, w]", each 0..1 of the size.
+"""Bounding boxes of masks, and their text form in M3D: "[d, h, w, d, h, w]".
 
-Format and released behaviour: LaMed/src/utils/utils.py of BAAI-DCAI/M3D.
+Each number is a fraction (0..1) of the volume's size along its axis. Source of the format and of
+the released behaviour: LaMed/src/utils/utils.py of BAAI-DCAI/M3D.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ _SIGNED = r"([-+]?\d*\.\d+|[-+]?\d+)"
 _RELEASED = re.compile(r"\[" + ", ".join([_SIGNED] * 6) + r"\]")
 
 Box = Float[np.ndarray, "6"]
-"""Least and largest d, h, w, as parts of the volume."""
+"""Minimum d, h, w and maximum d, h, w, as fractions of the volume's size."""
 
 
 def mask_to_box(mask: np.ndarray, *, released: bool = False, decimals: int = 3) -> np.ndarray:
-    """The bounding box of a mask as a part of its grid.
+    """Returns the bounding box of a mask as fractions of its grid.
 
     Args:
       mask: (D, H, W), foreground is non-zero.
-      released: M3D's own form: the maximum is the last voxel itself instead of one past it, so a
-        box is a voxel too small and a single voxel has no volume.
-      decimals: of the numbers; M3D: 3.
+      released: compute the box as M3D's released code does. There the maximum is the last voxel
+        itself instead of one past it, so a box is one voxel too small and a single voxel has no
+        volume.
+      decimals: number of decimals to round to; M3D: 3.
 
     Returns:
-      (6,) float64 min d, h, w, max d, h, w over the size, rounded; zeros without foreground.
+      (6,) float64: min d, h, w, max d, h, w, divided by the size and rounded; zeros if the mask
+      has no foreground.
     """
     foreground = np.argwhere(mask)
     if not len(foreground):
@@ -41,26 +44,26 @@ def mask_to_box(mask: np.ndarray, *, released: bool = False, decimals: int = 3) 
 
 
 def box_to_text(box: np.ndarray) -> str:
-    """A box (6,) as the language model reads it, without the box tokens."""
+    """Returns a box (6,) as text for the language model, without the box tokens."""
     return "[" + ", ".join(str(round(float(value), 3)) for value in box) + "]"
 
 
 def box_to_short_text(box: np.ndarray) -> str:
-    """A box (6,) in as few characters as say the same: "[0,.3,.2,1,.5,.4]"."""
+    """Returns a box (6,) as text with as few characters as possible: "[0,.3,.2,1,.5,.4]"."""
     return "[" + ",".join(f"{float(value):g}".replace("0.", ".") for value in box) + "]"
 
 
 def text_to_boxes(text: str) -> np.ndarray:
-    """All boxes (N, 6) in a text, in order, min and max as written; (0, 6) if there are none."""
+    """Returns all boxes (N, 6) in a text, in order, as written; (0, 6) if there are none."""
     return np.array(_BOX.findall(text), np.float64).reshape(-1, 6)
 
 
 def read_box(text: str) -> Box | None:
-    """The box that an answer gives; None if it gives none, or which one is not certain.
+    """Returns the box in an answer; None if the answer has no box or is ambiguous.
 
-    A box is six plain numbers in square brackets, cut by commas, with or without spaces and box
-    tokens around; each from 0 to 1, and every maximum at least its minimum. An answer that gives
-    different boxes, or a broken one beside a good one, is not certain.
+    A box is six plain numbers in square brackets, separated by commas, with or without spaces and
+    box tokens around it. Each number is from 0 to 1, and no maximum is below its minimum. An answer
+    is ambiguous if it has several different boxes, or a malformed box beside a valid one.
     """
     found = text_to_boxes(text)
     if not len(found) or text.count("[") != len(found) or np.any(found != found[0]):
@@ -71,7 +74,9 @@ def read_box(text: str) -> Box | None:
 
 
 def read_box_released(text: str) -> Box | None:
-    """M3D's `extract_box_from_text`: the first six numbers cut by exactly ", ", whatever they are.
+    """Returns the first six numbers separated by exactly ", ", without any check of their values.
+
+    It does what M3D's `extract_box_from_text` does.
 
     Source: LaMed/src/utils/utils.py of BAAI-DCAI/M3D.
     """
@@ -80,13 +85,13 @@ def read_box_released(text: str) -> Box | None:
 
 
 def iou(box: np.ndarray, other: np.ndarray, *, released: bool = False) -> float:
-    """Intersection over union of two boxes (6,), min before max.
+    """Returns the intersection over union of two boxes (6,).
 
     Args:
-      box: d, h, w, d, h, w in any unit.
-      other: in the same unit.
-      released: M3D's `calculate_iou`, which divides by the volume of the ENCLOSING box + 1e-6 and
-        so reports less than the true value.
+      box: min d, h, w, max d, h, w in any unit.
+      other: the other box, in the same unit.
+      released: compute it as M3D's `calculate_iou`, which divides by the volume of the ENCLOSING
+        box + 1e-6 and so reports less than the true value.
     """
     low, high = np.maximum(box[:3], other[:3]), np.minimum(box[3:], other[3:])
     intersection = float(np.maximum(high - low, 0).prod())

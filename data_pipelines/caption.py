@@ -1,4 +1,4 @@
-"""What is said of a sample: the contract between sources of texts and tokenizers."""
+"""Captions and questions of a sample: the contract between text sources and tokenizers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import string
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """What is said of a sample.
+    """A text about a sample.
 
     Attributes:
-      text: The words.
-      meaning: Equal for two captions that say the same, in whatever words.
-      question: What they answer; "" if they answer nothing.
+      text: The text itself.
+      meaning: A key that is equal for two captions with the same meaning, however they are worded.
+      question: The question that `text` answers; "" if there is none.
     """
 
     text: str
@@ -23,13 +23,14 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Question(Caption):
-    """A question whose answer, `text`, is certain.
+    """A question with its correct answer, `text`.
 
     Attributes:
-      kind: What sort of question it is, such as "yes_no".
-      label: Name of the label that it is about, or a topic such as M3D's "plane"; "" for none.
-      choices: What can be chosen, in the order of the letters A, B, ...; () if nothing.
-      later: What is asked next about the same volume; see `instructions.Conversation`.
+      kind: Kind of question, such as "yes_no".
+      label: Name of the label in question, or a topic such as M3D's "plane"; "" for none.
+      choices: Answers to choose from, in the order of the letters A, B, ...; () for an open
+        question.
+      later: Next questions about the same volume; see `instructions.Conversation`.
     """
 
     kind: str = ""
@@ -39,10 +40,10 @@ class Question(Caption):
 
     @property
     def lettered(self) -> dict[str, str]:
-        """{letter: choice}."""
+        """Returns {letter: choice}."""
         return dict(zip(string.ascii_uppercase, self.choices, strict=False))
 
     @property
     def form(self) -> str:
-        """Its kind; "choice" for every kind that has choices, "report" if it has no name."""
+        """Returns "choice" if there are choices, else the kind, or "report" if that is empty."""
         return "choice" if self.choices else self.kind or "report"

@@ -1,4 +1,4 @@
-"""Random crops of records: where and how they are cut follows from a generator alone."""
+"""Random crops of records. A crop depends only on the record and the random generator."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from data_pipelines.volume import Units
 from data_pipelines.windows import Window
 
 _TRIES = 8
-"""Crops that are looked at for one that shows something to speak of."""
+"""Maximum number of windows tried until one has a caption."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """One way to cut a sample out of a volume.
+    """A recipe to cut a sample out of a volume.
 
     Attributes:
-      zoom: the crop covers `zoom` times the sample's voxels along each axis and is then resized;
-        `Whole` does not look at it.
-      weight: relative frequency among the crops.
-      at: where crops lie.
+      zoom: the crop covers `zoom` times the sample's voxels along each axis and is then resized
+        to the sample; `Whole` ignores it.
+      weight: relative frequency of this recipe among all crops.
+      at: placement of the crops in the volume.
     """
 
     zoom: float = 1.0
@@ -40,23 +40,23 @@ class Crop:
     at: Placement = Uniform()
 
     def covers(self, size: Size) -> Size:
-        """Returns the voxels along (D, H, W) that become a sample of `size` voxels."""
+        """Returns the voxels of the crop along (D, H, W) for a sample of `size` voxels."""
         depth, height, width = (max(round(side * self.zoom), 1) for side in size)
         return depth, height, width
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(grain.transforms.RandomMap):
-    """Turns a record into one sample; the generator makes every choice.
+    """A transform from a record to one sample; the generator makes every random choice.
 
     Attributes:
       size: voxels along (D, H, W) of the sample.
       crops: the recipes to choose from.
-      fields: what is made of the crop, by name.
-      units: what the records must hold.
+      fields: {name: field}; each field makes arrays of the crop.
+      units: units that the records must have.
       names: {label value: name} of the records' masks.
       label_names: names of the entries of the records' `labels`.
-      part: share of every volume along D that is cut from; see `Source`.
+      part: part of every volume along D that crops are cut from; see `Source`.
     """
 
     size: Size
@@ -68,25 +68,25 @@ class RandomCrop(grain.transforms.RandomMap):
     part: Part = WHOLE
 
     def random_map(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Batch:
-        """Returns the arrays of one crop, images in the record's dtype.
+        """Returns the arrays of one crop, with images in the record's dtype.
 
         Args:
           record: see `data_pipelines.datasets.records`.
-          rng: makes every choice.
-          train: choose also what fields leave open, such as the wording of a text and the
-            sentences of a long one. If not, fields make the same choices every time, and the
-            sample has also its `place`: int32 (3,), the voxel of the record in the crop's middle.
+          rng: makes every random choice.
+          train: also make the fields' choices at random, such as the wording of a text and the
+            sentences taken from a long text. If False, fields make the same choices every time,
+            and the sample also has `place`: int32 (3,), the record's voxel in the crop's middle.
 
         Raises:
-          DataError: the record is in other units.
-          TextError: outside of training, the tokenizer cannot use a text.
+          DataError: the record has other units.
+          TextError: the tokenizer cannot use a text, if `train` is False.
         """
         return self.look(record, rng, train=train)[0]
 
     def look(
         self, record: Record, rng: np.random.Generator, *, train: bool = True
     ) -> tuple[Batch, View]:
-        """Returns what `random_map` does, and the crop as sources of text see it."""
+        """Returns the arrays that `random_map` returns, and the text sources' view of the crop."""
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(self.crops), p=weights / weights.sum())]
@@ -107,7 +107,10 @@ class RandomCrop(grain.transforms.RandomMap):
         rng: np.random.Generator,
         wording: np.random.Generator | None,
     ) -> tuple[Window, View, Caption | None]:
-        """Returns a window and its caption: of several windows the first that has a caption."""
+        """Returns a window, its view and its caption.
+
+        If captions depend on the mask, up to `_TRIES` windows are drawn until one has a caption.
+        """
         ground = Ground(record, self.names, self.part)
         wanted = crop.covers(self.size)
         window, source = crop.at(ground, wanted, rng), self._source
@@ -129,10 +132,10 @@ class RandomCrop(grain.transforms.RandomMap):
 
 
 def check_units(record: Record, units: Units) -> None:
-    """Raises DataError if the record's values are not in these units."""
+    """Raises DataError if the record does not have these units."""
     if record["units"] != units:
         raise DataError(
             record["source"],
-            f"holds {record['units']!r} values, and the config is made for {units!r}",
+            f"has values in {record['units']!r}, but the config expects {units!r}",
             "set data.units and the task's window for them, or prepare it with another recipe",
         )

@@ -1,43 +1,43 @@
-"""Errors whose message is for the user: of their files, and of their configs."""
+"""Errors in the user's files and configs, with messages for the user."""
 
 
 class UserError(Exception):
-    """An error whose message is for the user: it says what is wrong and what to do about it."""
+    """An error with a message for the user, about its cause and its cure."""
 
 
 class DataError(UserError, ValueError):
-    """A file, folder or array that cannot be used, why, and what to do about it.
+    """An error about a file, folder or array that cannot be used, with its cause and its cure.
 
     Attributes:
-      path: the file or folder at fault; "" when an array has no file.
-      problem: what is wrong, without any patient tag.
+      path: the file or folder; "" for an array without a file.
+      problem: the cause, without any patient tag.
       cure: what the user can do.
     """
 
     def __init__(self, path: object, problem: str, cure: str):
-        """Keeps the three parts; `str()` prints "PATH: problem. Cure: ..."."""
+        """Stores the three parts; `str()` gives "PATH: problem. Cure: ..."."""
         self.path = str(path)
         self.problem = problem
         self.cure = cure
         super().__init__(self.path, problem, cure)  # all arguments: survives worker pickling
 
     def __str__(self) -> str:
-        """The message as the user reads it."""
+        """Returns the message for the user."""
         return printable(f"{self.path or 'array'}: {self.problem}. Cure: {self.cure}.")
 
 
 class TextError(DataError):
-    """One text that cannot be used, where others of its kind can."""
+    """An error about a single text that cannot be used; other texts of the dataset can be."""
 
 
 class ConfigError(UserError, ValueError):
-    """Values of a config that cannot work, alone or together, and what to do about it."""
+    """An error about one or several values of a config that cannot work, with its cure."""
 
 
 def printable(text: object) -> str:
-    """A path or name as text that every file, terminal and log can hold.
+    """Returns a path or name as text that is safe in every file, terminal and log.
 
-    Line ends, other control characters and bytes that are not UTF-8 become escapes.
+    Line ends, other control characters and bytes that are not UTF-8 become escape sequences.
     """
     name = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,10 +1,10 @@
-"""Public sample scans and small weights, downloaded once and checked.
+"""Downloads public sample scans and small models once, and checks them.
 
 The scans are the test files of TotalSegmentator (Apache-2.0,
 https://github.com/wasserth/TotalSegmentator): three real CT acquisitions with organ masks. The text
 encoder is all-MiniLM-L6-v2 (Apache-2.0), a real BERT; the language model is SmolLM2-135M-Instruct
-(Apache-2.0), a real Llama. Packages carry them, so that a package index is all the network that is
-needed.
+(Apache-2.0), a real Llama. All are parts of Python packages, so that access to a package index is
+enough.
 """
 
 import ast
@@ -36,15 +36,15 @@ _MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """What is taken out of a published package.
+    """A published package, and the files to unpack from it.
 
     Attributes:
-      name: on the package index.
-      version: exactly this one.
-      sha256: of the archive.
-      size: for the message that announces the download.
-      keep: beginnings of the paths to unpack; the first one must be a folder.
-      wheel: whether it is a wheel (zip); otherwise a source distribution (tar.gz).
+      name: name on the package index.
+      version: exact version.
+      sha256: checksum of the archive.
+      size: size of the archive, printed before the download.
+      keep: prefixes of the paths to unpack; the first one must be a folder.
+      wheel: True for a wheel (zip), False for a source distribution (tar.gz).
     """
 
     name: str
@@ -59,7 +59,7 @@ class Package:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in the cache."""
+        """Returns the name of the package's folder in the cache."""
         return f"{self.name}-{self.version}"
 
 
@@ -91,12 +91,12 @@ SMOLLM2 = Package(
 
 
 def sample_scans(cache: epath.PathLike | None = None) -> epath.Path:
-    """Returns the folder of sample scans, downloading it (38 MB) the first time.
+    """Returns the folder of sample scans; the first call downloads it (38 MB).
 
-    Every call checks the sha256 of every cached file; a damaged cache is fetched again.
+    Every call checks the sha256 of every cached file. A damaged cache is downloaded again.
 
     Args:
-      cache: Where to keep it (a local folder); default `cache_dir()`.
+      cache: Local folder for downloads; default `cache_dir()`.
 
     Raises:
       DataError: pip could not download the package, or its content is not the expected one.
@@ -108,7 +108,7 @@ def sample_scans(cache: epath.PathLike | None = None) -> epath.Path:
 def sample_text_encoder(cache: epath.PathLike | None = None) -> epath.Path:
     """Returns the folder of all-MiniLM-L6-v2: config, safetensors and tokenizer, as published.
 
-    Downloads it (84 MB) the first time, and checks it as `sample_scans` does.
+    The first call downloads it (84 MB). Every call checks it as `sample_scans` does.
 
     Raises:
       DataError: pip could not download the package, or its content is not the expected one.
@@ -117,9 +117,9 @@ def sample_text_encoder(cache: epath.PathLike | None = None) -> epath.Path:
 
 
 def sample_llm(cache: epath.PathLike | None = None) -> epath.Path:
-    """Returns SmolLM2-135M-Instruct as a GGUF file (Q4_1), tokenizer and chat template inside.
+    """Returns SmolLM2-135M-Instruct as a GGUF file (Q4_1) with tokenizer and chat template.
 
-    Downloads it (93 MB) the first time, and checks it as `sample_scans` does.
+    The first call downloads it (93 MB). Every call checks it as `sample_scans` does.
 
     Raises:
       DataError: pip could not download the package, or its content is not the expected one.
@@ -129,13 +129,13 @@ def sample_llm(cache: epath.PathLike | None = None) -> epath.Path:
 
 
 def unpacked(package: Package, cache: epath.PathLike | None = None) -> epath.Path:
-    """Returns the folder of what is kept of a package, downloading it the first time.
+    """Returns the folder of a package's unpacked files; the first call downloads the package.
 
-    Every call checks the sha256 of every cached file; a damaged cache is fetched again.
+    Every call checks the sha256 of every cached file. A damaged cache is downloaded again.
 
     Args:
-      package: What to fetch.
-      cache: Where to keep it (a local folder); default `cache_dir()`.
+      package: The package to download.
+      cache: Local folder for downloads; default `cache_dir()`.
 
     Raises:
       DataError: pip could not download the package, or its content is not the expected one.
@@ -149,15 +149,15 @@ def unpacked(package: Package, cache: epath.PathLike | None = None) -> epath.Pat
 
 
 def organ_names(scans: epath.PathLike) -> dict[int, str]:
-    """Returns TotalSegmentator's "total" task as {label value: organ name}, 117 organs.
+    """Returns the 117 organs of TotalSegmentator's "total" task as {label value: organ name}.
 
-    The package's module is parsed, never imported: it belongs to somebody else.
+    The package's module is parsed but never imported, so that no third-party code runs.
 
     Args:
-      scans: What `sample_scans` returned.
+      scans: The folder that `sample_scans` returned.
 
     Raises:
-      DataError: The class map is not where it belongs.
+      DataError: The class map is missing or cannot be parsed.
     """
     path = epath.Path(scans).parent.parent / _CLASS_MAP
     try:
@@ -173,11 +173,11 @@ _REFETCH = f"remove the folder {PROJECT}-{VERSION} from the cache and run this a
 
 
 def _download(package: Package, folder: Path) -> Path:
-    """Lets pip fetch the archive into `folder`, whatever index it is set up for."""
+    """Downloads the archive into `folder` with pip, from the index that pip is configured for."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package} --hash=sha256:{package.sha256}\n")
-    # To download a source distribution pip runs its build code for the metadata;
-    # --require-hashes makes it check the archive before that.
+    # To download a source distribution, pip runs its build code for the metadata.
+    # With --require-hashes pip checks the archive first.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--only-binary" if package.wheel else "--no-binary", package.name]
     command += ["--no-deps", "--require-hashes", "-r", str(requirements), "-d", str(folder)]
@@ -196,7 +196,7 @@ def _download(package: Package, folder: Path) -> Path:
 
 
 def _unpack(package: Package, archive: Path, folder: Path) -> Path:
-    """Unpacks what is needed of the archive and writes the manifest; returns the new root."""
+    """Unpacks the files to keep from the archive, writes the manifest and returns the new root."""
     root = folder / package.folder
     if package.wheel:
         with zipfile.ZipFile(archive) as wheel:  # zipfile keeps members inside of the folder
@@ -215,18 +215,18 @@ def _unpack(package: Package, archive: Path, folder: Path) -> Path:
 
 
 def _replace(root: Path, fresh: Path) -> None:
-    """Puts `fresh` where `root` is, so that `root` is never half there."""
+    """Replaces the folder `root` by `fresh`, so that `root` is never incomplete."""
     if root.exists():
         shutil.rmtree(root.rename(fresh.parent / "damaged"))
     try:
         fresh.rename(root)
     except OSError:
-        if not _intact(root):  # otherwise another process was quicker: use its files
+        if not _intact(root):  # intact: another process was faster, so use its files
             raise
 
 
 def _intact(root: Path) -> bool:
-    """Whether every file of the manifest is there and unchanged."""
+    """Returns whether every file of the manifest exists and is unchanged."""
     try:
         sums = json.loads((root / _MANIFEST).read_text())
         return bool(sums) and all(_sha256(root / name) == value for name, value in sums.items())

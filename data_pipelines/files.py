@@ -1,4 +1,4 @@
-"""Files on any file system that etils.epath knows, local or gs://."""
+"""Helpers for files on every file system that etils.epath supports, local or gs://."""
 
 import errno
 import os
@@ -15,15 +15,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: epath.PathLike, content: str | bytes, *, private: bool = False) -> epath.Path:
-    """Writes a file that is never seen half: into a neighbour first, renamed when complete.
+    """Writes a file so that no reader ever sees it incomplete.
+
+    The content is written into a temporary file in the same folder, which is then renamed.
 
     Args:
-      path: The file; one that is there is replaced.
-      content: Text is written as UTF-8.
-      private: Nobody but its owner may read it, if it is local.
+      path: The file; an existing one is replaced.
+      content: Bytes, or text, which is written as UTF-8.
+      private: Only the owner can read the file, if it is local.
 
     Returns:
-      The file.
+      The path of the file.
     """
     target = epath.Path(path)
     partial = target.parent / f".{target.name}.partial"
@@ -35,10 +37,10 @@ def write_whole(path: epath.PathLike, content: str | bytes, *, private: bool = F
 
 
 def check_target(path: epath.PathLike) -> None:
-    """Checks that a file can be written, before there is something that could be lost.
+    """Checks that a file can be written, before results are computed that could be lost.
 
     Raises:
-      DataError: it is a folder, its folder is not there, or may not be written to.
+      DataError: the path is a folder, or its parent folder is missing or not writable.
     """
     target = epath.Path(path)
     if not is_local(target):
@@ -52,37 +54,40 @@ def check_target(path: epath.PathLike) -> None:
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Whether the path is on a file system of this machine, not gs:// and the like."""
+    """Returns whether the path is on a file system of this machine, not gs:// or similar."""
     return "://" not in os.fspath(path)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path, made absolute if it is local."""
+    """Returns the path, made absolute if it is local."""
     return epath.Path(os.path.abspath(path)) if is_local(path) else epath.Path(path)
 
 
 def shown(path: epath.PathLike) -> str:
-    """A local path from the working directory: absolute ones tell about somebody's machine."""
+    """Returns a local path relative to the working directory, and any other path as it is.
+
+    Absolute paths would tell readers of a log about the user's machine.
+    """
     return os.path.relpath(path) if is_local(path) else os.fspath(path)
 
 
 def leads_out(path: epath.Path, root: epath.Path) -> bool:
-    """Whether a symbolic link makes this path end outside of the folder `root`."""
+    """Returns whether symbolic links lead from this path out of the folder `root`."""
     return is_local(path) and not real(path).is_relative_to(real(root))
 
 
 def real(path: epath.PathLike) -> Path:
-    """A local path with all links followed, which `epath.Path.resolve` does not do."""
+    """Returns a local path with all links resolved, which `epath.Path.resolve` does not do."""
     return Path(os.path.realpath(path))
 
 
 def below(folder: epath.Path) -> Iterator[epath.Path]:
-    """Every file of a folder and its subfolders, in alphabetical order.
+    """Yields every file of a folder and its subfolders, in alphabetical order.
 
-    Links to folders are not followed, as they may lead round in circles.
+    Links to folders are not followed, as they may form cycles.
 
     Raises:
-      DataError: A folder cannot be opened.
+      DataError: A folder cannot be read.
     """
     try:
         children = sorted(folder.iterdir())
@@ -96,18 +101,18 @@ def below(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def no_space(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full."""
+    """Returns whether an error means that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def move_folder(source: Path, target: epath.Path, last: str) -> None:
-    """Moves a finished local folder to its place.
+    """Moves a finished local folder to its final path.
 
     Args:
-      source: Local folder without subfolders, on the file system of a local target.
-      target: Appears in one step if it is local; must not exist then, or be empty.
-      last: Name of the file that is copied last to a target that is not local: as long as it
-        is missing there, the folder is not complete.
+      source: Local folder without subfolders; on the same file system as a local target.
+      target: The final path. A local target must be missing or empty, and appears in one step.
+      last: Name of the file that is copied last to a target that is not local. As long as this
+        file is missing there, the folder is incomplete.
     """
     if is_local(target):
         for path in [*source.iterdir(), source]:
@@ -122,12 +127,12 @@ def move_folder(source: Path, target: epath.Path, last: str) -> None:
 
 
 def working_folder(beside: epath.Path) -> Path:
-    """A new local folder to make things in, on the file system of a local path."""
+    """Returns a new local folder for temporary files, in the folder `beside` if that is local."""
     return Path(tempfile.mkdtemp(prefix="making-", dir=beside if is_local(beside) else None))
 
 
 def flush(path: Path) -> None:
-    """Makes a local file or a folder survive a power cut."""
+    """Flushes a local file or folder to disk, so that it survives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -136,5 +141,5 @@ def flush(path: Path) -> None:
 
 
 def sizes(folder: epath.Path, names: Iterable[str]) -> dict[str, int]:
-    """{name: bytes} of files of a folder."""
+    """Returns {name: size in bytes} of files of a folder."""
     return {name: (folder / name).stat().length for name in names}

@@ -1,6 +1,6 @@
-"""The options of the verb `inspect`; `inspect_scan` does the work.
+"""The options of the command `inspect`, which `inspect_scan` implements.
 
-Nothing that reads scans is imported here, so that help is shown at once.
+This module does not import the readers of scans, so that help is shown at once.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from data_pipelines.volume import Units
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Tells what a scan is and whether its numbers can be what they are said to be.
+    """Describes a scan and checks whether its values agree with its units.
 
-    Nothing is printed or drawn of names, dates and other tags in the file. The exit status is 3
-    when the values do not agree with the units, so that `prepare` would put the scan aside.
+    Names, dates and other tags in the file are never printed or drawn. The exit status is 3 if the
+    values do not agree with the units; `prepare` would put such a scan into quarantine.
 
     Attributes:
       path: A volume file, a folder of DICOM files or of image slices, or a folder of scans.
-      mask: A label map, a folder with a file per structure, a DICOM SEG or an RTSTRUCT.
-      units: Of files that cannot tell: "HU" for CT.
+      mask: A label map, a folder with one file per structure, a DICOM SEG or an RTSTRUCT.
+      units: Units of files that do not state them: "HU" for CT.
       series: The number of a series in a DICOM folder with several.
-      structures: Names of the structures in the mask that are wanted, for the labels 1, 2, ...
+      structures: Names of the wanted structures in the mask, for the labels 1, 2, ...
       picture: The PNG to draw; None draws nothing.
-      window: Of the picture of a scan in HU: -1000..1000, -160..240 or -450..1050.
-      json: Print the facts as JSON and nothing else.
+      window: Window of the picture of a scan in HU: "full" is -1000..1000, "soft" is -160..240,
+        "bone" is -450..1050.
+      json: Print only the facts, as JSON.
     """
 
     path: tyro.conf.Positional[str]

@@ -1,4 +1,4 @@
-"""The verb `inspect`: what one scan is, what is odd about it, and a picture of it."""
+"""The command `inspect`: prints the facts and oddities of one scan, and draws a picture of it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from data_pipelines.readers import content
 from data_pipelines.volume import Volume
 
 DOUBTFUL = 3
-"""Exit status when `prepare` would put the scan aside, as its own in that case."""
+"""Exit status when `prepare` would put the scan into quarantine; `prepare` exits with the same."""
 _WINDOWS = {"full": (-1000.0, 1000.0), "soft": (-160.0, 240.0), "bone": (-450.0, 1050.0)}
 
 
 @dataclass(frozen=True)
 class Inspect(InspectOptions):
-    """Does what the options ask for."""
+    """The command `inspect` with its options."""
 
     def run(self) -> int:
-        """Prints and draws; returns the exit status.
+        """Prints the facts, draws the picture and returns the exit status.
 
         Raises:
-          DataError: the scan or the mask cannot be read, or the picture has no place to go.
+          DataError: the scan or the mask cannot be read, or the picture cannot be written.
         """
         if self.picture:
             check_target(self.picture)
@@ -89,7 +89,7 @@ class Inspect(InspectOptions):
 
 
 def describe(volume: Volume) -> dict[str, Any]:
-    """Returns facts about a volume as JSON values; sizes in mm and ml, in the order (D, H, W)."""
+    """Returns facts about a volume as JSON values, with sizes in mm and ml, axes as (D, H, W)."""
     sample = Sample.of(volume)
     spacing = volume.spacing
     size = None if spacing is None else np.multiply(volume.shape, spacing).round(1).tolist()
@@ -111,14 +111,14 @@ def describe(volume: Volume) -> dict[str, Any]:
 
 
 def _scans(path: epath.Path) -> list[epath.Path]:
-    """The volumes of a folder; what is no folder, or a folder without any, is for the reader."""
+    """Returns the volumes in a folder, or the path itself for the reader if there are none."""
     return (list(Search(path).volumes()) if path.is_dir() else []) or [path]
 
 
 def _format(path: epath.Path, volume: Volume) -> str:
     if not path.is_dir():
         return content.file_format(path)
-    # A folder that could be read holds one or the other, and only DICOM has a place in space.
+    # A readable folder holds image slices or DICOM files, and only DICOM has an affine.
     return "image slices" if volume.affine is None else "dicom"
 
 
@@ -135,7 +135,7 @@ def _doubt(volume: Volume) -> dict[str, str] | None:
 
 
 def _could_be_hu(volume: Volume, sample: Sample) -> bool:
-    # Only air tells: an MR may well have the values of soft tissue.
+    # Air is the only evidence: an MR can have the values of soft tissue.
     return sample.percentile(1) < -500 and not _doubt(dataclasses.replace(volume, units="HU"))
 
 

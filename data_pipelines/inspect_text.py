@@ -1,4 +1,4 @@
-"""The facts of `inspect` as a table for a terminal."""
+"""Prints the facts that `inspect` found as a table in a terminal."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _TOWARDS = {
     "S": "Superior",
 }
 _TOLD = {
-    "file": "told by the file",
-    "you": "told by you",
-    "nobody": "arbitrary: the file does not say what the numbers are",
+    "file": "given by the file",
+    "you": "given by you",
+    "nobody": "arbitrary: the file does not state its units",
 }
-_FEW = 12  # scans or labels that are listed one by one
+_FEW = 12  # at most so many scans or labels are listed
 _NOTE = "Not for clinical use."
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Prints what `inspect_scan.Inspect` found out about one scan."""
+    """Prints the facts that `inspect_scan.Inspect` found about one scan."""
     table = Table.grid(padding=(0, 2))
     for name, text in _rows(facts):
         table.add_row(Text(name, "bold"), Text(text))
     Console(highlight=False).print(table)
-    # Outside of the table: wrapped commands cannot be copied.
+    # Printed outside the table: a table wraps long commands, and those cannot be copied.
     print(f"\nnext: {facts['next']}\n{_NOTE}")
 
 
 def print_scans(root: epath.Path, scans: Sequence[epath.Path], command: str) -> None:
-    """Prints the first scans of a folder and the command that prepares them all."""
+    """Prints the first scans of a folder and the command that prepares all of them."""
     print(f"{len(scans)} scans in this folder:")
     for path in scans[:_FEW]:
         print(f"  {printable(path.relative_to(root))}")
@@ -84,7 +84,7 @@ def _millimetres(sides: Sequence[float] | None) -> str:
 
 def _check(facts: Mapping[str, Any]) -> str:
     if facts["doubt"] is None:
-        return "passed: the values can be what they are said to be"
+        return "passed: the values agree with the units"
     return f"FAILED: {facts['doubt']['problem']}. Cure: {facts['doubt']['cure']}."
 
 

@@ -1,4 +1,4 @@
-"""Intensity preprocessing steps, named and parametrised as in MONAI. They leave the grid alone."""
+"""Intensity steps of preprocessing, with MONAI's names and parameters. The grid stays the same."""
 
 from __future__ import annotations
 
@@ -12,43 +12,47 @@ from data_pipelines.volume import Units, Volume
 
 @dataclasses.dataclass(frozen=True)
 class RequireUnits:
-    """Refuses volumes in other units, so that a window in HU never meets an MR.
+    """A check of the units, so that a window in HU is never applied to an MR.
 
     Attributes:
-      units: what the following steps take for granted.
+      units: units that the following steps need.
     """
 
     units: Units = "HU"
 
     def __call__(self, volume: Volume) -> Volume:
-        """Raises: DataError, when the volume has other units."""
+        """Returns the volume unchanged.
+
+        Raises:
+          DataError: the volume has other units.
+        """
         if volume.units == self.units:
             return volume
         raise DataError(
             volume.source,
             f"the recipe needs voxels in {self.units}, these are {volume.units!r}",
-            f"say --units {self.units} (in Python: units={self.units!r}) if the files hold that, "
-            "or use a recipe for any units, such as 'm3d'",
+            f"say --units {self.units} (in Python: units={self.units!r}) if the files have these "
+            "units, or use a recipe for any units, such as 'm3d'",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipIntensity:
-    """Limits the values to low..high; dtype and units stay.
+    """A step that limits the values to low..high and keeps dtype and units.
 
     Attributes:
-      low: in the volume's units.
-      high: in the volume's units.
+      low: lower limit, in the volume's units.
+      high: upper limit, in the volume's units.
     """
 
     low: float
     high: float
 
     def __call__(self, volume: Volume) -> Volume:
-        """The clipped volume."""
+        """Returns the clipped volume."""
         array = volume.array
         if array.dtype.kind in "iu":
-            limits = np.iinfo(array.dtype)  # int8 cannot even state a limit of 3071
+            limits = np.iinfo(array.dtype)  # int8 cannot hold a limit of 3071
             low, high = max(self.low, limits.min), min(self.high, limits.max)
             return dataclasses.replace(volume, array=array.clip(int(low), int(high)))
         return dataclasses.replace(volume, array=array.clip(self.low, self.high))
@@ -56,23 +60,26 @@ class ClipIntensity:
 
 @dataclasses.dataclass(frozen=True)
 class ScaleIntensity:
-    """Min-max over the whole volume: float32 0..1; a constant volume becomes 0."""
+    """A step that maps the minimum..maximum of the volume to float32 0..1.
+
+    A constant volume becomes 0.
+    """
 
     def __call__(self, volume: Volume) -> Volume:
-        """The volume in units "unit"."""
+        """Returns the scaled volume, with units "unit"."""
         low, high = float(volume.array.min()), float(volume.array.max())
         return _scale(volume, low, high, 0.0, 1.0, clip=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaleIntensityRange:
-    """Maps a_min..a_max linearly to b_min..b_max, in float32.
+    """A step that maps a_min..a_max linearly to b_min..b_max, in float32.
 
     Attributes:
-      a_min: in the volume's units.
-      a_max: in the volume's units.
-      b_min: of the result.
-      b_max: of the result.
+      a_min: value of the input that becomes b_min, in the volume's units.
+      a_max: value of the input that becomes b_max, in the volume's units.
+      b_min: lower end of the result.
+      b_max: upper end of the result.
       clip: limit the result to b_min..b_max.
     """
 
@@ -83,19 +90,19 @@ class ScaleIntensityRange:
     clip: bool = True
 
     def __call__(self, volume: Volume) -> Volume:
-        """The scaled volume; "unit" if the result lies in 0..1, else "raw"."""
+        """Returns the scaled volume; units "unit" if the result is clipped to 0..1, else "raw"."""
         return _scale(volume, self.a_min, self.a_max, self.b_min, self.b_max, self.clip)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaleIntensityRangePercentiles:
-    """Maps the lower..upper percentile of the volume's own values linearly to b_min..b_max.
+    """A step that maps the lower..upper percentile of the volume linearly to b_min..b_max.
 
     Attributes:
-      lower: percentile, 0..100.
-      upper: percentile, 0..100.
-      b_min: of the result.
-      b_max: of the result.
+      lower: percentile that becomes b_min, 0..100.
+      upper: percentile that becomes b_max, 0..100.
+      b_min: lower end of the result.
+      b_max: upper end of the result.
       clip: limit the result to b_min..b_max.
     """
 
@@ -106,15 +113,15 @@ class ScaleIntensityRangePercentiles:
     clip: bool = True
 
     def __call__(self, volume: Volume) -> Volume:
-        """The scaled volume; "unit" if the result lies in 0..1, else "raw"."""
+        """Returns the scaled volume; units "unit" if the result is clipped to 0..1, else "raw"."""
         a_min, a_max = percentiles(volume.array, self.lower, self.upper)
         return _scale(volume, a_min, a_max, self.b_min, self.b_max, self.clip)
 
 
 def percentiles(array: np.ndarray, *at: float) -> list[float]:
-    """Percentiles with linear interpolation in float64, whatever the array's dtype.
+    """Returns percentiles with linear interpolation in float64, for an array of any real dtype.
 
-    np.percentile interpolates float32 arrays in float32 and copies others to float64.
+    In contrast, np.percentile interpolates float32 arrays in float32 and copies others to float64.
     """
     rank = np.array(at) / 100 * (array.size - 1)
     below, above = np.floor(rank).astype(int), np.ceil(rank).astype(int)

@@ -1,4 +1,4 @@
-"""What is odd about a scan: measured facts that its user should know, and no guesses."""
+"""Finds unusual properties of a scan. They are measured facts, not guesses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from data_pipelines.plausible import Sample, is_8_bit
 from data_pipelines.volume import NOT_LABELLED, Volume
 
 _SCANNER = (-1024, 3071)
-"""HU that 12 bits hold, as most scanners store them."""
+"""Range of HU in 12 bits, which most scanners store."""
 
 
 def oddities(volume: Volume) -> list[str]:
-    """Returns plain sentences about geometry, values and mask; none for a usual scan."""
+    """Returns sentences about unusual geometry, values and mask; [] for a usual scan."""
     return [*_geometry(volume), *_values(volume, Sample.of(volume)), *_labels(volume)]
 
 
@@ -22,7 +22,7 @@ def _geometry(volume: Volume) -> list[str]:
         axis = "DHW"[int(np.argmin(volume.shape))]
         found.append(f"There are only {min(volume.shape)} voxels along {axis}.")
     if volume.affine is None:
-        found.append("There is no affine: left and right cannot be told.")
+        found.append("There is no affine: left and right are unknown.")
     else:
         tilt = _tilt(volume.affine)
         if tilt > 1:
@@ -33,7 +33,7 @@ def _geometry(volume: Volume) -> list[str]:
     if ratio > 3:
         found.append(f"Voxels are {ratio:.1f} times longer along one axis than along another.")
     side = np.sort(np.multiply(volume.shape, volume.spacing))
-    if side[1] < 50:  # two sides: a stack of few slices is thin, and still a scan
+    if side[1] < 50:  # the second shortest side: a stack of few slices is thin but valid
         found.append(f"The field of view is tiny: its second side measures {side[1]:.3g} mm.")
     if side[2] > 2100:
         found.append(f"The field of view is huge: {side[2]:.0f} mm, longer than a patient.")
@@ -41,7 +41,7 @@ def _geometry(volume: Volume) -> list[str]:
 
 
 def _tilt(affine: np.ndarray) -> float:
-    """Degrees between the grid's axes and the patient's, for the axis that is furthest off."""
+    """Returns the largest angle, in degrees, between an axis of the grid and its patient axis."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return float(np.degrees(np.arccos(np.abs(directions).max(0).clip(max=1))).max())
 

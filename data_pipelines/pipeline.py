@@ -1,8 +1,8 @@
 """The input pipeline: batch n is a pure function of (seed, n).
 
-It does not depend on the number of workers, processes or accelerators, so a run resumes at step
-n by asking for batch n. Workers read records and cut crops; integers go to the device, where
-windows and augmentation are applied inside the compiled step.
+A batch does not depend on the number of workers, processes or accelerators, so a run resumes at
+step n with batch n. Workers read records and cut crops. The crops go to the device as integers;
+windows and augmentation are applied there, inside the compiled step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from data_pipelines.stream import Batch
 from data_pipelines.volume import Units
 
 LOADING = ("workers", "buffer", "cache_gb")
-"""Fields of `Data` that change how fast samples are loaded, and no sample."""
+"""Fields of `Data` that change the speed of loading but not the samples."""
 _SHUFFLED_AT_LEAST = 1 << 10
 _ENDLESS = 1 << 40
 FieldT = TypeVar("FieldT", bound=Field)
@@ -37,14 +37,14 @@ FieldT = TypeVar("FieldT", bound=Field)
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One prepared dataset in the mixture.
+    """A prepared dataset in the mixture.
 
     Attributes:
-      path: folder that the verb `prepare` wrote.
-      split: split to read; also one that overlaps others.
+      path: folder that the command `prepare` wrote.
+      split: split to read; it may overlap with other splits.
       weight: relative frequency in the mixture.
-      part: share of every volume along D that crops are cut from, 0 at one end and 1 at the other
-        (feet and head where the axes are known): the rest can be held back. Parts that do not
+      part: part of every volume along D that crops are cut from, from 0 at one end to 1 at the
+        other (feet and head if the axes are known). The rest can be held out. Parts that do not
         overlap share no voxel.
     """
 
@@ -56,26 +56,26 @@ class Source:
     def __post_init__(self) -> None:
         low, high = self.part
         if not 0 <= low < high <= 1:
-            raise ConfigError(f"part={self.part} must rise, and lie between 0 and 1.")
+            raise ConfigError(f"part={self.part} must be (low, high) with 0 <= low < high <= 1.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Random crops from a weighted mixture of datasets and crop recipes.
+    """The training data: random crops from a weighted mixture of datasets and crop recipes.
 
     Attributes:
-      sources: the mixture.
+      sources: datasets in the mixture.
       size: voxels along (D, H, W) of a sample; smaller volumes are padded with air.
-      batch_size: over all processes.
-      units: what the records must hold, as the task's window is made for it.
-      crops: how crops are cut.
-      fields: what a batch holds of its crops, by name. Voxels that no field looks at are not
-        decoded.
-      workers: processes that read and cut; 0 does so in threads of this one, which is faster on a
-        few cores, as batches need not be sent.
-      buffer: batches that are made ahead, per worker.
-      cache_gb: memory per worker and source for decoded volumes, so that small datasets are decoded
-        once; those too large to be stored whole are read anew, crop by crop.
+      batch_size: samples in a batch, summed over all processes.
+      units: units that the records must have, because the task's window is made for them.
+      crops: crop recipes in the mixture.
+      fields: {name: field}; the fields make the arrays of a batch. Voxels that no field needs are
+        not decoded.
+      workers: number of processes that read records and cut crops. 0 uses threads of this process,
+        which is faster on a few cores, because batches are not sent between processes.
+      buffer: number of batches that each worker makes in advance.
+      cache_gb: memory per worker and source for decoded volumes. Small datasets are then decoded
+        only once. Volumes too large to be stored whole are read again for each crop.
     """
 
     sources: tuple[Source, ...]
@@ -110,14 +110,14 @@ class Data:
             raise ConfigError('fields is empty. Cure: fields={"image": Image()}.')
 
     def field(self, name: str, kind: type[FieldT]) -> FieldT:
-        """Returns a field.
+        """Returns the field of this name and class.
 
         Args:
-          name: of the field.
-          kind: its class.
+          name: name of the field.
+          kind: class of the field.
 
         Raises:
-          ConfigError: there is no field of this name, or it is of another class.
+          ConfigError: there is no field of this name, or its class is another one.
         """
         found = self.find(name, kind)
         if found is None:
@@ -134,11 +134,11 @@ class Data:
         return found if isinstance(found, kind) else None
 
     def with_fields(self, **fields: Field) -> Data:
-        """Returns the same data with fields added, or replaced where the name is known."""
+        """Returns a copy with these fields added; a field with an existing name is replaced."""
         return dataclasses.replace(self, fields={**self.fields, **fields})
 
     def spec(self) -> dict[str, ArraySpec]:
-        """Returns shapes and dtypes of a batch; needs no data on disk."""
+        """Returns shapes and dtypes of a batch, without reading any data."""
         return {
             array: ArraySpec((self.batch_size, *spec.shape), spec.dtype)
             for name, field in self.fields.items()
@@ -146,7 +146,7 @@ class Data:
         }
 
     def spatial(self) -> dict[str, Spatial]:
-        """Returns how the arrays of a sample move when it is flipped or turned, by their names."""
+        """Returns {array name: how the array changes when the sample is flipped or rotated}."""
         return {
             array: spatial
             for name, field in self.fields.items()
@@ -154,12 +154,11 @@ class Data:
         }
 
     def check(self) -> None:
-        """Reads a record of every source, so that what is missing is found before compilation.
+        """Reads one record of every source, so that missing data is found before compilation.
 
         Raises:
-          DataError: a source is not a whole dataset, or has no records, or the tokenizer is
-            unusable.
-          ConfigError: a field speaks of labels that the dataset does not have.
+          DataError: a source is incomplete or has no records, or the tokenizer is unusable.
+          ConfigError: a field refers to labels that the dataset does not have.
         """
         opened = [self._records(source) for source in self.sources]
         for name, field in self.fields.items():
@@ -172,15 +171,17 @@ class Data:
     def batches(
         self, seed: int, start: int = 0, rows: Sequence[int] | None = None
     ) -> Generator[Batch, None, None]:
-        """Yields batches `start`, `start + 1`, ... without end; close it to stop the workers.
+        """Yields batches `start`, `start + 1`, ... without end.
+
+        Close the generator to stop the workers.
 
         Args:
-          seed: of shuffling and crops.
+          seed: seed of shuffling and crops.
           start: number of the first batch.
-          rows: which rows of every batch to make, those of this process's devices; None for all.
+          rows: rows of every batch to make, those of this process's devices; None for all.
 
         Raises:
-          DataError: a source is not a whole dataset, or has no records.
+          DataError: a source is incomplete or has no records.
         """
         yield from self._stream(self._samples(seed), rows, start, _ENDLESS)
 
@@ -191,22 +192,22 @@ class Data:
         seed: int = 0,
         rows: Sequence[int] | None = None,
     ) -> Generator[Batch, None, None]:
-        """Yields one pass over a split, in the order of its records, the same every time.
+        """Yields the batches of one pass over a split, the same ones in the same order every time.
 
-        Batches have the fields of `spec`, with texts in fixed wording, and
+        Batches have the arrays of `spec`, with texts in fixed wording, and also
           record: (b,) int32 number of the record in the split;
           crop: (b,) int32 number of the crop of the record;
           place: (b, 3) int32 voxel of the record in the middle of the crop;
-          counts: (b,) False in rows that fill up the last batch.
+          counts: (b,) bool, False in rows that only fill up the last batch.
 
         Args:
-          source: what to read.
-          crops: crops of each record, one after the other.
-          seed: where they are cut; volumes of the network's size are taken whole.
+          source: dataset and split to read.
+          crops: number of consecutive crops of each record.
+          seed: seed of the crops' positions; volumes of the network's size are taken whole.
           rows: see `batches`.
 
         Raises:
-          DataError: the source is not a whole dataset, or has no records.
+          DataError: the source is incomplete or has no records.
         """
         records, cut = self._cached(source), self._crop(source)
         count = len(records) * crops
@@ -228,16 +229,16 @@ class Data:
     def views(
         self, source: Source, crops: int = 1, seed: int = 0, part: slice = slice(None)
     ) -> Generator[tuple[Batch, View], None, None]:
-        """Yields the crops of `examine` one by one, each with the view that questions come from.
+        """Yields the crops of `examine` one by one, each with the view that questions are made of.
 
         Args:
-          source: see `examine`, as for the rest.
-          crops: see there.
-          seed: see there.
-          part: which crops to yield, by their number among all crops.
+          source: see `examine`.
+          crops: see `examine`.
+          seed: see `examine`.
+          part: slice of the sequence of all crops; only these are yielded.
 
         Raises:
-          DataError: the source is not a whole dataset, or has no records.
+          DataError: the source is incomplete or has no records.
         """
         records, cut = self._cached(source), self._crop(source)
         for number in range(len(records) * crops)[part]:
@@ -249,26 +250,29 @@ class Data:
     def _stream(
         self, samples: grain.MapDataset, rows: Sequence[int] | None, start: int, end: int
     ) -> Generator[Batch, None, None]:
-        """Returns batches from number `start` to `end`, made ahead; see `stream.batches`."""
+        """Returns batches `start` to `end` (exclusive), made in advance; see `stream.batches`."""
         rows = tuple(range(self.batch_size)) if rows is None else tuple(rows)
         picked = stream.Rows(samples, rows, self.batch_size)
         return stream.batches(picked, start, end, self._stack, self.workers, self.buffer)
 
     def _samples(self, seed: int) -> grain.MapDataset:
-        """Endless samples; all randomness is tied to a sample's number before any splitting."""
+        """Returns the endless sequence of samples.
+
+        Every random choice is tied to the sample's number before samples go to different workers.
+        """
         members = []
         for number, source in enumerate(self.sources):
             records = self._cached(source)
             dataset = grain.MapDataset.source(records).seed(seed + 7919 * number)
-            # Every epoch is a pass in a new order. Grain's shuffle takes milliseconds per index
-            # below a thousand elements, so small datasets are shuffled several copies at a time.
+            # Every epoch has a new order. Below a thousand elements, Grain's shuffle takes
+            # milliseconds per index, so several copies of a small dataset are shuffled together.
             copies = -(-_SHUFFLED_AT_LEAST // len(records))
             dataset = dataset.repeat(copies).shuffle().repeat(None)
             members.append(dataset.random_map(self._crop(source)))
         return grain.MapDataset.mix(members, [source.weight for source in self.sources])
 
     def _stack(self, samples: Sequence[Batch]) -> Batch:
-        """A batch in the dtypes of the spec: images that are stored as uint8 are widened here."""
+        """Returns a batch in the dtypes of the spec; images stored as uint8 are widened here."""
         spec = self.spec()
         dtypes = {key: spec[key].dtype if key in spec else None for key in samples[0]}
         return {

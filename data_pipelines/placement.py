@@ -1,4 +1,4 @@
-"""Where crops lie in a volume: the ways to choose their windows."""
+"""Placements: ways to choose the windows of crops in a volume."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from data_pipelines.windows import Window
 Part = tuple[float, float]
 WHOLE: Part = (0.0, 1.0)
 _Ends = Sequence[tuple[int, int]]
-"""First and past-the-last voxel along (D, H, W) of what may be looked at."""
+"""First and past-the-last voxel along (D, H, W) of the part that crops are cut from."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ground:
-    """A record that a crop is placed in.
+    """The record that a crop is placed in, and the part of it that crops are cut from.
 
     Attributes:
       record: see `datasets.records`.
       names: {label value: name} of its mask.
-      part: share of the volume along D that crops are cut from, as in `Source`.
+      part: part of the volume along D that crops are cut from, as in `Source`.
     """
 
     record: Record
@@ -34,16 +34,16 @@ class Ground:
 
     @property
     def ends(self) -> _Ends:
-        """First and past-the-last voxel along (D, H, W) that crops are cut from."""
+        """Returns the first and past-the-last voxel along (D, H, W) that crops are cut from."""
         return _ends(self.record["image"].shape, self.part)
 
 
 class Placement(abc.ABC):
-    """Chooses where a crop lies; frozen dataclasses implement this."""
+    """A way to choose the window of a crop. Subclasses are frozen dataclasses."""
 
     @property
     def needs_mask(self) -> bool:
-        """Whether it looks at the record's mask."""
+        """Returns whether the placement needs the record's mask."""
         return False
 
     @abc.abstractmethod
@@ -51,17 +51,17 @@ class Placement(abc.ABC):
         """Returns a window.
 
         Args:
-          ground: the record, and the part of it that counts.
-          size: voxels along (D, H, W) that the window should have.
-          rng: makes every choice.
+          ground: the record, and the part of it that crops are cut from.
+          size: wanted voxels of the window along (D, H, W).
+          rng: makes every random choice.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Uniform(Placement):
-    """Places crops anywhere in the volume, each place as likely as any other.
+    """A placement of crops anywhere in the volume, all positions with equal probability.
 
-    A volume that is smaller than the crop lies at a random place in it.
+    A volume that is smaller than the crop is at a random position inside the crop.
     """
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
@@ -71,9 +71,9 @@ class Uniform(Placement):
 
 @dataclasses.dataclass(frozen=True)
 class Whole(Placement):
-    """Takes all of the volume, whatever its size, so that the crop is the volume resized.
+    """A placement that covers the whole volume, so that the crop is the resized volume.
 
-    Axes are scaled each by a factor of its own, so that spacings change their proportions.
+    Each axis is scaled by its own factor, so the ratios of the spacings change.
     """
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
@@ -85,15 +85,16 @@ class Whole(Placement):
 def place(
     shape: Sequence[int], size: Sequence[int], rng: np.random.Generator, part: Part = WHOLE
 ) -> Window:
-    """Returns a window at a uniformly random place.
+    """Returns a window at a uniformly random position.
 
-    Where the volume is smaller than the window, it lies at a random place in the window.
+    Along an axis where the volume is smaller than the window, the volume is at a random position
+    inside the window.
 
     Args:
-      shape: voxels of the volume.
-      size: voxels of the window.
-      rng: chooses the place.
-      part: share of the volume along D that counts; voxels beyond it are not looked at.
+      shape: voxels of the volume along (D, H, W).
+      size: voxels of the window along (D, H, W).
+      rng: chooses the position.
+      part: part of the volume along D to place the window in; voxels outside of it are not used.
     """
     ends = _ends(shape, part)
     start = [anywhere(low, high, want, rng) for (low, high), want in zip(ends, size, strict=True)]
@@ -101,7 +102,7 @@ def place(
 
 
 def anywhere(low: int, high: int, want: int, rng: np.random.Generator) -> int:
-    """Returns the first voxel of a window of `want` voxels at a random place along one axis."""
+    """Returns the first voxel of a window of `want` voxels at a random position along one axis."""
     spare = high - low - want
     offset = int(rng.integers(abs(spare) + 1))
     return low + offset if spare > 0 else low - offset
@@ -114,12 +115,12 @@ def _ends(shape: Sequence[int], part: Part) -> _Ends:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Places:
-    """Label maps of crops that are placed in the same way as a crop; see `captions.Looks`.
+    """Label maps of other crops of the same record and placement; see `captions.Looks`.
 
     Attributes:
-      ground: the record, and the part of it that counts.
-      size: voxels of a crop.
-      placement: how crops are placed.
+      ground: the record, and the part of it that crops are cut from.
+      size: voxels of a crop along (D, H, W).
+      placement: placement of the crops.
     """
 
     ground: Ground

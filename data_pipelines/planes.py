@@ -1,4 +1,4 @@
-"""A picture of one scan: three planes side by side, with the mask's outlines."""
+"""Draws a picture of one scan: three planes side by side, with outlines of the mask."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from data_pipelines.volume import NOT_LABELLED, Volume
 
 BACKGROUND, TEXT = "#0d1117", "#e6edf3"
 _WIDTH, _HEAD, _FOOT = 12.0, 0.35, 0.3  # inches
-_MAX_HEIGHT = 12.0  # inches: a whole body is not drawn a metre high
+_MAX_HEIGHT = 12.0  # inches: limits the picture of a whole body
 
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """A cut through a (D, H, W) volume.
+    """A plane through a (D, H, W) volume.
 
     Attributes:
-      name: Of the plane.
-      axis: Which it is perpendicular to.
-      edges: Letters of its left, right, top and bottom; "" where nobody knows.
-      upwards: Whether rows run up in the picture, as Superior does.
+      name: Name of the plane.
+      axis: Axis that the plane is perpendicular to.
+      edges: Letters at the left, right, top and bottom edge; "" if the orientation is unknown.
+      upwards: Whether rows run upwards in the picture, as Superior does.
     """
 
     name: str
@@ -47,14 +47,14 @@ AS_STORED = (Plane("H x W", 0, ""), Plane("D x W", 1, ""), Plane("D x H", 2, "")
 def draw_planes(path: epath.PathLike, volume: Volume, window: tuple[float, float]) -> None:
     """Writes a PNG with an axial, a coronal and a sagittal plane, all at one scale.
 
-    As radiologists look at them: the patient's right is on the left, superior is up, and the
-    sagittal plane faces left. A volume without an affine is drawn as it is stored.
+    The planes are oriented as in radiology: the patient's right is on the left, superior is up, and
+    the sagittal plane faces left. A volume without an affine is drawn in its stored orientation.
 
     Args:
-      path: Of the PNG.
-      volume: Of any orientation. The planes go through the middle of what its mask labels, or
-        through its own.
-      window: Values drawn black and white, in the volume's units.
+      path: Path of the PNG.
+      volume: Volume of any orientation. The planes pass through the centre of the labelled voxels,
+        or of the volume if it has no labels.
+      window: Values that are drawn black and white, in the volume's units.
     """
     planes = AS_STORED
     if volume.affine is not None:
@@ -106,15 +106,15 @@ def draw_plane(
     spacing: np.ndarray,
     window: tuple[float, float],
 ) -> None:
-    """Draws one plane of a volume with its mask's outlines; x and y are numbers of voxels.
+    """Draws one plane of a volume with outlines of its mask; x and y count voxels.
 
     Args:
-      axes: To draw on.
-      plane: Which.
-      volume: Whose axes run as the plane's do.
-      index: Of the slice.
-      spacing: mm along its rows and columns.
-      window: Values drawn black and white.
+      axes: Axes to draw on.
+      plane: The plane to draw.
+      volume: Volume in the orientation that `plane` assumes.
+      index: Index of the slice along `plane.axis`.
+      spacing: mm along rows and columns of the slice.
+      window: Values that are drawn black and white, in the volume's units.
     """
     axes.imshow(
         volume.array.take(index, plane.axis), cmap="gray", vmin=window[0], vmax=window[1],
@@ -126,7 +126,7 @@ def draw_plane(
     axes.set_axis_off()
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
     halo = [patheffects.withStroke(linewidth=2, foreground=BACKGROUND)]
-    for letter, (x, y) in zip(plane.edges, places, strict=False):  # no edges: as stored
+    for letter, (x, y) in zip(plane.edges, places, strict=False):  # edges may be ""
         axes.text(x, y, letter, color=TEXT, fontsize=8, transform=axes.transAxes,
                   ha="center", va="center", path_effects=halo)  # fmt: skip
 
@@ -134,7 +134,7 @@ def draw_plane(
 def _outline(axes: Axes, mask: np.ndarray) -> None:
     colours = matplotlib.colormaps["tab20"]
     if min(mask.shape) < 2:
-        return  # a line has no outline
+        return  # a single row or column has no outline
     for label in np.unique(mask):
         if label not in (0, NOT_LABELLED):
             colour = colours(int(label - 1) % colours.N)

@@ -1,14 +1,14 @@
-"""Do the numbers agree with the units that they are said to have?
+"""Checks whether the values of a volume agree with its units.
 
 Hounsfield units have fixed points: air is -1000, fat -100, water 0, muscle 50, and hardly any bone
-exceeds 2000. They show a forgotten rescale, which no header tells. A crop need not hold all of
-them, so only what no CT can look like is refused; what cannot be told is let through:
+exceeds 2000. These points reveal a missing rescale, which no header shows. A crop need not have all
+of them, so only values that are impossible in a CT are refused. Some errors cannot be detected:
 
-- in a crop of one tissue, any error that moves it to where another tissue would be, such as most
-  wrong slopes;
-- a slope of 0.1 without an intercept, whose air lies where fat should be;
-- twice the right slope with the right intercept, in every third scan: enough of the blend of air
-  and tissue then lies where tissue should be.
+- in a crop of one tissue, every error that moves its values to those of another tissue, such as
+  most wrong slopes;
+- a slope of 0.1 without an intercept: air then has the values of fat;
+- twice the right slope with the right intercept, in every third scan: enough voxels with partial
+  volumes of air and tissue then have the values of tissue.
 """
 
 from __future__ import annotations
@@ -21,34 +21,38 @@ from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume
 
 _VOXELS = 2_000_000
-"""Sample size: its 0.1 percentile still rests on 2000 voxels, and it is sorted in 0.1 s."""
+"""Sample size: 2000 voxels lie below the 0.1 percentile, and the sample is sorted in 0.1 s."""
 _PADDING = -1100.0
-"""HU below which a lone, repeated value is filling outside the scanner's circle (-1500, -2000,
--3024, -8192 are usual), not air: air is -1000, give or take the noise."""
+"""HU. An isolated, repeated value below it is padding outside the scanner's circular field of view
+(usually -1500, -2000, -3024 or -8192). It is not air: air is -1000 plus or minus the noise."""
 _TOO_LOW = -1200.0
-"""HU that 5 % of a scan cannot lie below: air at -1000 with a noise of 100 HU puts 2.3 % there, and
-no scanner is that noisy in air. An intercept of -1024 applied twice puts all air near -2000."""
+"""HU. At most 5 % of a scan can be below it: of air at -1000 with a noise of 100 HU, 2.3 % are, and
+no scanner has so much noise in air. With an intercept of -1024 applied twice, all air is near -2000
+HU."""
 _TISSUE = (-200.0, 300.0)
-"""HU of fat, water, organs and blood, the latter with contrast agent. Whole scans of legs to chests
-had 33 % there or more, crops of lung 3 %, wrongly rescaled scans 0 to 4 %; below 2 % is refused."""
+"""HU of fat, water, organs, and blood with contrast agent. In whole scans, from legs to chests,
+33 % of the voxels or more were in this range; in crops of lung 3 %; in wrongly rescaled scans 0 to
+4 %. Less than 2 % is refused."""
 _TOO_DENSE = 4000.0
-"""HU that 1 % of a scan cannot exceed: bone ends at 2000, 12 bits at 3071, and metal is rare."""
+"""HU. At most 1 % of a scan can exceed it: bone reaches 2000, 12 bits 3071, and metal is rare."""
 _NARROW = 10.0
-"""HU from the 0.1 to the 99.9 percentile that every CT exceeds: that is six standard deviations
-of a uniform organ, and noise below 2 HU does not occur. Images scaled to 0..1 or to unit
-variance stay below it."""
+"""HU. In every CT, the range from the 0.1 to the 99.9 percentile is larger: it is six standard
+deviations of a uniform organ, and noise below 2 HU does not occur. Images scaled to 0..1 or to unit
+variance have a smaller range."""
 _LIGHT = -50.0
-"""HU between water with its noise and fat. A scan without 1 % of fat or air is a crop of organs,
-which in blood with contrast agent may lie wholly above 300."""
+"""HU between fat and water with its noise. A scan with less than 1 % fat or air is a crop of
+organs. Such a crop may be entirely above 300 HU, in blood with contrast agent."""
 _RAISED = (800.0, 1350.0)
-"""Where fat and soft tissue lie when an intercept of -1000 or -1024 is missing. What is denser than
-700 is then uniform, or the larger part; bone is neither, it spreads up to 2000."""
+"""Values of fat and soft tissue when an intercept of -1000 or -1024 is missing. The voxels above
+700 are then uniform, or the majority. Bone is neither; its values spread up to 2000."""
 _BACKGROUND = (-25.0, 50.0, 300.0)
-"""An MR, whose background is a floor at 0: its 0.1, 5 and 75 percentiles. Noise takes organs in CT
-below the first, and a quarter of a crop above the last is contrast agent without a floor."""
+"""Limits of the 0.1, 5 and 75 percentiles that identify an MR, whose background is a floor at 0.
+In CT, noise takes organs below the first limit. A CT crop with a quarter of its voxels above the
+last limit has contrast agent but no floor."""
 _FLOOR = (-700.0, -250.0)
-"""HU between lung and fat. Partial volumes of air and tissue pass through, nothing is uniform
-there: a scan whose lightest 5 % lie there within 100 HU shows air with half its value."""
+"""HU between lung and fat. Only partial volumes of air and tissue are in this range; no tissue is
+uniform there. If the lowest 5 % of a scan are there, within 100 HU, they are air at half its value.
+"""
 _UNIT_TOLERANCE = 1e-3
 
 _Reason = tuple[str, str]
@@ -56,11 +60,12 @@ _Reason = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The values of a volume, in order.
+    """A sorted sample of the values of a volume.
 
     Attributes:
-      ordered: (n,) ascending, at most about 2 million voxels at even strides, without padding.
-      padding: (value, share 0..1) of each padding value that was taken out.
+      ordered: (n,) values in ascending order, of at most about 2 million voxels at an even stride,
+        without padding.
+      padding: (value, share 0..1) of each padding value that was removed.
     """
 
     ordered: np.ndarray
@@ -68,26 +73,26 @@ class Sample:
 
     @classmethod
     def of(cls, volume: Volume) -> Sample:
-        """Draws the sample; only volumes in HU are searched for padding."""
-        stride = volume.array.size // _VOXELS | 1  # odd: never falls on the same columns only
-        ordered = np.sort(volume.array.flat[::stride])  # copies no more than it draws
+        """Draws the sample of a volume; padding is removed only if the units are HU."""
+        stride = volume.array.size // _VOXELS | 1  # odd: does not hit the same columns only
+        ordered = np.sort(volume.array.flat[::stride])  # copies only the sample
         return cls(*_without_padding(ordered)) if volume.units == "HU" else cls(ordered)
 
     def percentile(self, percent: float) -> float:
-        """The value that `percent` (0..100) of the voxels do not exceed."""
+        """Returns the value that `percent` (0..100) of the voxels do not exceed."""
         return float(self.ordered[round(percent / 100 * (len(self.ordered) - 1))])
 
     def share(self, low: float, high: float) -> float:
-        """Share (0..1) of the voxels in low..high, both included."""
+        """Returns the share (0..1) of the voxels in low..high, both included."""
         start = np.searchsorted(self.ordered, low)
         return float(np.searchsorted(self.ordered, high, "right") - start) / len(self.ordered)
 
 
 def check_values(volume: Volume) -> None:
-    """Checks that the values can be what `volume.units` says.
+    """Checks that the values agree with `volume.units`.
 
     Raises:
-      DataError: they cannot, or all voxels are equal.
+      DataError: they do not agree, or all voxels are equal.
     """
     low, high = float(volume.array.min()), float(volume.array.max())
     reason = None
@@ -103,11 +108,11 @@ def check_values(volume: Volume) -> None:
 
 
 def is_8_bit(volume: Volume, sample: Sample) -> bool:
-    """Whether the values are 8-bit grey values, by their type or, in any type, by their range."""
+    """Returns whether the values are 8-bit grey values, by their dtype or by their range."""
     if volume.array.dtype.itemsize == 1:
         return True
     low, high = volume.array.min(), volume.array.max()
-    # A crop of organs may lie within 0..255, but noise gives it no floor.
+    # A crop of organs may be within 0..255, but with its noise it has no floor at 0.
     return bool(low == 0 and (high == 255 or (high < 255 and sample.share(0, 0) > 0.01)))
 
 
@@ -116,7 +121,7 @@ def _without_padding(ordered: np.ndarray) -> tuple[np.ndarray, tuple[tuple[float
     while ordered[0] < _PADDING:
         count = int(np.searchsorted(ordered, ordered[0], "right"))
         close = int(np.searchsorted(ordered, float(ordered[0]) + 50, "right")) - count
-        # Air has neighbours in value, padding has none but a few blends at its edge.
+        # Air has many voxels of similar values; padding has only a few, blended at its edge.
         if count < max(2, total / 1000) or close > count / 10 or count == len(ordered):
             break
         padding.append((float(ordered[0]), count / total))
@@ -125,7 +130,7 @@ def _without_padding(ordered: np.ndarray) -> tuple[np.ndarray, tuple[tuple[float
 
 
 def _not_hounsfield(volume: Volume, sample: Sample) -> _Reason | None:
-    """Why the values cannot be HU, and the cure; None when they can."""
+    """Returns why the values cannot be HU, and the cure; None if they can."""
     scaled = "take the scan before it was windowed or scaled, or leave out the units"
     once = "convert the DICOM series again, and apply its slope and intercept once"
     add = "add the intercept (usually -1024); leave out the units if it is no CT"
@@ -158,6 +163,6 @@ def _not_hounsfield(volume: Volume, sample: Sample) -> _Reason | None:
 
 
 def _raised(sample: Sample) -> bool:
-    """Whether soft tissue lies where it does when the intercept is missing."""
+    """Returns whether soft tissue has the values that a missing intercept gives it."""
     dense = sample.share(700, np.inf)
     return dense > 0.5 or (dense > 0.15 and sample.share(*_RAISED) > 0.8 * dense)

@@ -1,4 +1,4 @@
-"""The verb `prepare`: scans in, a checked dataset for training out."""
+"""The command `prepare`: turns scans into a checked dataset for training."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.prepare_options import PrepareOptions
 from data_pipelines.program import program
 
-_CONFIGS = {  # and which of its sources the dataset is
+_CONFIGS = {  # a config for each dataset, and the dataset's index among the config's sources
     "sample_ct": ("configs/quickstart.py", 0),
     "folder": ("configs/own_scans.py", 0),
     "m3d_cap": ("configs/m3d/clip.py", 0),
@@ -36,23 +36,23 @@ _RECIPES = {
     "m3d_seg": "as_is",
 }
 QUARANTINED = 3
-"""Exit status when the dataset is complete but for scans that were put aside."""
+"""Exit status when the dataset is complete except for scans in quarantine."""
 LEAKS = 4
 """Exit status when a patient or a scan is in two splits or datasets."""
 
 
 @dataclass(frozen=True)
 class Prepare(PrepareOptions):
-    """Does what the options ask for."""
+    """The command `prepare` with its options."""
 
     def run(self) -> int:
-        """Prepares, prints what was written and what comes next; returns the exit status.
+        """Prepares the dataset, prints a summary and the next command, returns the exit status.
 
         Raises:
           DataError: See `prepare`.
         """
         for other in self.against:
-            read_metadata(other)  # a wrong path is told now, not after hours of work
+            read_metadata(other)  # reports a wrong path now, not after hours of work
         result = self.prepare()
         _report(result, *_CONFIGS[self.dataset])
         if (self.check_leaks or self.against) and _report_leaks(result.path, self.against):
@@ -60,10 +60,10 @@ class Prepare(PrepareOptions):
         return QUARANTINED if result.quarantined else 0
 
     def prepare(self) -> Result:
-        """Prepares without printing the summary.
+        """Prepares the dataset without printing the summary.
 
         Raises:
-          DataError: A folder, a table or every scan is unusable; it says which, why and the cure.
+          DataError: A folder or a table is unusable, or all scans are.
         """
         collection = self.collection()
         out = files.absolute(self.out or f"data/{collection.name}")
@@ -71,7 +71,7 @@ class Prepare(PrepareOptions):
         if self.salt is not None:
             collection = salted(collection, read_salt(self.salt))
         result = assemble(collection, out, self._runner(), overwrite=self.overwrite)
-        if self.salt is not None:  # not before: a refused call must not cost the key of the last
+        if self.salt is not None:  # last, so that a call that fails does not replace the old key
             write_key(out.parent / f"{out.name}.key.csv", unsalted, collection)
         return result
 
@@ -132,7 +132,7 @@ def _report(result: Result, config: str, source: int) -> None:
 
 
 def _report_leaks(path: epath.Path, against: tuple[str, ...]) -> bool:
-    """Prints what leaks were found, and writes them to leaks.csv; returns whether there are."""
+    """Prints leaks, writes them to leaks.csv and returns whether any is not a mere duplicate."""
     entries = [entry for folder in (path, *against) for entry in read_entries(folder)]
     found = leaks.find_leaks(entries)
     print(leaks.report(found))

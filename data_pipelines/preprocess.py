@@ -1,7 +1,7 @@
-"""Recipes: a preprocessing is a tuple of steps, with a name, a JSON form and a fingerprint.
+"""Recipes of preprocessing: tuples of steps with a name, a JSON form and a fingerprint.
 
-The steps live in `spatial` and `intensity`, the way back in `restore`; this module gathers what
-callers need:
+The steps are defined in `spatial` and `intensity`, and the inverse in `restore`. This module
+exports all that callers need:
 
     volume = preprocess.RECIPES["e3d"](readers.read("scan.nii.gz", units="HU"))
     mask = preprocess.put_back(predicted, volume)
@@ -74,16 +74,16 @@ __all__ = [
 ]
 
 _VERSION = 2
-"""Raise it when a step computes something else than before: prepared data is then redone."""
+"""Increase it when the result of a step changes, so that datasets are prepared again."""
 
 M3D_SIZE: Size = (32, 256, 256)
 
 
 class Step(Protocol):
-    """A frozen dataclass of numbers that turns a volume into another one."""
+    """A preprocessing step: a frozen dataclass of numbers that maps a volume to a new one."""
 
     def __call__(self, volume: Volume) -> Volume:
-        """Returns a new volume; the given one is left as it is."""
+        """Returns a new volume; the given volume is not changed."""
         ...
 
 
@@ -107,27 +107,27 @@ _STEPS: dict[str, Callable[..., Step]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Steps applied in order.
+    """A sequence of steps.
 
     Attributes:
-      steps: dataclasses from this module.
+      steps: steps in the order of their application; dataclasses from this module.
     """
 
     steps: tuple[Step, ...]
 
     def __call__(self, volume: Volume) -> Volume:
-        """The preprocessed volume; its `to_source` is the way back through all steps."""
+        """Returns the preprocessed volume; its `to_source` inverts all steps."""
         for step in self.steps:
             volume = step(volume)
         return volume
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The steps as JSON values, each with its class name under "step"."""
+        """Returns the steps as JSON values, each with its class name under "step"."""
         return [{"step": type(step).__name__, **_fields(step)} for step in self.steps]
 
     @classmethod
     def from_json(cls, steps: Sequence[Mapping[str, Any]]) -> Recipe:
-        """The recipe that `to_json` wrote.
+        """Returns the recipe from the JSON values of `to_json`.
 
         Raises:
           ValueError: a step or a field is unknown.
@@ -135,7 +135,7 @@ class Recipe:
         return cls(tuple(_step(**fields) for fields in steps))
 
     def fingerprint(self) -> str:
-        """A short hash that changes with any step, number or order; equal across machines."""
+        """Returns a short hash of the steps, their values and order, equal on all machines."""
         text = json.dumps([_VERSION, self.to_json()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -145,38 +145,49 @@ def _m3d_fit(size: Size) -> tuple[Step, Step]:
 
 
 def m3d_cap(size: Size = M3D_SIZE) -> Recipe:
-    """M3D-Cap as released (Data/process/m3d_cap_data_prepare.py): slices (D, H, W), no affine."""
+    """Returns M3D-Cap's released recipe, for slices (D, H, W) without an affine.
+
+    Source: Data/process/m3d_cap_data_prepare.py.
+    """
     return Recipe((ScaleIntensity(), *_m3d_fit(size)))
 
 
 def m3d_seg(size: Size = M3D_SIZE) -> Recipe:
-    """M3D-Seg as released (m3d_seg_data_prepare.py): NIfTI order (x, y, z) to (z, y, x)."""
+    """Returns M3D-Seg's released recipe, from NIfTI order (x, y, z) to (z, y, x).
+
+    Source: m3d_seg_data_prepare.py.
+    """
     return Recipe((Permute((2, 1, 0)), ScaleIntensity(), *_m3d_fit(size)))
 
 
 def m3d_refseg(size: Size = M3D_SIZE) -> Recipe:
-    """M3D-RefSeg as released (m3d_refseg_data_prepare.py): (x, y, z) to (z, x, y), unlike Seg."""
+    """Returns M3D-RefSeg's released recipe, from (x, y, z) to (z, x, y), unlike M3D-Seg.
+
+    Source: m3d_refseg_data_prepare.py.
+    """
     return Recipe((Permute((2, 0, 1)), ScaleIntensityRangePercentiles(), *_m3d_fit(size)))
 
 
 def m3d(size: Size = M3D_SIZE) -> Recipe:
-    """M3D's size and range with its flaws corrected, for new training and any file.
+    """Returns a corrected recipe with M3D's size and range, for new training and all files.
 
-    One orientation for all sets, percentiles instead of a min-max that one metal voxel flattens,
-    anti-aliasing, and masks on the image's own sampling points.
+    It differs from M3D in four ways: one orientation for all datasets, percentiles instead of the
+    minimum and maximum, which a single metal voxel distorts, anti-aliasing, and masks sampled at
+    the same points as the image.
     """
     return Recipe((Orientation(), ScaleIntensityRangePercentiles(), CropForeground(), Resize(size)))
 
 
 def m3d_slices(size: Size = M3D_SIZE) -> Recipe:
-    """As `m3d`, for slices and arrays of which nobody knows how they lie: axes stay as they are."""
+    """Returns `m3d` without its first step, for slices and arrays of unknown orientation."""
     return Recipe(m3d(size).steps[1:])
 
 
 def e3d() -> Recipe:
-    """E3D-GPT (arXiv 2410.14200; details from its lineage): HU -1000..1000 at 3 x 1.5 x 1.5 mm.
+    """Returns E3D-GPT's recipe: HU -1000..1000 at 3 x 1.5 x 1.5 mm, 128 x 256 x 256 voxels.
 
-    128 x 256 x 256 voxels, padded with air; the crop to 112 x 224 x 224 belongs to training.
+    Smaller volumes are padded with air. The crop to 112 x 224 x 224 is part of training. Source:
+    arXiv 2410.14200; details from its lineage.
     """
     return Recipe(
         (
@@ -190,16 +201,20 @@ def e3d() -> Recipe:
 
 
 def ct(spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Recipe:
-    """A whole CT in HU at one spacing (mm), of any size; -1024..3071 is what 12 bits can hold."""
+    """Returns the recipe for a whole CT in HU at one spacing (mm), of any size.
+
+    Values are limited to -1024..3071, the range of 12 bits.
+    """
     return Recipe((RequireUnits("HU"), Orientation(), ClipIntensity(-1024, 3071), Spacing(spacing)))
 
 
 def mr(spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Recipe:
-    """A whole MR at one spacing (mm), of any size, scaled to 0..1 ("raw" to "unit").
+    """Returns the recipe for a whole MR at one spacing (mm), of any size, scaled to 0..1.
 
-    The numbers of an MR mean something only within the scan, so it is scaled by its own
-    percentiles: the 99.5 rather than the maximum, which a bright vessel or an artefact sets. Empty
-    margins are cropped before, for the more zeros there are, the lower that percentile falls.
+    Units change from "raw" to "unit". The values of an MR have a meaning only within the scan, so
+    it is scaled by its own percentiles. The upper end is the 99.5 percentile, because a bright
+    vessel or an artefact determines the maximum. Empty margins are cropped first, because zeros
+    would lower this percentile.
     """
     return Recipe(
         (
@@ -213,7 +228,7 @@ def mr(spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Recipe:
 
 
 def as_is() -> Recipe:
-    """Nothing: for volumes that somebody has preprocessed already, such as M3D's .npy files."""
+    """Returns a recipe without steps, for preprocessed volumes such as M3D's .npy files."""
     return Recipe(())
 
 

@@ -1,8 +1,8 @@
 """Separable resampling in numpy: any axis-aligned change of grid, one axis at a time.
 
-A new grid is given per axis by `start` and `step`: voxel i sits at `start + step * i` in voxels of
+A new grid is given per axis by `start` and `step`: voxel i is at `start + step * i`, in voxels of
 the old axis. Linear interpolation is a product with a banded weight matrix per axis, which BLAS
-does faster than any gather, and the axis that shrinks most goes first.
+computes faster than a gather. The axis that shrinks most is resampled first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 Numbers = Sequence[float] | np.ndarray
 
 _BLOCK = 16
-"""Output positions per matrix product. They need few input positions: that saves most of the
-multiplications with zeros and bounds the float32 copy of the input."""
+"""Output positions per matrix product. A small block needs few input positions. This avoids most
+multiplications by zero and limits the size of the float32 copy of the input."""
 
 
 def linear(
@@ -27,21 +27,21 @@ def linear(
     anti_alias: bool = False,
     fill: float = 0.0,
 ) -> np.ndarray:
-    """Linear interpolation onto another grid, in float32.
+    """Resamples an array to another grid by linear interpolation, in float32.
 
-    Between an edge voxel's centre and its outer face its value is repeated, as in torch with
-    `align_corners=False`.
+    Between the centre of an edge voxel and its outer face, the voxel's value is repeated, as in
+    torch with `align_corners=False`.
 
     Args:
       array: (D, H, W), any real dtype.
-      shape: of the result.
-      start: (3,) position of the result's voxel 0 on each axis.
+      shape: shape of the result.
+      start: (3,) position of the result's voxel 0 on each axis, in voxels of the input.
       step: (3,) voxels of the input per voxel of the result; may be negative.
-      anti_alias: where an axis shrinks, widen the interpolating triangle to cover `step` voxels.
+      anti_alias: on axes that shrink, widen the triangular kernel by the factor `step`.
       fill: value outside the input.
 
     Returns:
-      `shape` float32; the input itself, in its dtype, where no axis changes.
+      float32 array of shape `shape`; the input itself, in its dtype, if no axis changes.
     """
     sizes = array.shape
     axes = [a for a in range(3) if (shape[a], start[a], step[a]) != (sizes[a], 0, 1)]
@@ -60,7 +60,7 @@ def nearest(
     *,
     fill: float = 0,
 ) -> np.ndarray:
-    """The nearest voxel's value on another grid; arguments as for `linear`, dtype kept."""
+    """Resamples an array by nearest neighbour in its dtype; arguments as for `linear`."""
     index, outside = [], []
     for axis, size in enumerate(array.shape):
         position = np.floor(start[axis] + step[axis] * np.arange(shape[axis]) + 0.5).astype(int)
@@ -73,9 +73,10 @@ def nearest(
 
 
 def nearest_floor(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Nearest neighbour as in torch's "nearest": voxel floor(i * in / out), in float32 as there.
+    """Resamples an array as torch's mode "nearest": takes voxel floor(i * in / out), in float32.
 
-    It is off by half a voxel against `linear`; for parity with released M3D masks only.
+    The result is shifted by half a voxel against `linear`. It is only for parity with the masks of
+    the released M3D.
     """
     index = []
     for size, new in zip(array.shape, shape, strict=True):
@@ -88,7 +89,10 @@ def nearest_floor(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def linear_weights(
     size: int, new_size: int, start: float, step: float, anti_alias: bool = False
 ) -> np.ndarray:
-    """Interpolation along one axis as a matrix (new_size, size) float32; rows outside are zero."""
+    """Returns the float32 matrix (new_size, size) that interpolates along one axis.
+
+    Rows of positions outside the input are zero.
+    """
     position = start + step * np.arange(new_size)[:, None]
     width = max(abs(step), 1.0) if anti_alias else 1.0
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(size) - position) / width)
@@ -98,7 +102,7 @@ def linear_weights(
 
 
 def _along(array: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    """Applies a weight matrix along one axis, a block of output positions at a time."""
+    """Multiplies one axis by a weight matrix, one block of output positions at a time."""
     shape = list(array.shape)
     shape[axis] = len(weights)
     out = np.zeros(shape, np.float32)

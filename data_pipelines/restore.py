@@ -1,7 +1,7 @@
-"""The way back: masks, boxes and points from a preprocessed grid to the file's grid and to mm.
+"""Maps masks, boxes and points from a preprocessed grid back to the file's grid and to mm.
 
-Any recipe is, in total, one axis permutation with flips and one affine map per axis
-(`Volume.to_source`), so its inverse is a single resampling, without the detour over the steps.
+A whole recipe amounts to one axis permutation with flips and one affine map per axis
+(`Volume.to_source`). Its inverse is therefore a single resampling, not one for each step.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from data_pipelines.volume import Volume, corners, transform
 
 
 def put_back(array: np.ndarray, volume: Volume, *, order: int = 0, fill: float = 0) -> np.ndarray:
-    """Resamples an array from the volume's grid to the grid of the file it was read from.
+    """Resamples an array from the volume's grid to the grid of the volume's file.
 
     Args:
       array: (D, H, W) on the volume's grid, such as a predicted mask or a probability.
       volume: the preprocessed volume.
       order: 0 nearest neighbour (labels), 1 linear (probabilities, images; float32).
-      fill: value where the file's grid reaches beyond the volume, as after a crop.
+      fill: value at voxels of the file that are outside the volume, for example after a crop.
 
     Returns:
-      Array of shape `volume.source_shape`, in the file's own axis order.
+      Array of shape `volume.source_shape`, in the file's axis order.
 
     Raises:
       ValueError: the array is on another grid, or the order is neither 0 nor 1.
@@ -51,25 +51,25 @@ def put_back(array: np.ndarray, volume: Volume, *, order: int = 0, fill: float =
 
 
 def boxes_to_source(boxes: np.ndarray, volume: Volume) -> np.ndarray:
-    """Boxes from the volume's grid to the file's grid.
+    """Transforms boxes from the volume's grid to the file's grid.
 
     Args:
       boxes: (N, 6) min d, h, w, max d, h, w in voxels, half-open: max is one past the last voxel.
       volume: the preprocessed volume.
 
     Returns:
-      (N, 6) float64 in the same convention, along the file's own axes; not rounded.
+      (N, 6) float64 in the same convention, along the file's axes; not rounded.
     """
-    # Half-open voxel numbers are faces; the affine speaks of centres, half a voxel further.
+    # Half-open bounds are faces of voxels. The affine maps centres, which are half a voxel further.
     faces = np.asarray(boxes, np.float64).reshape(-1, 2, 3) - 0.5
     moved = transform(volume.to_source, faces) + 0.5
     return np.concatenate([moved.min(1), moved.max(1)], axis=1)
 
 
 def boxes_to_world(boxes: np.ndarray, volume: Volume) -> np.ndarray:
-    """The eight corners of half-open voxel boxes (N, 6) in RAS+ mm, (N, 8, 3).
+    """Returns the eight corners (N, 8, 3) of half-open voxel boxes (N, 6), in RAS+ mm.
 
-    Corners, because a box on an oblique scan is not parallel to the axes of the patient.
+    Corners are needed because a box on an oblique scan is not parallel to the patient's axes.
     """
     faces = np.asarray(boxes, np.float64).reshape(-1, 2, 3) - 0.5
     pick = corners((2, 2, 2))
@@ -77,7 +77,7 @@ def boxes_to_world(boxes: np.ndarray, volume: Volume) -> np.ndarray:
 
 
 def points_to_world(points: np.ndarray, volume: Volume) -> np.ndarray:
-    """Voxel centres (..., 3) as d, h, w to RAS+ mm (..., 3), float64.
+    """Transforms voxel centres (..., 3) as d, h, w to RAS+ mm (..., 3), float64.
 
     Raises:
       DataError: the volume has no affine.
@@ -86,13 +86,13 @@ def points_to_world(points: np.ndarray, volume: Volume) -> np.ndarray:
 
 
 def save_like(array: np.ndarray, path: epath.PathLike, volume: Volume) -> None:
-    """Saves an array on the file's grid (see `put_back`) as NIfTI with the file's own affine.
+    """Saves an array on the file's grid (see `put_back`) as NIfTI with the file's affine.
 
     Args:
-      array: of shape `volume.source_shape`; float64, int64 and bool are saved as float32, int32
-        and uint8, which every viewer reads.
-      path: ends in .nii or .nii.gz.
-      volume: read from the file, preprocessed or not.
+      array: array of shape `volume.source_shape`; float64, int64 and bool are saved as float32,
+        int32 and uint8, which every viewer can read.
+      path: path that ends in .nii or .nii.gz.
+      volume: volume that was read from the file, preprocessed or not.
 
     Raises:
       DataError: the file had no affine.
@@ -115,7 +115,7 @@ def _affine(volume: Volume, affine: np.ndarray | None) -> np.ndarray:
     if affine is None:
         raise DataError(
             volume.source,
-            "nothing in the file says where its voxels lie in the patient",
-            "give an affine when reading, or stay in voxels",
+            "the file does not state where its voxels are in the patient",
+            "give an affine when reading, or use voxel coordinates",
         )
     return affine

@@ -1,8 +1,8 @@
-"""Geometric preprocessing steps, named and parametrised as in MONAI.
+"""Geometric steps of preprocessing, with MONAI's names and parameters.
 
-Each step is an axis permutation or a map `old index = start + step * new index` per axis, applied
-to the image (linear) and the mask (nearest), and remembered in `Volume.to_source`. All sizes and
-spacings are in the order (D, H, W).
+Each step is an axis permutation or a map `old index = start + step * new index` per axis. It is
+applied to the image (linear) and the mask (nearest), and composed into `Volume.to_source`. All
+sizes and spacings are in the order (D, H, W).
 """
 
 from __future__ import annotations
@@ -23,22 +23,28 @@ Size = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """Permutes and flips the axes so that they run towards `axcodes`; no voxel changes its value.
+    """A step that permutes and flips the axes so that they run towards `axcodes`.
+
+    Voxels keep their values.
 
     Attributes:
-      axcodes: where D, H and W run to. "SPL": slices upwards, rows to the back, columns to the
-        patient's left, as a radiologist sees an axial slice.
+      axcodes: directions of D, H and W. "SPL" is Superior, Posterior, Left: slices run upwards,
+        rows to the back and columns to the patient's left, as in the usual view of an axial slice.
     """
 
     axcodes: str = "SPL"
 
     def __call__(self, volume: Volume) -> Volume:
-        """Raises: DataError, when the volume has no affine."""
+        """Returns the reoriented volume.
+
+        Raises:
+          DataError: the volume has no affine.
+        """
         if volume.affine is None:
             raise DataError(
                 volume.source,
-                "nothing in the file says how the image lies in the patient",
-                "give a file that says it, such as NIfTI (in Python: an affine), or use a recipe "
+                "the file does not state the orientation of the image in the patient",
+                "give a file that states it, such as NIfTI (in Python: an affine), or use a recipe "
                 "without Orientation",
             )
         now = orientations.io_orientation(volume.affine)
@@ -48,7 +54,7 @@ class Orientation:
 
 @dataclasses.dataclass(frozen=True)
 class Permute:
-    """Transposes the axes, as M3D's scripts do without asking the affine.
+    """A step that transposes the axes regardless of the affine, as M3D's scripts do.
 
     Attributes:
       axes: new axis i is old axis `axes[i]`.
@@ -57,7 +63,7 @@ class Permute:
     axes: Size
 
     def __call__(self, volume: Volume) -> Volume:
-        """Image and mask transposed."""
+        """Returns the volume with image and mask transposed."""
         change = np.ones((3, 2))
         change[list(self.axes), 0] = range(3)
         return _reorient(volume, change)
@@ -65,7 +71,7 @@ class Permute:
 
 @dataclasses.dataclass(frozen=True)
 class Spacing:
-    """Resamples to exactly this spacing; the centre of the volume stays where it is.
+    """A step that resamples to exactly this spacing; the centre of the volume does not move.
 
     Attributes:
       pixdim: mm along D, H, W.
@@ -76,16 +82,20 @@ class Spacing:
     anti_alias: bool = True
 
     def __call__(self, volume: Volume) -> Volume:
-        """Raises: DataError, when the volume has no spacing."""
+        """Returns the resampled volume.
+
+        Raises:
+          DataError: the volume has no spacing.
+        """
         if volume.spacing is None:
             raise DataError(
                 volume.source, "the voxel spacing is unknown", "give spacing=(D, H, W) in mm"
             )
-        # Headers store spacings in float32: 1.5 and 1.4999999 mm are the same grid.
+        # Headers store spacings in float32: 1.5 and 1.4999999 mm mean the same grid.
         same = np.isclose(volume.spacing, self.pixdim, rtol=1e-5)
         step = np.where(same, 1.0, np.divide(self.pixdim, volume.spacing))
         old = np.array(volume.shape)
-        # Rounded up, so that the new grid covers every voxel and a mask comes back whole.
+        # Rounded up, so that the new grid covers every voxel and a mask can be restored completely.
         new = np.ceil(old / step - 1e-3).astype(int)
         start = (old - 1) / 2 - step * (new - 1) / 2
         return _resample(volume, new.tolist(), start, step, self.anti_alias)
@@ -93,13 +103,15 @@ class Spacing:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Resamples to a fixed number of voxels; the field of view stays, the aspect does not.
+    """A step that resamples to a fixed number of voxels.
+
+    The field of view stays the same, the aspect ratio of a voxel does not.
 
     Attributes:
       spatial_size: voxels along D, H, W.
-      anti_alias: low-pass filter axes that become coarser; M3D's releases did not.
+      anti_alias: low-pass filter axes that become coarser; M3D's released code does not.
       mask_mode: "half_pixel" takes the voxel nearest to the image's sampling point; "floor" is
-        torch's legacy "nearest" of M3D's releases, half a voxel off.
+        torch's legacy "nearest" as in M3D's released code, shifted by half a voxel.
     """
 
     spatial_size: Size
@@ -107,7 +119,7 @@ class Resize:
     mask_mode: Literal["half_pixel", "floor"] = "half_pixel"
 
     def __call__(self, volume: Volume) -> Volume:
-        """Image and mask of shape `spatial_size`."""
+        """Returns the volume with image and mask of shape `spatial_size`."""
         step = np.divide(volume.shape, self.spatial_size)
         out = _resample(volume, self.spatial_size, step / 2 - 0.5, step, self.anti_alias)
         if volume.mask is None or self.mask_mode == "half_pixel":
@@ -118,18 +130,22 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class CropForeground:
-    """Crops to the bounding box of the voxels above a threshold.
+    """A step that crops to the bounding box of the voxels above a threshold.
 
     Attributes:
       threshold: foreground is `array > threshold`.
-      margin: voxels to keep around the box, inside the volume.
+      margin: voxels to keep around the box, as far as the volume reaches.
     """
 
     threshold: float = 0.0
     margin: int = 0
 
     def __call__(self, volume: Volume) -> Volume:
-        """Raises: DataError, when no voxel is foreground."""
+        """Returns the cropped volume.
+
+        Raises:
+          DataError: no voxel is foreground.
+        """
         foreground = volume.array > self.threshold
         start, stop = [], []
         for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
@@ -147,18 +163,18 @@ class CropForeground:
 
 @dataclasses.dataclass(frozen=True)
 class ResizeWithPadOrCrop:
-    """Crops or pads every axis around its centre to a fixed number of voxels.
+    """A step that crops or pads every axis around its centre to a fixed number of voxels.
 
     Attributes:
       spatial_size: voxels along D, H, W.
-      value: the image's value in the padding; the mask is 0 there.
+      value: value of the image in the padding; the mask is 0 there.
     """
 
     spatial_size: Size
     value: float = 0.0
 
     def __call__(self, volume: Volume) -> Volume:
-        """Image and mask of shape `spatial_size`."""
+        """Returns the volume with image and mask of shape `spatial_size`."""
         start = [
             _centred(old, new) for old, new in zip(volume.shape, self.spatial_size, strict=True)
         ]
@@ -167,7 +183,7 @@ class ResizeWithPadOrCrop:
 
 
 def center_crop(volume: Volume, size: Size) -> Volume:
-    """Crops around the centre.
+    """Crops a volume around its centre.
 
     Raises:
       ValueError: the volume is smaller than the crop.
@@ -178,13 +194,13 @@ def center_crop(volume: Volume, size: Size) -> Volume:
 
 
 def crop(volume: Volume, start: Sequence[int], stop: Sequence[int], value: float = 0.0) -> Volume:
-    """The box of voxels start..stop (exclusive); where it leaves the volume it is padded.
+    """Crops a volume to the voxels start..stop (exclusive) and pads outside of the volume.
 
     Args:
-      volume: to crop, with its mask.
+      volume: volume to crop, with its mask.
       start: (3,) first voxel; may be negative.
-      stop: (3,) end, exclusive; may lie outside.
-      value: of the image in the padding; the mask is 0 there.
+      stop: (3,) end, exclusive; may be outside of the volume.
+      value: value of the image in the padding; the mask is 0 there.
     """
 
     def cut(array: np.ndarray, fill: float) -> np.ndarray:
@@ -202,14 +218,14 @@ def crop(volume: Volume, start: Sequence[int], stop: Sequence[int], value: float
 
 
 def _pad(array: np.ndarray, width: list[tuple[int, int]], fill: float) -> np.ndarray:
-    # An unsigned image cannot hold -1024: widen it rather than let the air wrap around.
+    # An unsigned image cannot hold -1024: widen its dtype, so that the value does not wrap around.
     needed = np.min_scalar_type(int(fill) if float(fill).is_integer() else fill)
     wide = array.astype(np.result_type(array, needed), copy=False)
     return np.pad(wide, width, constant_values=fill)
 
 
 def _centred(old: int, new: int) -> int:
-    """First voxel of a centred crop (negative: padding); odd differences round as in MONAI."""
+    """Returns the first voxel of a centred crop, negative for padding, rounded as in MONAI."""
     return old // 2 - new // 2 if new <= old else -((new - old) // 2)
 
 

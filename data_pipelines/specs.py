@@ -1,4 +1,4 @@
-"""Shapes of arrays that are not there yet."""
+"""Shapes and dtypes of arrays that do not exist yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """Shape and dtype of an array that is not there yet."""
+    """The shape and dtype of an array that does not exist yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

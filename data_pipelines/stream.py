@@ -1,4 +1,4 @@
-"""Batches that are made ahead of their use, in threads or worker processes."""
+"""Makes batches in advance, in threads or worker processes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The samples of some rows of all batches, counted through.
+    """The samples of selected rows of all batches, numbered consecutively.
 
     Attributes:
-      samples: all samples; batch n is made of `batch_size` from n x `batch_size` on.
-      rows: the rows that are taken of each batch.
-      batch_size: rows of a whole batch.
+      samples: all samples; batch n has the `batch_size` samples from n x `batch_size` on.
+      rows: the selected rows of each batch.
+      batch_size: number of rows of a whole batch.
     """
 
     samples: grain.MapDataset
@@ -30,7 +30,7 @@ class Rows:
     batch_size: int
 
     def __call__(self, number: int) -> Batch:
-        """Returns the sample with this number among those of the rows."""
+        """Returns the sample with this number among the samples of the selected rows."""
         batch, row = divmod(number, len(self.rows))
         return self.samples[batch * self.batch_size + self.rows[row]]
 
@@ -43,18 +43,18 @@ def batches(
     workers: int,
     buffer: int,
 ) -> Generator[Batch, None, None]:
-    """Yields batches; close it to stop the threads or processes that make them.
+    """Yields batches; close the generator to stop the threads or processes that make them.
 
     Args:
       rows: the samples.
       start: number of the first batch.
-      end: number past the last.
-      stack: makes a batch of its samples.
-      workers: processes; 0 uses threads of this one.
-      buffer: batches that are made ahead, per worker.
+      end: number after the last batch.
+      stack: turns a list of samples into a batch.
+      workers: number of processes; 0 uses threads of this process.
+      buffer: number of batches that each worker makes in advance.
     """
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS(sys.argv[:1])  # Grain reads absl flags, and fails where they are not parsed
+        flags.FLAGS(sys.argv[:1])  # Grain reads absl flags and fails if they are not parsed
     count = len(rows.rows)
     dataset = grain.MapDataset.range(start * count, end * count).map(rows)
     dataset = dataset.batch(count, drop_remainder=True, batch_fn=stack)
@@ -73,6 +73,6 @@ def batches(
 
 
 def _outlive_stop_signals(_worker: int, _workers: int) -> None:
-    """Ignores the signals that Slurm and ctrl-C send: the last step still needs its batch."""
+    """Ignores the stop signals of Slurm and ctrl-C, because the last step still needs its batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

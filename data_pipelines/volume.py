@@ -1,4 +1,4 @@
-"""A 3D image together with its place in the patient and the way back to its file.
+"""The class `Volume`: a 3D image with its affine and its mapping to the grid of its file.
 
 Index space: a voxel is addressed by its centre (d, h, w), so it covers d-0.5 .. d+0.5. World space
 is RAS+ millimetres (x to the Right, y to the Anterior, z to the Superior), as in NIfTI.
@@ -16,23 +16,23 @@ from data_pipelines.errors import DataError
 
 Units = Literal["HU", "unit", "raw"]
 NOT_LABELLED = 255
-"""Mask value of voxels that nobody labelled; every other value is a label or 0, background."""
+"""Mask value of voxels without annotation; 0 is background, and all other values are labels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-    """An image, an optional label map on the same grid, and both grids' geometry.
+    """An image and an optional label map on the same grid, with the geometry of grid and file.
 
     Attributes:
-      array: (D, H, W), any real dtype; axes as the file stores them until `Orientation` has run.
-      units: "HU", "unit" (0..1) or "raw" (arbitrary, such as MR). Never guessed.
-      affine: (4, 4) float64, (d, h, w, 1) -> RAS+ mm; None when the source has none.
-      spacing: mm along (D, H, W); follows from the affine when there is one.
+      array: (D, H, W), any real dtype; axes in the file's order until `Orientation` is applied.
+      units: "HU", "unit" (0..1) or "raw" (arbitrary, such as MR). Units are never guessed.
+      affine: (4, 4) float64, (d, h, w, 1) -> RAS+ mm; None if the source has none.
+      spacing: mm along (D, H, W); computed from the affine if there is one.
       mask: (D, H, W) unsigned label map; 255 means not labelled.
       mask_names: label value -> name.
       patient_id: given by the caller, never read from the file's tags.
-      study_id: given by the caller, as `patient_id`.
-      source: the path the array was read from.
+      study_id: given by the caller, like `patient_id`.
+      source: path of the file that the array was read from.
       to_source: (4, 4) float64, index (d, h, w, 1) here -> index on the grid of the file.
       source_shape: shape of the file's grid, in the file's axis order.
       source_affine: affine of the file's grid.
@@ -55,7 +55,7 @@ class Volume:
     source_affine: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Checks what can be checked and fills in what follows."""
+        """Checks the values and fills in those that follow from others."""
         self._check_array()
         self._check_mask()
         self._set("to_source", check_affine(self.to_source, self.source))
@@ -69,20 +69,20 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(D, H, W)."""
+        """Returns (D, H, W)."""
         depth, height, width = self.array.shape
         return depth, height, width
 
     def regrid(self, array: np.ndarray, mask: np.ndarray | None, to_old: np.ndarray) -> Volume:
-        """The volume on a new grid, with `affine`, `spacing` and `to_source` composed.
+        """Returns the volume on a new grid, with composed `affine`, `spacing` and `to_source`.
 
         Args:
-          array: (D', H', W') the image, already on the new grid.
-          mask: (D', H', W') its mask, or None.
-          to_old: (4, 4) index on the new grid -> index on this one: an axis permutation with
+          array: (D', H', W') image, already on the new grid.
+          mask: (D', H', W') mask on the new grid, or None.
+          to_old: (4, 4) index on the new grid -> index on this grid; an axis permutation with
             flips, scales and shifts.
         """
-        # Every column has one entry, so a new axis inherits exactly one old spacing.
+        # Every column has one entry, so each new axis gets the spacing of exactly one old axis.
         spacing = None if self.spacing is None else self.spacing @ np.abs(to_old[:3, :3])
         return dataclasses.replace(
             self,
@@ -138,7 +138,7 @@ class Volume:
             if given is not None and not np.allclose(given, norms, rtol=1e-3):
                 raise DataError(
                     self.source,
-                    f"the spacing {given} disagrees with the affine, which says {self.spacing}",
+                    f"the spacing {given} disagrees with the affine, which has {self.spacing}",
                     "give only one of them",
                 )
         elif given is not None and not (
@@ -151,14 +151,14 @@ def check_affine(affine: np.ndarray, source: object = "") -> np.ndarray:
     """Returns the affine as float64 (4, 4).
 
     Raises:
-      DataError: it is not (4, 4), not finite, or maps the volume onto a plane.
+      DataError: the affine is not (4, 4), is not finite, or maps the volume onto a plane.
     """
     affine = np.array(affine, np.float64)
     cure = "repair the header with the tool that wrote the file, or export the scan again"
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise DataError(source, "the affine is not a finite 4x4 matrix", cure)
     norms = np.linalg.norm(affine[:3, :3], axis=0)
-    # The determinant of the unit directions does not depend on how small the voxels are.
+    # The determinant of the unit directions does not depend on the size of the voxels.
     if norms.min() <= 1e-9 or abs(np.linalg.det(affine[:3, :3] / norms)) < 1e-3:
         raise DataError(source, "the affine is singular (an axis has no extent of its own)", cure)
     if not np.allclose(affine[3], (0, 0, 0, 1)):
@@ -172,5 +172,5 @@ def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def corners(shape: tuple[int, ...]) -> np.ndarray:
-    """The eight corner voxels (8, 3) of a grid of this shape."""
+    """Returns the eight corner voxels (8, 3) of a grid of this shape."""
     return np.stack(np.meshgrid(*((0, n - 1) for n in shape), indexing="ij"), -1).reshape(-1, 3)

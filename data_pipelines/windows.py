@@ -1,4 +1,4 @@
-"""Windows of a volume: where a crop lies, and the one way to cut it out."""
+"""Windows: positions of crops in a volume, and the function that cuts them out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from data_pipelines.spatial import Size
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Where a crop lies.
+    """The position of a crop in a volume.
 
     Attributes:
-      slices: of the volume, along (D, H, W).
-      pads: voxels before and after them that lie outside of the volume.
+      slices: slices of the volume along (D, H, W).
+      pads: voxels of the crop before and after the slices, outside of the volume.
     """
 
     slices: tuple[slice, ...]
@@ -29,9 +29,9 @@ class Window:
     def around(
         cls, shape: Sequence[int], size: Sequence[int], middle: Float[np.ndarray, "3"]
     ) -> Window:
-        """Returns the window whose middle is nearest to a point, without leaving the volume.
+        """Returns the window inside the volume whose middle is nearest to a point.
 
-        Along axes that are shorter than the window, the volume lies in the middle of the window.
+        Along axes where the volume is shorter than the window, it is centred in the window.
 
         Args:
           shape: voxels of the volume along (D, H, W).
@@ -47,13 +47,13 @@ class Window:
     def at(
         cls, ends: Sequence[tuple[int, int]], size: Sequence[int], start: Sequence[int]
     ) -> Window:
-        """Returns the window that begins at a voxel.
+        """Returns the window that starts at a voxel.
 
         Args:
           ends: first and past-the-last voxel of the volume along (D, H, W); voxels of the window
             beyond them are padded.
-          size: voxels of the window.
-          start: the voxel of the volume at the window's voxel 0.
+          size: voxels of the window along (D, H, W).
+          start: voxel of the volume at the window's voxel 0; may be negative.
         """
         slices, pads = [], []
         for (low, high), want, first in zip(ends, size, start, strict=True):
@@ -63,12 +63,12 @@ class Window:
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Window:
-        """Returns the window that is the volume itself."""
+        """Returns the window that covers exactly the volume."""
         return cls(tuple(slice(0, side) for side in shape), ((0, 0),) * len(shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Voxels of the window along (D, H, W), those outside of the volume included."""
+        """Returns the voxels of the window along (D, H, W), including those outside the volume."""
         return tuple(
             before + along.stop - along.start + after
             for along, (before, after) in zip(self.slices, self.pads, strict=True)
@@ -76,7 +76,7 @@ class Window:
 
     @property
     def middle(self) -> tuple[int, ...]:
-        """The voxel of the volume in the middle of what of it is in the window."""
+        """Returns the middle voxel of the part of the volume that is in the window."""
         return tuple((along.start + along.stop) // 2 for along in self.slices)
 
     def of(self, volume: np.ndarray | LazyArray, fill: int) -> np.ndarray:
@@ -87,7 +87,7 @@ class Window:
         return np.pad(window, self.pads, constant_values=fill)
 
     def to_volume(self, size: Size) -> Float[np.ndarray, "4 4"]:
-        """Returns the matrix from indices of what `cut` returns to indices of the volume."""
+        """Returns the matrix from indices of the result of `cut` to indices of the volume."""
         start = [
             along.start - before for along, (before, _) in zip(self.slices, self.pads, strict=True)
         ]
@@ -102,12 +102,12 @@ def cut(volume: np.ndarray | LazyArray, window: Window, size: Size, fill: int) -
 
     Args:
       volume: (D, H, W) stored integers.
-      window: which part of it.
+      window: the window to cut out.
       size: voxels along (D, H, W) of the result.
-      fill: stored value outside of the volume, such as that of air.
+      fill: stored value for voxels outside of the volume, such as that of air.
 
     Returns:
-      The volume's dtype if nothing was resampled, int16 else.
+      Array of shape `size`, in the volume's dtype if nothing was resampled, else int16.
     """
     patch = window.of(volume, fill)
     if patch.shape == size:
@@ -116,6 +116,6 @@ def cut(volume: np.ndarray | LazyArray, window: Window, size: Size, fill: int) -
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resamples a whole image to `size` voxels, linear and without aliasing, in float32."""
+    """Resamples a whole image to `size` voxels, linearly and with anti-aliasing, in float32."""
     step = np.array(image.shape) / np.array(size)
     return linear(image, size, (step - 1) / 2, step, anti_alias=True)

@@ -37,7 +37,7 @@ def test_a_ct_with_its_mask(
         "nifti, 122 x 101 x 30 voxels (D x H x W), int16",
         "RAS: D to Right, H to Anterior, W to Superior",
         "366 x 303 x 90 mm",
-        "HU, told by you",
+        "HU, given by you",
         "passed",
         "1: 9452 voxels, 255.2 ml",
         "--units HU",
@@ -86,7 +86,7 @@ def test_a_dicom_folder_tells_its_units_and_no_tags(
 ) -> None:
     assert Inspect(str(sample_scans / "example_ct_dicom")).run() == 0
     out = capsys.readouterr().out
-    assert "HU, told by the file" in out and "dicom, 20 x 512 x 512" in out
+    assert "HU, given by the file" in out and "dicom, 20 x 512 x 512" in out
     assert "1.2.840" not in out and "1.3.6" not in out  # UIDs
 
 

@@ -139,7 +139,7 @@ def test_what_is_held_back_is_never_seen(prepared: str) -> None:
     thin = place(image.shape, (3, 2, 2), rng, (0.9, 1.0))
     assert np.unique(thin.of(image, 99)).tolist() == [9, 99] and thin.middle[0] == 9
     for low, high in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.1)):
-        with pytest.raises(ConfigError, match="must rise, and lie between 0 and 1"):
+        with pytest.raises(ConfigError, match="must be .low, high. with 0 <= low < high <= 1"):
             Source(prepared, part=(low, high))
     held = Source(prepared, "train_organs", part=(0.67, 1.0))
     (batch,) = data(prepared).examine(held, crops=4)

@@ -172,7 +172,7 @@ def test_oddities_of_what_is_missing() -> None:
     array = np.arange(8000, dtype=np.int16).reshape(mask.shape)
     told = oddities(Volume(array, "raw", mask=mask))
     assert told == [
-        "There is no affine: left and right cannot be told.",
+        "There is no affine: left and right are unknown.",
         "There is no spacing: sizes are unknown.",
         "The mask is empty.",
     ]

@@ -57,7 +57,7 @@ def test_orientation_is_spl(directions: np.ndarray) -> None:
 
 def test_orientation_needs_an_affine() -> None:
     """Left and right are never guessed."""
-    with pytest.raises(DataError, match="how the image lies"):
+    with pytest.raises(DataError, match="orientation of the image"):
         preprocess.Orientation()(Volume(np.zeros((2, 2, 2)), "raw"))
 
 

@@ -142,7 +142,7 @@ def test_loading_options_may_change_between_start_and_continuation(
     experiment = tiny.experiment(prepared, name="whole")
     train(dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, workers=1)))
     other = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, units="raw"))
-    with pytest.raises(DataError, match="holds 'HU' values, and the config is made for 'raw'"):
+    with pytest.raises(DataError, match="has values in 'HU', but the config expects 'raw'"):
         train(other)
 
 
