@@ -91,7 +91,9 @@ def evaluate(
             monkeypatch.setattr(module, "open_dataset", lambda *a, **k: Split(studies))
         evaluator = Retrieval(**({"batch_size": 8} | fields))
         mesh = sharding.make_mesh(evaluator.mesh)
-        return loop.measure(evaluator, subject(task, weights, DATA, tmp_path, mesh))
+        # The parameters are those of two towers, also where the task is another one.
+        measured = subject(tiny.clip(), weights, DATA, tmp_path, mesh)
+        return loop.measure(evaluator, dataclasses.replace(measured, task=task))
 
     return run
 
