@@ -1,1 +1,1 @@
-"""Published PyTorch layouts to ours and back."""
+"""Conversion between published checkpoints and the parameters of m3djax, in both directions."""

@@ -1,4 +1,4 @@
-"""The names of Hugging Face's BERT and RoBERTa checkpoints, and their config.json, both ways."""
+"""Names in Hugging Face's BERT and RoBERTa checkpoints, and their config.json, in both ways."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ HEADS = {
     ),
     "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head"),
 }
-"""Names of the masked-language head: transform, norm, and what bias and decoder start with."""
+"""Names of the masked-language head: transform, norm, and the prefix of bias and decoder."""
 
 
 def encoder(prefix: str = "", ours: str = "text", *, pooler: bool = False) -> tuple[Rule, ...]:
-    """The names of BertModel and RobertaModel, which are the same.
+    """Returns the map of BertModel and RobertaModel, which have the same names.
 
     Args:
-      prefix: what the published names start with: "", "bert.", "roberta.", "language_encoder.".
+      prefix: start of the published names: "", "bert.", "roberta.", "language_encoder.".
       ours: our component.
-      pooler: whether ours has a pooler; otherwise that of the file is known and not needed.
+      pooler: whether our model has a pooler. If not, the pooler in the file is ignored.
     """
     layer, block = f"{prefix}encoder.layer.{{i}}", f"{ours}/transformer/block"
     tables = {"words": "word", "positions": "position", "types": "token_type"}
@@ -55,36 +55,36 @@ def encoder(prefix: str = "", ours: str = "text", *, pooler: bool = False) -> tu
         *_norm(f"{layer}.output.LayerNorm", f"{block}/norm2"),
         *(_linear(f"{prefix}pooler.dense", f"{ours}/pooler") if pooler else ()),
         *(() if pooler else _unused(f"{prefix}pooler.dense.weight", f"{prefix}pooler.dense.bias")),
-        # Counted up to the longest text by old versions; computed here.
+        # Old versions store these ids; here they are computed.
         *_unused(f"{prefix}embeddings.position_ids", f"{prefix}embeddings.token_type_ids"),
     )
 
 
 def masked_language_head(layout: str, ours: str = "mlm_head") -> tuple[Rule, ...]:
-    """The names of the masked-language head in "bert" or "roberta" checkpoints, tied to the words.
+    """Returns the map of the masked-language head in "bert" or "roberta" checkpoints.
 
-    BERT's next-sentence head is known and not needed.
+    The head is tied to the table of words. BERT's next-sentence head is ignored.
     """
     transform, norm, top = HEADS[layout]
     return (
         *_linear(transform, f"{ours}/transform"),
         *_norm(norm, f"{ours}/norm"),
         Rule(f"{top}.bias", f"{ours}/vocabulary_bias"),
-        *_unused(f"{top}.decoder.weight", f"{top}.decoder.bias"),  # `read_bert` looks at them
+        *_unused(f"{top}.decoder.weight", f"{top}.decoder.bias"),  # `read_bert` checks them
         *_unused("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
     )
 
 
 def model_of(config: Mapping[str, Any], source: object, *, pooler: bool = False) -> Bert:
-    """The encoder that a checkpoint's config.json describes.
+    """Returns the encoder that a checkpoint's config.json describes.
 
     Args:
-      config: its content.
+      config: content of config.json.
       source: named in errors.
-      pooler: whether the encoder shall have a pooler.
+      pooler: whether the encoder gets a pooler.
 
     Raises:
-      DataError: a field is missing, or asks for what this encoder does not do.
+      DataError: a field is missing or has a value that the encoder does not support.
     """
     _check_config(config, source)
     roberta = config["model_type"] == "roberta"
@@ -105,7 +105,7 @@ def model_of(config: Mapping[str, Any], source: object, *, pooler: bool = False)
 
 
 def config_of(model: Bert) -> dict[str, Any]:
-    """What config.json says of an encoder; the inverse of `model_of`."""
+    """Returns the config.json of an encoder; the inverse of `model_of`."""
     embeddings, block = model.embeddings, model.transformer.block
     roberta = embeddings.positions == "roberta"
     return {
@@ -149,12 +149,12 @@ def _check_config(config: Mapping[str, Any], source: object) -> None:
     cure = f"take a checkpoint of model_type {' or '.join(_TYPES)} with exact GELU"
     for field, values in done.items():
         if (value := config.get(field, values[0] if field != "model_type" else None)) not in values:
-            raise DataError(source, f"{field} is {value!r}, which this encoder cannot be", cure)
+            raise DataError(source, f"{field} is {value!r}, which is not supported", cure)
     for field in (
         "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
         "intermediate_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
     ):  # fmt: skip
         number = float if field == "layer_norm_eps" else int
         if not isinstance(config.get(field), number):
-            problem = f"{field} is {config.get(field)!r}, which is no {number.__name__}"
+            problem = f"{field} is {config.get(field)!r}, which is not of type {number.__name__}"
             raise DataError(source, problem, "take the config.json that came with the weights")

@@ -1,4 +1,4 @@
-"""Text encoders read from and written to folders in Hugging Face's layout."""
+"""Reader and writer of text encoders in folders with Hugging Face's layout."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class TextCheckpoint:
-    """A text encoder that was read.
+    """A text encoder with its parameters.
 
     Attributes:
       model: the encoder.
-      params: {"text": ..., "mlm_head": ... if there is a head}, float32 arrays of numpy.
+      params: {"text": ..., "mlm_head": ... if there is a head}, NumPy arrays in float32.
       head: the masked-language head, if the file has one.
     """
 
@@ -46,13 +46,13 @@ def read_bert(
 
     Args:
       folder: local or gs://.
-      prefix: what the encoder's names start with; tensors that start otherwise are not looked at.
-        None finds it and reads all tensors, a masked-language head included.
-      pooler: whether to read the pooler; None does so if there is one.
+      prefix: start of the encoder's names; all other tensors are ignored. With None the prefix is
+        found, and all tensors are read, also those of a masked-language head.
+      pooler: whether to read the pooler; None reads it if there is one.
 
     Raises:
-      DataError: a file is missing or not readable, describes another kind of model, or its tensors
-        are not exactly those that its config asks for.
+      DataError: a file is missing or not readable, or describes another kind of model; or the
+        tensors are not exactly those that the config asks for.
     """
     root = epath.Path(folder)
     path = root / _WEIGHTS
@@ -80,10 +80,10 @@ def read_bert(
 
 
 def write_bert(folder: epath.PathLike, checkpoint: TextCheckpoint) -> None:
-    """Writes config.json and model.safetensors as `save_pretrained` of transformers names them.
+    """Writes config.json and model.safetensors with the names of transformers' `save_pretrained`.
 
-    With a head the names are those of BertForMaskedLM or RobertaForMaskedLM, else of the model
-    alone. Tied matrices are left out, as there.
+    With a head, the names are those of BertForMaskedLM or RobertaForMaskedLM. Without one, they are
+    those of the model alone. Tied matrices are left out, as transformers does.
     """
     model, root = checkpoint.model, epath.Path(folder)
     layout = model.embeddings.positions
@@ -103,7 +103,7 @@ def write_bert(folder: epath.PathLike, checkpoint: TextCheckpoint) -> None:
 def expected_shapes(
     model: Bert, head: MaskedLanguageHead | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Our paths below "text" and "mlm_head", and their shapes; nothing is allocated."""
+    """Returns the shape of each path below "text" and "mlm_head"; allocates nothing."""
     ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     shapes = {"text": jax.eval_shape(model.init, jax.random.key(0), ids)["params"]}
     if head:
@@ -123,7 +123,7 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(path, f"is not readable JSON ({error})", "fetch it again") from None
     if not isinstance(config, dict):
-        raise DataError(path, "holds no JSON object", "fetch it again")
+        raise DataError(path, "does not hold a JSON object", "fetch it again")
     return config
 
 
@@ -134,12 +134,16 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     try:
         tensors = safetensors.numpy.load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise DataError(path, f"is not whole safetensors ({error})", "fetch it again") from None
+        problem = f"is not a whole safetensors file ({error})"
+        raise DataError(path, problem, "fetch it again") from None
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
 def modern_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The first checkpoints, bert-base-uncased among them, call a norm's leaves as TensorFlow."""
+    """Returns the tensors with a norm's "gamma" and "beta" renamed to "weight" and "bias".
+
+    Old checkpoints, such as bert-base-uncased, use TensorFlow's names.
+    """
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

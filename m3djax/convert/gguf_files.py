@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp) as Hugging Face configs and tensors in Hugging Face's names."""
+"""Reader of GGUF files (llama.cpp); gives Hugging Face's config and names of tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m3djax.convert.name_map import Rule
 from m3djax.convert.safetensors_files import LazyTensor
 
 QUANTIZED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
-"""The types of tensors that are read."""
+"""The supported types of tensors."""
 
 _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -39,10 +39,10 @@ class GgufFile:
     """
 
     def __init__(self, path: epath.PathLike):
-        """Opens a file; nothing but its header is read.
+        """Opens a file and reads only its header.
 
         Raises:
-          DataError: it is no GGUF file or a damaged one, or its architecture is not supported.
+          DataError: it is not a GGUF file, or is damaged, or its architecture is not supported.
         """
         self.path = epath.Path(path)
         if not files.is_local(self.path):
@@ -57,10 +57,10 @@ class GgufFile:
             raise DataError(path, f"architecture {self.family!r} is not supported", cure)
 
     def config(self) -> Any:
-        """The transformers config of the model.
+        """Returns the transformers config of the model.
 
         Raises:
-          DataError: a value that every model has is absent.
+          DataError: a required value is absent.
         """
         with _readable(self.path):
             heads = self._value("attention.head_count")
@@ -85,7 +85,7 @@ class GgufFile:
         return make_config(str(self.family), values, self.path)
 
     def renamed(self, rules: Sequence[Rule]) -> dict[str, LazyTensor]:
-        """The tensors under the names that `rules` know; those that none knows keep theirs."""
+        """Returns the tensors under the published names of `rules`; others keep their names."""
         config = self.config()
         layers = config.num_hidden_layers
         names = gguf.get_tensor_name_map(_ARCHITECTURES[str(self.family)], layers)
@@ -98,7 +98,7 @@ class GgufFile:
         return found | {name: _lazy(tensor, 0, self.path) for name, tensor in left.items()}
 
     def _interleaved(self, name: str, config: Any) -> int:
-        """Heads whose rows are stored for interleaved rotary pairs; 0 if they are not."""
+        """Returns the number of heads stored for interleaved rotary pairs; 0 if not interleaved."""
         if self.family != "llama":
             return 0
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -109,7 +109,7 @@ class GgufFile:
         return self.fields[key] if default is None else self.fields.get(key, default)
 
     def _optional(self, head_dim: int) -> dict[str, Any]:
-        """What only some of the families have."""
+        """Returns the config values that only some of the families have."""
         size = self._value("attention.key_length", head_dim)
         match self.family:
             case "phi3":
@@ -121,7 +121,7 @@ class GgufFile:
         return {}
 
     def _scaling(self, context: int) -> dict[str, Any] | None:
-        """Hugging Face's `rope_scaling`, from tensors of divisors or from metadata."""
+        """Returns Hugging Face's `rope_scaling`, from tensors of divisors or from metadata."""
         trained = self._value("rope.scaling.original_context_length", context)
         held = [np.array(self.tensors[n].data).tolist() for n in _FACTORS if n in self.tensors]
         if held:
@@ -141,7 +141,7 @@ class GgufFile:
 
 
 def _published(rules: Sequence[Rule], layers: int) -> Iterator[str]:
-    """Every name that the rules with a path of ours can match."""
+    """Yields every published name that a rule maps to a parameter."""
     for rule in rules:
         if not rule.paths:
             continue
@@ -172,7 +172,7 @@ def _lazy(tensor: gguf.ReaderTensor, interleaved: int, path: epath.Path) -> Lazy
 
 @contextlib.contextmanager
 def _readable(path: epath.Path) -> Iterator[None]:
-    """Turns what the reader raises on damaged files into one error."""
+    """Turns the exceptions of the GGUF reader on damaged files into DataError."""
     try:
         yield
     except FileNotFoundError as error:

@@ -11,11 +11,11 @@ from m3djax.tasks.vision_language import VisionLanguage
 VISION = "model.vision_tower.vision_tower."
 PROJECTOR = "model.mm_projector."
 SEGMENTATION = ("model.seg_projector.", "model.seg_module.")
-"""Prefixes of what belongs to the mask decoder, of which `VisionLanguage` has nothing."""
+"""Prefixes of the mask decoder's tensors; `VisionLanguage` has no mask decoder."""
 
 
 def m3d_lamed(task: VisionLanguage) -> tuple[Rule, ...]:
-    """Vision tower, projector and language model."""
+    """Returns the map of vision tower, projector and language model."""
     return (
         *llm.rules(task.llm),
         *vit.monai_vit(task.vision, VISION),
@@ -24,23 +24,28 @@ def m3d_lamed(task: VisionLanguage) -> tuple[Rule, ...]:
 
 
 def projector(module: Projector, prefix: str = PROJECTOR) -> tuple[Rule, ...]:
-    """The projector: a sequence of layers, M3D's "linear", which is a layer without a name of its
-    own, or a convolution with stride (E3D-GPT's lineage).
+    """Returns the map of the projector.
+
+    Three layouts are published: a sequence of layers, M3D's "linear" (one layer without a name of
+    its own), and a strided convolution (later code of E3D-GPT's author).
 
     Args:
-      module: which of them.
-      prefix: what the published names start with.
+      module: the projector.
+      prefix: start of the published names.
 
     Raises:
-      ConfigError: nobody has published one like this.
+      ConfigError: no layout is published for this projector.
     """
     if module.merge == "concat":
         if module.num_layers != 1:
-            raise ConfigError('of projectors with merge="concat" only num_layers=1 is published.')
+            raise ConfigError(
+                'merge="concat": projectors are published with num_layers=1 only. Cure: '
+                "num_layers=1, or --layout m3djax."
+            )
         return _layer(f"{prefix}conv", 0, PatchConv(module.size))
     if (module.merge, module.num_layers) == ("none", 1):
         return _layer(prefix.removesuffix("."), 0, Linear())
-    # Activations count as members of torch's sequence.
+    # torch.nn.Sequential numbers the activations, too.
     step = 2 if module.activation else 1
     return tuple(
         rule

@@ -1,4 +1,4 @@
-"""A published language model as the component `llm` of an experiment."""
+"""Import of a published language model as the component `llm` of an experiment."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from m3djax.convert.pretrained import Pretrained
 from m3djax.experiment import Experiment
 from m3djax.params import flatten
 
-# What changes nothing about the numbers, and is up to whoever trains.
+# Fields that do not change the weights; the config may choose them freely.
 _FREE = ("dtype", "remat", "unroll", "implementation", "num_tokens")
 
 
 def is_language_model(source: Path) -> bool:
-    """Whether it is a language model and nothing else: a GGUF file, or a folder with its config."""
+    """Returns whether a path holds only a language model: a GGUF file or a folder with a config."""
     if str(source) == fetch.SMOLLM2_NAME or source.suffix == ".gguf":
         return True
     try:
@@ -34,19 +34,20 @@ def is_language_model(source: Path) -> bool:
 
 
 def load(source: Path, out: str, experiment: Experiment) -> str:
-    """Reads a language model, gives it rows for M3D's new tokens and writes it with its tokenizer.
+    """Reads a language model, adds rows for M3D's new tokens and writes it with its tokenizer.
 
     Args:
-      source: a folder as Hugging Face keeps it, a GGUF file, or "SmolLM2-135M-Instruct".
-      out: the folder.
-      experiment: of a task with the component "llm", which says how many rows there are to be.
+      source: a folder in Hugging Face's layout, a GGUF file, or "SmolLM2-135M-Instruct".
+      out: the folder to write.
+      experiment: an experiment whose task has the component "llm"; its `vocab_size` is the number
+        of rows of the result.
 
     Returns:
-      What was done.
+      A summary for the terminal.
 
     Raises:
-      DataError: it cannot be read.
-      CheckpointError: it is another model than `task.llm`: says in which fields.
+      DataError: the model cannot be read.
+      CheckpointError: the model differs from `task.llm`; names the fields that differ.
       ConfigError: the task has no language model.
     """
     task: Any = experiment.task
@@ -69,7 +70,10 @@ def load(source: Path, out: str, experiment: Experiment) -> str:
 
 
 def _grown(loaded: Pretrained, rows: int) -> tuple[Pretrained, list[str]]:
-    """With rows for new tokens; the table gets `rows` rows, if it has not more tokens than that."""
+    """Returns the model with rows for new tokens, and the tokens.
+
+    The table gets `rows` rows, or a multiple of that if there are more tokens.
+    """
     known = loaded.tokenizer.get_vocab()
     special, plain = (
         [token for token in some if token not in known]
@@ -85,16 +89,16 @@ def _check(source: Path, task: Any, loaded: Pretrained) -> None:
         problems += task.token_problems(loaded.tokenizer)
     if problems:
         raise CheckpointError(
-            f"{source}: is another language model than the config's:\n  "
+            f"{source}: it is not the language model of the config:\n  "
             + "\n  ".join(problems)
             + "\nNothing was written. Cure: a --config with these values, or its fields as flags."
         )
 
 
 def _differences(place: str, theirs: Any, ours: Any) -> list[str]:
-    """Fields with other values, a line each."""
+    """Yields a line for each field that differs."""
     if isinstance(theirs, dict) and isinstance(ours, dict) and theirs.keys() == ours.keys():
-        # The epsilon of norms that are not there is no difference.
+        # Without norms of queries and keys, their epsilon does not matter.
         free = _FREE if theirs.get("qk_norm") is not False else (*_FREE, "norm_eps")
         return [
             line
@@ -108,7 +112,7 @@ def _differences(place: str, theirs: Any, ours: Any) -> list[str]:
             for number, pair in enumerate(zip(theirs, ours, strict=True))
             for line in _differences(f"{place}[{number}]", *pair)
         ]
-    # Files round: GGUF keeps 1e-5 as the float32 9.9999997e-6.
+    # Files round numbers: GGUF stores 1e-5 as float32, 9.9999997e-6.
     if isinstance(theirs, float) and isinstance(ours, float):
         return [] if math.isclose(theirs, ours, rel_tol=1e-6) else [_line(place, theirs, ours)]
     return [] if theirs == ours else [_line(place, theirs, ours)]

@@ -1,4 +1,4 @@
-"""Layouts of weights by name, and how to recognise them."""
+"""The known layouts of weight files, and the function that recognises them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LAMED = ("vision", "projector", "llm")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Names of tensors in a file, and which parameters they are.
+    """A layout of weight files: the names of its tensors and the parameters that they become.
 
     Attributes:
-      what: the model that the layout is of.
-      components: components that it fills; () are all of the task.
+      what: the model that is stored in this layout, for messages.
+      components: components of the task that the layout fills; () for all of them.
       rules: makes the map for a task without adapters; None: see `own_names`.
-      aside: prefixes of published names that are of no component here: kept as they are, and put
-        back by an export of the same folder.
+      aside: prefixes of published tensors that belong to no component of the task. An import keeps
+        them unchanged, and an export of the same folder writes them again.
       adapted: whether adapters are stored apart, so that the experiment must have the same LoRA.
     """
 
@@ -38,7 +38,7 @@ class Layout:
     def stored(self, experiment: Experiment) -> Experiment:
         """Returns the experiment whose parameters this layout stores.
 
-        It has no LoRA, unless the layout stores adapters apart.
+        It has no LoRA unless the layout stores adapters apart.
         """
         if self.adapted or experiment.adapters is None:
             return experiment
@@ -84,7 +84,11 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def own_names(paths: Iterable[str]) -> tuple[Rule, ...]:
-    """Returns the map of the project's own layout: paths with dots, layers stacked."""
+    """Returns the map of the project's own layout: paths with dots, layers stacked.
+
+    Args:
+      paths: our parameters' paths.
+    """
     return tuple(Rule(path.replace("/", "."), path) for path in paths)
 
 
@@ -92,16 +96,19 @@ def rules_of(name: str, experiment: Experiment) -> tuple[Rule, ...]:
     """Returns the map of a layout for an experiment's task.
 
     Raises:
-      ConfigError: the task lacks a component of the layout, or has one whose parameters the layout
-        does not know; or the experiment lacks adapters.
+      ConfigError: the task lacks a component of the layout, or has one with parameters that the
+        layout does not know; or the layout has adapters and the experiment does not.
     """
     layout, task = LAYOUTS[name], experiment.task
     if layout.adapted and experiment.adapters is None:
-        raise ConfigError(f"layout {name} has adapters. Cure: a --config with adapters=LoRA(...).")
+        raise ConfigError(
+            f"layout {name} has adapters, and the config has none. Cure: a --config with "
+            "adapters=LoRA(...)."
+        )
     lacking = [part for part in layout.components if part not in task.components()]
     if lacking:
         raise ConfigError(
-            f"layout {name} is of {layout.what}, and {type(task).__name__} has no "
+            f"layout {name} is that of {layout.what}, and {type(task).__name__} has no "
             f"{', '.join(lacking)}. Cure: another --config or --layout."
         )
     if layout.rules is None:
@@ -113,15 +120,15 @@ def rules_of(name: str, experiment: Experiment) -> tuple[Rule, ...]:
 
 
 def recognise(names: Sequence[str], experiment: Experiment, source: object) -> str:
-    """The one layout that knows every name.
+    """Returns the layout that knows every name of a file.
 
     Raises:
-      CheckpointError: none does, or several; says how many names each knows, and which prefix to
-        take off if that would help.
+      CheckpointError: no layout knows every name, or several do. The message counts the known names
+        per layout, and suggests a prefix to remove if that would help.
     """
     known = {name: _known(names, name, experiment) for name in LAYOUTS}
     found = [name for name, count in known.items() if count == len(names)]
-    # A language model alone has only names that M3D-LaMed has too.
+    # All names of a language model occur in M3D-LaMed, too; the smaller layout comes first.
     found.sort(key=lambda name: len(LAYOUTS[name].components))
     if len(found) == 1 or found[:1] == ["llm"]:
         return found[0]
@@ -132,13 +139,13 @@ def recognise(names: Sequence[str], experiment: Experiment, source: object) -> s
         hint = f"Cure: --prefix {printable(prefix)}, which all names start with"
     table = ", ".join(f"{name} {count}" for name, count in known.items())
     raise CheckpointError(
-        f"{source}: its {len(names)} names, such as {printable(min(names))}, are of no layout that "
-        f"is known here. Of them are known: {table}. {hint}."
+        f"{source}: no known layout has all of its {len(names)} names, such as "
+        f"{printable(min(names))}. Known names per layout: {table}. {hint}."
     )
 
 
 def _shared_prefix(names: Sequence[str]) -> str:
-    """What all names start with, up to a dot."""
+    """Returns the longest prefix of all names that ends with a dot."""
     prefix, rest = "", list(names)
     while all("." in name for name in rest) and len({n.partition(".")[0] for n in rest}) == 1:
         prefix += rest[0].partition(".")[0] + "."
@@ -147,7 +154,7 @@ def _shared_prefix(names: Sequence[str]) -> str:
 
 
 def _known(names: Iterable[str], layout: str, experiment: Experiment) -> int:
-    """How many of the names a layout knows; none, if the task has not its components."""
+    """Returns how many of the names a layout knows; 0 if the task lacks its components."""
     try:
         patterns = [rule.pattern for rule in rules_of(layout, experiment)]
     except ConfigError:

@@ -7,20 +7,20 @@ from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
 
 
 def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ...]:
-    """The map of a model's parameters.
+    """Returns the map of a model's parameters.
 
     Args:
       model: the decoder.
-      prefix: what the published names start with, such as "base_model.model.".
+      prefix: start of the published names, such as "base_model.model.".
       ours: our component.
     """
     head: str | tuple[()] = () if model.tie_embeddings else f"{ours}/head/kernel"
     found = [
         Rule(f"{prefix}model.embed_tokens.weight", f"{ours}/token_embed/embedding"),
         Rule(f"{prefix}model.norm.weight", f"{ours}/norm/scale"),
-        # A tied head may be stored all the same.
+        # Some files store a tied head, too.
         Rule(f"{prefix}lm_head.weight", head, Linear()),
-        # Frequencies that follow from the config; files of the first Llama hold them.
+        # Files of the first Llama hold the rotary frequencies, which follow from the config.
         Rule(f"{prefix}model.layers.{{i}}.self_attn.rotary_emb.inv_freq", ()),
     ]
     first = 0
@@ -36,7 +36,7 @@ def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ..
 
 
 def _block(block: DecoderBlock) -> list[tuple[str, str, Transform]]:
-    """(published name, our path, transform) of one block's tensors."""
+    """Returns (published name, our path, transform) for each tensor of a block."""
     attention, mlp = block.attention, block.mlp
     same = Same()
     found: list[tuple[str, str, Transform]] = []

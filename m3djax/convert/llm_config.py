@@ -1,4 +1,4 @@
-"""Hugging Face configs of language models to our modules."""
+"""Conversion of Hugging Face's configs of language models to our modules."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ CONFIG = "config.json"
 
 
 def read_config(path: epath.PathLike, family: str | None = None) -> Any:
-    """The checkpoint's own config.json as a transformers config.
+    """Reads a checkpoint's config.json as a transformers config.
 
     Args:
       path: the checkpoint's folder.
-      family: one of `FAMILIES`, for checkpoints whose `model_type` is a name of their own, as of
-        models built around a language model.
+      family: one of `FAMILIES`, for checkpoints with a `model_type` of their own, such as models
+        that are built around a language model.
 
     Raises:
-      DataError: there is no readable config, or its family is none of `FAMILIES`.
+      DataError: there is no readable config, or its family is not one of `FAMILIES`.
     """
     file = epath.Path(path) / CONFIG
     try:
         values = json.loads(file.read_text())
         family = family or values["model_type"]
     except FileNotFoundError as error:
-        raise DataError(path, f"it has no {CONFIG}", "name a checkpoint's folder") from error
+        raise DataError(path, f"it has no {CONFIG}", "name the folder of a checkpoint") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(file, f"no readable config ({error!r})", "fetch the file again") from error
     if family not in FAMILIES:
@@ -45,7 +45,7 @@ def read_config(path: epath.PathLike, family: str | None = None) -> Any:
 
 
 def make_config(family: str, values: dict[str, Any], source: epath.PathLike) -> Any:
-    """A transformers config from its values; `source` is for the message.
+    """Makes a transformers config from its values; `source` is named in the error.
 
     Raises:
       DataError: transformers refuses the values.
@@ -56,8 +56,9 @@ def make_config(family: str, values: dict[str, Any], source: epath.PathLike) -> 
         return AutoConfig.for_model(
             family, **{k: v for k, v in values.items() if k != "model_type"}
         )
-    except Exception as error:  # every class of config has its own
-        raise DataError(source, f"transformers refuses it ({error})", "correct the file") from error
+    except Exception as error:  # each class of config raises its own
+        problem = f"transformers refuses the config ({error})"
+        raise DataError(source, problem, "correct the file") from error
 
 
 def decoder(
@@ -67,19 +68,21 @@ def decoder(
     remat: Remat = "none",
     num_tokens: int | None = None,
 ) -> Decoder:
-    """The module that a transformers config describes.
+    """Returns the module that a transformers config describes.
 
     Args:
-      config: of one of `FAMILIES`.
-      dtype: what to compute in.
-      remat: what the backward pass computes again.
-      num_tokens: tokens of the tokenizer, where the table has more rows than that.
+      config: a config of one of `FAMILIES`.
+      dtype: dtype of the computation.
+      remat: activations that the backward pass computes again.
+      num_tokens: number of tokens in the tokenizer, if the table has more rows.
 
     Raises:
-      ConfigError: the config asks for something that no model of these families has.
+      ConfigError: the config has a value that is not supported.
     """
     if config.hidden_act not in ("silu", "swish"):
-        raise ConfigError(f"hidden_act={config.hidden_act!r} is not supported, only silu is.")
+        raise ConfigError(
+            f"hidden_act={config.hidden_act!r} is not supported. Cure: a model with silu."
+        )
     stages = tuple(
         Transformer(len(list(layers)), _block(config, window), remat)
         for window, layers in itertools.groupby(_windows(config))
@@ -98,7 +101,11 @@ def decoder(
 
 
 def _context(config: Any) -> int:
-    """Of a dynamic scaling the config names the positions where it begins, not where it ends."""
+    """Returns the longest text in tokens.
+
+    With dynamic scaling, `max_position_embeddings` is the length at which the scaling begins, so it
+    is multiplied by the factor.
+    """
     values = config.rope_parameters
     stretch = values["factor"] if values.get("rope_type") == "dynamic" else 1
     return int(config.max_position_embeddings * stretch)
@@ -131,7 +138,7 @@ def _head_dim(config: Any) -> int:
 
 
 def _windows(config: Any) -> list[int | None]:
-    """The window of every layer."""
+    """Returns the attention window of each layer in tokens; None for full attention."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
@@ -177,7 +184,10 @@ def _scaling(values: dict[str, Any], context: int) -> rotary.Scaling | None:
             return rotary.LongRopeScaling(
                 tuple(values["short_factor"]), tuple(values["long_factor"]), trained, amplitude
             )
-    raise ConfigError(f"rope_type={kind!r} is not supported.")
+    raise ConfigError(
+        f"rope_type={kind!r} is not supported. Cure: default, linear, dynamic, llama3, yarn or "
+        "longrope."
+    )
 
 
 def _yarn_amplitude(values: dict[str, Any], factor: float) -> float:

@@ -1,4 +1,4 @@
-"""What loading weights takes, from the headers of their files alone."""
+"""Memory that an import of weights needs, computed from the headers of the files."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def plan(
     mesh: tuple[int, int, int],
     model: Any,
 ) -> str:
-    """Bytes on host and devices, for a mesh that need not be there.
+    """Returns a text with the bytes on host and devices; the mesh need not exist.
 
-    A parameter, all its layers together, is read for one device after the other and handed over
-    before the next one is begun: that is all that a host holds.
+    Parameters are read one after the other, with all layers together, and each for one device after
+    the other. The host holds nothing else.
 
     Args:
       path: the file, or the index of its shards.
-      tensors: what it holds.
+      tensors: its tensors by name.
       expected: our paths and shapes.
-      mesh: devices along (data, fsdp, tensor); a -1 takes what this machine has left.
-      model: what our paths start from; see `sharding.state_shardings`.
+      mesh: devices along (data, fsdp, tensor); -1 stands for all other devices of this machine.
+      model: the root of our paths; see `sharding.state_shardings`.
     """
     if -1 in mesh:
         places = sharding.make_mesh(mesh).abstract_mesh
@@ -62,7 +62,7 @@ def plan(
 
 
 def _share(path: str, shape: tuple[int, ...], mesh: AbstractMesh, model: Any) -> int:
-    """Numbers of a parameter on one device."""
+    """Returns how many numbers of a parameter lie on one device."""
     spec = sharding.parameter_spec(path, shape, mesh, model)
     axes = [axis for entry in spec for axis in axes_of(entry)]
     return math.prod(shape) // math.prod(mesh.shape[axis] for axis in axes)

@@ -8,10 +8,11 @@ from m3djax.tasks.clip import Clip
 
 
 def m3d_clip(task: Clip) -> tuple[Rule, ...]:
-    """Both towers, both projections and the factor on the cosines, which is stored as it is used.
+    """Returns the map of both towers, both projections and the factor on the cosines.
 
-    The pooler of its BERT is in the file and of no use: with `text.pooler` it is kept, so that an
-    export is whole; else it is left behind.
+    The factor is stored as the number that multiplies the cosines. The file also holds the pooler
+    of BERT, which the model does not use. With `text.pooler` it is kept, so that an export is
+    whole; otherwise it is dropped.
     """
     return (
         *vit.monai_vit(task.vision, "vision_encoder."),

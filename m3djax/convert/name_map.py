@@ -1,8 +1,8 @@
 """Declarative, two-way maps between published checkpoints and our parameters.
 
-A map is a tuple of `Rule`s. Each rule names tensors of the published layout, paths of ours, and
-how one becomes the other; `{i}` in a published name runs over layers, which ours keeps stacked
-along the first axis. The same map imports, exports and translates gradients.
+A map is a tuple of `Rule`s. Each rule has a published name, our paths, and the transform between
+them. `{i}` in a published name runs over layers; our parameters stack all layers along the first
+axis. The same map imports weights, exports weights and translates gradients.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class MapError(ValueError):
-    """Weights that do not fit a model.
+    """An error that lists why weights do not fit a model.
 
     Attributes:
-      problems: a line each, such as "missing: PATH SHAPE".
+      problems: one line per problem, such as "missing: PATH SHAPE".
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """Keeps the lines; the message lists them all."""
+        """Stores the problems and lists all of them in the message."""
         self.problems = tuple(problems)
         super().__init__("these weights belong to another model:\n  " + "\n  ".join(problems))
 
 
 class Shaped(Protocol):
-    """An array, or what stands for one that is still in its file."""
+    """An array, or a handle of an array that is not read yet."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of the axes."""
+        """Returns the sizes of the axes."""
 
 
 Tensor = TypeVar("Tensor", bound=Shaped)
 
 
 class Transform(abc.ABC):
-    """How one published tensor becomes one or several of ours, and back."""
+    """A two-way conversion between one published tensor and one or several of our parameters."""
 
     @abc.abstractmethod
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Published tensor to ours, one per path of the rule."""
+        """Converts a published tensor to our parameters, one per path of the rule."""
 
     @abc.abstractmethod
     def save(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """The inverse of `load`."""
+        """Converts our parameters to the published tensor; the inverse of `load`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Same(Transform):
-    """Equal values; `lead` counts axes of length 1 that the published tensor has in front."""
+    """The identity; `lead` counts the leading axes of length 1 in the published tensor."""
 
     lead: int = 0
 
@@ -68,66 +68,70 @@ class Same(Transform):
         return (theirs.reshape(theirs.shape[self.lead :]),)
 
     def save(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Adds them."""
+        """Adds the leading axes."""
         return ours[0].reshape((1,) * self.lead + ours[0].shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Transform):
-    """torch keeps (out, in), Flax (in, out)."""
+    """The transposition between torch's matrices (out, in) and Flax's (in, out)."""
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Transposes."""
+        """Transposes the matrix."""
         return (theirs.T,)
 
     def save(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Transposes."""
+        """Transposes the matrix."""
         return ours[0].T
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Transform):
-    """`parts` equal blocks of rows in one tensor, such as (q | k | v); ours keeps them apart."""
+    """A split of one published tensor into `parts` equal blocks of rows, such as (q | k | v)."""
 
     parts: int = 3
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Splits along the outputs, and transposes matrices."""
+        """Splits the tensor along the outputs and transposes matrices."""
         return tuple(part.T for part in np.split(theirs, self.parts))
 
     def save(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Joins them."""
+        """Joins the blocks."""
         return np.concatenate([part.T for part in ours])
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchConv(Transform):
-    """A strided convolution (out, in, kD, kH, kW) is a matrix over patches (kD*kH*kW*in, out)."""
+    """The conversion of a convolution kernel to a matrix over patches.
+
+    The kernel has shape (out, in, kD, kH, kW), and the matrix (kD*kH*kW*in, out). The stride of the
+    convolution is its kernel.
+    """
 
     patch_size: tuple[int, int, int]
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """To a matrix; raises ValueError if the kernel has another size."""
+        """Converts the kernel to a matrix; raises ValueError if the kernel has another size."""
         if theirs.shape[2:] != tuple(self.patch_size):
             raise ValueError(f"expected a kernel of {self.patch_size}, got {theirs.shape[2:]}")
         return (theirs.transpose(2, 3, 4, 1, 0).reshape(-1, theirs.shape[0]),)
 
     def save(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """To a kernel."""
+        """Converts the matrix to a kernel."""
         kernel = ours[0].reshape(*self.patch_size, -1, ours[0].shape[1])
         return kernel.transpose(4, 3, 0, 1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadRow(Transform):
-    """A table (1, 1 + N, C) whose first row is the class token's: ours are (C,) and (N, C)."""
+    """A split of a table (1, 1 + N, C) into the class token's row (C,) and the rest (N, C)."""
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
         """Splits off the first row."""
         return theirs[0, 0], theirs[0, 1:]
 
     def save(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Puts it back."""
+        """Joins the first row and the rest."""
         return np.concatenate([ours[0][None], ours[1]])[None]
 
 
@@ -137,9 +141,9 @@ class Rule:
 
     Attributes:
       theirs: published name; `{i}` stands for the layer.
-      ours: our path or paths; () for tensors that are known and not needed.
-      via: how values change.
-      layers: first and past-the-last published layer that the rule is about; None: all of them.
+      ours: our path or paths; () for known tensors that are ignored.
+      via: conversion of the values.
+      layers: first and past-the-last published layer of the rule; None for all layers.
     """
 
     theirs: str
@@ -149,16 +153,19 @@ class Rule:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Our paths, as a tuple."""
+        """Returns our paths as a tuple."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Matches the published names, with group `i` for the layer."""
+        """Returns the pattern of the published names, with group `i` for the layer."""
         return re.compile(re.escape(self.theirs).replace(r"\{i\}", r"(?P<i>\d+)") + r"\Z")
 
     def layer(self, name: str) -> int | None:
-        """Which layer of the rule a published name is (0 if it has none); None: it is not."""
+        """Returns the layer of a published name, counted from the rule's first layer.
+
+        It is 0 if the rule has no layers, and None if the name does not belong to the rule.
+        """
         match = self.pattern.match(name)
         if not match:
             return None
@@ -170,7 +177,7 @@ class Rule:
 def load(
     theirs: Arrays, rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Published tensors to our parameters.
+    """Converts published tensors to our parameters.
 
     Args:
       theirs: all tensors of the file.
@@ -178,8 +185,8 @@ def load(
       expected: our paths and shapes.
 
     Raises:
-      MapError: lists every tensor that no rule or several rules know, every path that stays
-        empty, and every shape that differs. Nothing is loaded in part.
+      MapError: the tensors do not fit. It lists each tensor with no rule or several rules, each
+        path without a tensor, and each shape that differs. Nothing is loaded then.
     """
     problems: list[str] = []
     ours: dict[str, np.ndarray] = {}
@@ -210,10 +217,10 @@ def load(
 
 
 def save(ours: Arrays, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
-    """Our parameters (or their gradients) in the published layout; the inverse of `load`.
+    """Converts our parameters (or their gradients) to the published layout; inverse of `load`.
 
     Raises:
-      KeyError: if a path of the map is absent.
+      KeyError: a path of the map is absent.
     """
     theirs = {}
     for rule in rules:
@@ -233,13 +240,13 @@ def save(ours: Arrays, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
 def assign(
     theirs: Mapping[str, Tensor], rules: Sequence[Rule], problems: list[str]
 ) -> dict[Rule, list[Tensor]]:
-    """The tensors of every rule, in the order of layers.
+    """Returns the tensors of each rule, in the order of layers.
 
     Args:
-      theirs: anything with a shape, by published name.
+      theirs: arrays or handles by published name.
       rules: the map.
-      problems: gets a line for every tensor that no rule or several rules know, and for every rule
-        some of whose layers are absent.
+      problems: list to which problems are added: a line for each tensor with no rule or several
+        rules, and for each rule with absent layers.
     """
     found: dict[Rule, dict[int, Tensor]] = {}
     for name, tensor in theirs.items():

@@ -1,4 +1,4 @@
-"""New tokens: rows in and out, and the rows of padding that are no tokens."""
+"""Addition of tokens to a language model: new rows of the embedding table and the head."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ def grow(
     *,
     multiple: int = 1,
 ) -> Pretrained:
-    """A model that knows more tokens.
+    """Returns a model with new tokens.
 
-    New rows of the embedding table and of the head are the mean of the rows that stand for a token.
-    They follow the last token, so that rows of padding give way to them, as M3D's do (Phi-3 has
-    32,064 rows for 32,011 tokens, M3D-LaMed-Phi-3 32,015 rows).
+    New rows of the embedding table and of the head are the mean of the rows of the old tokens. They
+    follow the last token and replace rows of padding, as in M3D (Phi-3 has 32,064 rows for 32,011
+    tokens, M3D-LaMed-Phi-3 32,015 rows).
 
     Args:
-      pretrained: the model; it stays as it is.
+      pretrained: the model; it is not changed.
       special: new tokens that are left out of decoded text, such as <im_patch>.
       plain: new tokens that are kept in decoded text, such as [SEG].
-      multiple: the table gets a multiple of this many rows; what is no token is zero.
+      multiple: the number of rows is a multiple of this; rows without a token are zero.
 
     Raises:
-      ConfigError: there is no tokenizer, or it has one of the tokens already.
+      ConfigError: there is no tokenizer, or it already has one of the tokens.
     """
     if pretrained.tokenizer is None:
-        raise ConfigError("a model without a tokenizer cannot learn tokens.")
+        raise ConfigError(
+            "tokens cannot be added: the model has no tokenizer. Cure: a folder with a tokenizer."
+        )
     tokenizer = copy.deepcopy(pretrained.tokenizer)
     before = len(tokenizer)
     llm_tokenizer.add(tokenizer, special, plain)
@@ -63,7 +65,7 @@ def grow(
 def _resized(
     model: Decoder, path: str, table: jax.Array, axis: int, before: int, after: int, rows: int
 ) -> Any:
-    """The first `before` rows, then their mean up to `after`, then zeros up to `rows`."""
+    """Returns the first `before` rows, then their mean up to `after`, then zeros up to `rows`."""
 
     def build(table: jax.Array) -> jax.Array:
         old = jnp.moveaxis(table, axis, 0)[:before]

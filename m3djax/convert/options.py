@@ -1,6 +1,6 @@
 """The options of the verb `convert`; `run` does the work.
 
-JAX is not imported here, so that help is shown at once.
+JAX is not imported here, so that the help text appears at once.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    """Published weights to a folder that `evaluate` and `init_from` take, or a run to published.
+    """Imports published weights for `evaluate` and `init_from`, or exports the weights of a run.
 
-    Which of the two follows from SOURCE: a file, or a folder of Hugging Face with such files, is
-    imported; a run or an imported folder is exported.
+    SOURCE decides which. A file, or a folder with files in Hugging Face's layout, is imported. A
+    run or an imported folder is exported.
 
     Attributes:
-      source: what to read.
-      out: folder to write (import); .safetensors file, or folder for shards of 5 GB (export).
-      config: the experiment whose model the weights are for (import); its fields are flags too.
-      layout: names of tensors; "auto" recognises them (import).
-      prefix: read only what starts so, without it; such as "module." or "vision_encoder.".
-      positions_from: patches along (D, H, W) that the file's position table is made for, if it is
-        to be interpolated to another grid of the config; zeros: the grids must be equal.
-      dtype: of exported numbers.
-      plan: say what an import would take on host and devices, and load nothing.
+      source: the file or folder to read.
+      out: import: the folder to write. Export: a .safetensors file, or a folder for shards of 5 GB.
+      config: import: the experiment that gets the weights; its fields are flags, too.
+      layout: layout of the names; "auto" recognises it (import only).
+      prefix: read only names with this prefix, such as "module.", and remove it from them.
+      positions_from: number of patches (D, H, W) of the file's position table. The table is
+        interpolated to the grid of the config. Zeros: both grids must be equal.
+      dtype: dtype of exported tensors.
+      plan: print the memory that an import needs on host and devices, and load nothing.
     """
 
     source: tyro.conf.Positional[str]

@@ -1,4 +1,4 @@
-"""PEFT's layout of LoRA: whole state dicts of adapted models, and folders of adapters alone."""
+"""PEFT's layout of LoRA: state dicts of whole models with adapters, and folders of adapters."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _OTHER_KINDS = ("use_rslora", "use_dora", "fan_in_fan_out", "alpha_pattern", "ra
 
 
 def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> tuple[Rule, ...]:
-    """The map of an adapted model's whole state dict (M3D's model_with_lora.bin).
+    """Returns the map of the state dict of a model with adapters (M3D's model_with_lora.bin).
 
     Args:
-      rules: the map of the model alone.
-      lora: which layers are adapted.
+      rules: the map of the model without adapters.
+      lora: the adapters, which name the adapted layers.
       name: the adapter's name in PEFT.
     """
     adapted = {_layer(rule) for rule in rules if _adapted(rule, lora)}
@@ -44,7 +44,7 @@ def with_adapters(rules: Sequence[Rule], lora: LoRA, name: str = "default") -> t
 
 
 def adapters(rules: Sequence[Rule], lora: LoRA, name: str = "") -> tuple[Rule, ...]:
-    """The map of the adapters alone; in a folder of them they have no name."""
+    """Returns the map of the adapters alone; in a folder of adapters the name is empty."""
     middle = f".{name}" if name else ""
     return tuple(
         Rule(
@@ -65,8 +65,8 @@ def save(path: epath.PathLike, ours: Mapping[str, Any], rules: Sequence[Rule], l
     Args:
       path: the folder.
       ours: parameters by path; only the adapters are written.
-      rules: the map of the model alone.
-      lora: rank, alpha, dropout, layers.
+      rules: the map of the model without adapters.
+      lora: rank, alpha, dropout and target layers.
     """
     root = epath.Path(path)
     arrays = name_map.save({k: np.asarray(v) for k, v in ours.items()}, adapters(rules, lora))
@@ -93,16 +93,16 @@ def load(
     lora: LoRA,
     expected: Mapping[str, tuple[int, ...]],
 ) -> FlatParams:
-    """Reads a folder of adapters; returns them by path, float32.
+    """Reads a folder of adapters; returns them by path in float32.
 
     Args:
       path: the folder.
-      rules: the map of the model alone.
-      lora: what the folder must agree with.
+      rules: the map of the model without adapters.
+      lora: the expected rank, alpha and target layers.
       expected: paths and shapes of all parameters, adapters included.
 
     Raises:
-      DataError: the folder's rank, scale or kind is another one, or tensors do not fit.
+      DataError: the folder has another rank, alpha or kind of adapters, or tensors do not fit.
     """
     root = epath.Path(path)
     try:
@@ -130,5 +130,5 @@ def _adapted(rule: Rule, lora: LoRA) -> bool:
 
 
 def _layer(rule: Rule) -> str:
-    """The path of the layer that a rule's one parameter is of; "" if it has not one."""
+    """Returns the path of the layer of a rule with one parameter; "" for other rules."""
     return rule.paths[0].rpartition("/")[0] if len(rule.paths) == 1 else ""

@@ -1,4 +1,4 @@
-"""A published language model, read whole: module, parameters, tokenizer."""
+"""Reader and writer of whole published language models: module, parameters, tokenizer."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A language model and what belongs to it.
+    """A language model with parameters, config and tokenizer.
 
     Attributes:
       model: the module.
-      params: its parameters; component "llm".
+      params: its parameters, under the component "llm".
       config: the transformers config.
-      tokenizer: the transformers tokenizer; None where the checkpoint has none.
-      eos_ids: tokens that end an answer.
+      tokenizer: the transformers tokenizer; None if the checkpoint has none.
+      eos_ids: ids of the tokens that end an answer.
     """
 
     model: Decoder
@@ -60,14 +60,14 @@ def load(
     """Reads a language model.
 
     Args:
-      path: a folder as Hugging Face keeps it, or a .gguf file.
-      mesh: where the parameters go; None: the first device.
-      dtype: what to compute in.
-      param_dtype: what to keep parameters in; None: `dtype`.
-      remat: what the backward pass computes again.
+      path: a folder in Hugging Face's layout, or a .gguf file.
+      mesh: devices of the parameters; None: the first device.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters; None: `dtype`.
+      remat: activations that the backward pass computes again.
 
     Raises:
-      DataError: something is missing, damaged, unsupported or does not fit together.
+      DataError: a file is missing, damaged or unsupported, or the files do not fit together.
     """
     mesh = mesh or sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
     if str(path).endswith(".gguf"):
@@ -80,7 +80,7 @@ def load(
         config, tokenizer = llm_config.read_config(path), llm_tokenizer.read(path)
     count = None if tokenizer is None else len(tokenizer)
     if count is not None and count > config.vocab_size:
-        problem = f"its tokenizer has {count} tokens, its table {config.vocab_size} rows"
+        problem = f"its tokenizer has {count} tokens, but its table {config.vocab_size} rows"
         raise DataError(path, problem, "use the tokenizer that the weights were trained with")
     model = llm_config.decoder(config, dtype=dtype, remat=remat, num_tokens=count)
     rules = llm.rules(model)
@@ -102,12 +102,12 @@ def load(
 
 
 def save(path: epath.PathLike, pretrained: Pretrained, *, dtype: Any = None) -> None:
-    """Writes a model as Hugging Face keeps it: weights, config.json and tokenizer.
+    """Writes a model in Hugging Face's layout: weights, config.json and tokenizer.
 
     Args:
       path: the folder.
       pretrained: the model.
-      dtype: of the weights; None: as they are.
+      dtype: dtype of the written weights; None: that of the parameters.
     """
     root = epath.Path(path)
     flat = flatten(pretrained.params)
@@ -125,13 +125,13 @@ def save(path: epath.PathLike, pretrained: Pretrained, *, dtype: Any = None) -> 
 
 
 def shapes(model: Decoder, ours: str = "llm") -> dict[str, tuple[int, ...]]:
-    """Paths and shapes of a model's parameters."""
+    """Returns the shape of each parameter of a model, by path."""
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), int)))["params"]
     return {path: leaf.shape for path, leaf in flatten({ours: tree}).items()}
 
 
 def _eos_ids(path: epath.PathLike, config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Ends of an answer: of the config, of generation_config.json and of the tokenizer."""
+    """Returns the end tokens of the config, generation_config.json and the tokenizer."""
     file = epath.Path(path) / "generation_config.json"
     found = [config.eos_token_id, getattr(tokenizer, "eos_token_id", None)]
     if file.is_file():

@@ -1,4 +1,4 @@
-"""The verb `convert`: published weights in, and our parameters out."""
+"""The verb `convert`: import of published weights and export of our parameters."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _SHOWN = 8
 
 @dataclasses.dataclass(frozen=True)
 class Convert(ConvertOptions):
-    """Does what the options ask for."""
+    """The import or export that the options describe."""
 
     @property
     def exports(self) -> bool:
-        """Whether SOURCE is ours."""
+        """Returns whether SOURCE is a run or an imported folder, which is exported."""
         folder = Path(self.source)
         return any((folder / n).is_dir() for n in (weights.FOLDER, "checkpoints", "frozen"))
 
     def export(self) -> str:
-        """Writes a run's components in a layout; returns what was done.
+        """Writes a run's components in a layout; returns a summary.
 
         Raises:
-          CheckpointError: the run is not readable, or lacks what the layout needs.
-          ConfigError: no layout is named, or the task has not its components.
+          CheckpointError: the run is not readable, or lacks parameters of the layout.
+          ConfigError: no layout is named, or the task lacks components of the layout.
         """
         if self.layout == "auto":
             raise ConfigError(f"export needs --layout: one of {', '.join(layouts.LAYOUTS)}.")
@@ -85,13 +85,13 @@ class Convert(ConvertOptions):
         return f"{self.out}: {count} tensors as {self.layout} names them, {self.dtype}"
 
     def load(self, experiment: Experiment) -> str:
-        """Imports published weights for an experiment's task; returns what was done.
+        """Imports published weights for an experiment's task; returns a summary.
 
         Raises:
-          DataError: the file is damaged, of no known format, or asks to run code.
-          CheckpointError: it is of another model: lists what is missing, left over or of another
-            shape, or says that its vocabulary is another one; or OUT exists.
-          ConfigError: the task has not the components of the layout.
+          DataError: the file is damaged, has an unknown format, or holds code.
+          CheckpointError: the weights do not fit: the message lists missing and unknown tensors and
+            wrong shapes, or words of another vocabulary. Also raised if OUT exists.
+          ConfigError: the task lacks components of the layout.
         """
         if self.layout in ("auto", "llm") and language.is_language_model(Path(self.source)):
             return language.load(Path(self.source), self.out, experiment)
@@ -152,7 +152,7 @@ class Convert(ConvertOptions):
         experiment: Experiment,
         layout: str,
     ) -> tuple[dict[str, Any], list[str]]:
-        """Our parameters in float32, and what there is to say about them."""
+        """Returns our parameters in float32, and notes for the summary."""
         expected = expected_shapes(experiment, layouts.LAYOUTS[layout].components)
         grid = self._new_grid(experiment, expected)
         if grid:
@@ -175,17 +175,19 @@ class Convert(ConvertOptions):
         return ours, notes
 
     def _new_grid(self, experiment: Experiment, expected: dict[str, Any]) -> Size | None:
-        """The grid that positions are interpolated to, if that is asked for."""
+        """Returns the grid to which positions are interpolated; None without interpolation."""
         if not any(self.positions_from):
             return None
         vision = experiment.task.components().get("vision")
         positions = getattr(vision, "positions", None)
         if not isinstance(positions, LearnedPositions) or _POSITIONS not in expected:
-            raise ConfigError("positions_from needs a vision tower with learned positions.")
+            raise ConfigError(
+                "positions_from needs a vision tower with learned positions. Cure: leave it out."
+            )
         if min(self.positions_from) < 1:
             raise ConfigError(
-                f"positions_from={self.positions_from}: a side has no patches. Cure: the grid that "
-                "the file's position table is made for."
+                f"positions_from={self.positions_from}: a side has no patches. Cure: the grid of "
+                "the file's position table."
             )
         return None if self.positions_from == positions.grid else positions.grid
 
@@ -193,18 +195,18 @@ class Convert(ConvertOptions):
 def expected_shapes(
     experiment: Experiment, components: tuple[str, ...]
 ) -> dict[str, tuple[int, ...]]:
-    """Returns paths and shapes of some components of an experiment's task."""
+    """Returns the shape of each parameter of some components of a task, by path."""
     leaves = abstract_params(experiment, components)
     return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def report(source: object, problems: tuple[str, ...] | list[str], layout: str) -> str:
-    """What does not fit, by kind: how many, and the first of each."""
+    """Returns an error text with problems by kind: their number and the first ones."""
     kinds: dict[str, list[str]] = {}
     for problem in problems:
         kind, _, what = problem.partition(": ")
         kinds.setdefault(kind, []).append(printable(what))
-    lines = [f"{source}: does not fit the model of the config, as layout {layout}:"]
+    lines = [f"{source}: it does not fit the model of the config, with layout {layout}:"]
     for kind, found in kinds.items():
         lines.append(f"  {kind} ({len(found)}):")
         lines += [f"    {what}" for what in found[:_SHOWN]]
@@ -214,7 +216,7 @@ def report(source: object, problems: tuple[str, ...] | list[str], layout: str) -
 
 
 def _find(source: Path) -> Path:
-    """The weights in a folder of Hugging Face, or the file itself."""
+    """Returns the weight file in a folder with Hugging Face's layout, or the file itself."""
     if not source.is_dir():
         return source
     found = [source / name for name in _NAMES if (source / name).is_file()]
@@ -225,7 +227,7 @@ def _find(source: Path) -> Path:
 
 
 def _open(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a file, or of the shards of an index; read when they are needed."""
+    """Returns the tensors of a file, or of the shards of an index, which are read lazily."""
     if path.name == INDEX:
         return open_checkpoint(path.parent)
     arrays = read_tensors(path)
@@ -236,7 +238,7 @@ def _open(path: Path) -> dict[str, LazyTensor]:
 
 
 def _aside(source: Path, layout: layouts.Layout) -> dict[str, LazyTensor]:
-    """What an import of the same layout put aside, under its published names."""
+    """Returns the tensors that an import of the same layout put aside, by published name."""
     folder = source / weights.ASIDE
     if not layout.aside or not folder.is_dir():
         return {}

@@ -1,4 +1,4 @@
-"""Safetensors checkpoints: one file, or shards with an index, read slice by slice."""
+"""Reader and writer of safetensors checkpoints: one file, or shards with an index."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SHARD = re.compile(r".+-\d+-of-\d+\.safetensors")
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is still in its file.
+    """A handle of a tensor in a file.
 
     Attributes:
       shape: sizes of its axes.
-      read: gives what an index of slices selects; of the file no more than that is read.
-      dtype: as the file names it.
+      read: reads the part that an index of slices selects, and no more.
+      dtype: name of the dtype in the file.
     """
 
     shape: tuple[int, ...]
@@ -38,19 +38,19 @@ class LazyTensor:
     dtype: str = ""
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Reads a part; `[...]` reads all."""
+        """Reads a part; `[...]` reads the whole tensor."""
         return self.read(index)
 
 
 def open_checkpoint(path: epath.PathLike) -> dict[str, LazyTensor]:
-    """The tensors of a checkpoint by name, none of them read yet.
+    """Returns the tensors of a checkpoint by name; their values are not read yet.
 
     Args:
-      path: a .safetensors file, or a folder with one or with shards and their index.
+      path: a .safetensors file, or a folder with one file or with shards and their index.
 
     Raises:
       DataError: there is no such checkpoint, the index and the shards disagree, a file is damaged,
-        or a tensor has a dtype that is not supported.
+        or a tensor has an unsupported dtype.
     """
     root = epath.Path(path)
     if not files.is_local(root):
@@ -61,7 +61,7 @@ def open_checkpoint(path: epath.PathLike) -> dict[str, LazyTensor]:
         return _open_shards(root)
     if (root / SINGLE).is_file():
         return _open_file(root / SINGLE)
-    cure = "name a folder with safetensors (not .bin) as Hugging Face keeps them"
+    cure = "name a folder with safetensors (not .bin) in Hugging Face's layout"
     raise DataError(root, f"it has neither {SINGLE} nor {INDEX}", cure)
 
 
@@ -72,13 +72,15 @@ def write_checkpoint(
     single: str = SINGLE,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes tensors as Hugging Face does; the index, or the only file, comes last and whole.
+    """Writes tensors in Hugging Face's layout.
+
+    The index, or the only file, is written last, and is whole or absent.
 
     Args:
       path: the folder.
-      tensors: by name, how many bytes it has, and what makes it when its turn has come.
-      single: name of the file, if one is enough.
-      shard_bytes: files get no larger than this, unless one tensor is.
+      tensors: for each name, the size in bytes and a function that makes the tensor.
+      single: name of the file, if one file is enough.
+      shard_bytes: largest size of a file in bytes; a larger tensor gets a file of its own.
     """
     root = epath.Path(path)
     root.mkdir(parents=True, exist_ok=True)

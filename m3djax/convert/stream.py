@@ -1,4 +1,4 @@
-"""Weights between files and devices, without a host that ever holds a whole model."""
+"""Transfer of weights between files and devices; the host never holds a whole model."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def load(
     source: epath.PathLike | None = None,
     dtype: Any = None,
 ) -> FlatParams:
-    """Published tensors to our parameters, each device's part read on its own.
+    """Loads published tensors as our parameters; each device's part is read separately.
 
     Args:
       theirs: all tensors of the checkpoint.
       rules: the map.
       expected: our paths and shapes.
       mesh: the devices.
-      model: what our paths start from; see `sharding.state_shardings`.
+      model: the root of our paths; see `sharding.state_shardings`.
       source: the checkpoint, for messages.
-      dtype: what they become; None: as they are stored.
+      dtype: dtype of the parameters; None: that of the file.
 
     Raises:
-      MapError: as `name_map.load`, lists all that is missing, left over or of another shape.
-      DataError: the same, if there is a source to name.
+      MapError: as `name_map.load`: lists missing and unknown tensors and wrong shapes.
+      DataError: the same, if `source` is given.
     """
     problems: list[str] = []
     sources: dict[str, tuple[Rule, int, list[LazyTensor]]] = {}
@@ -85,14 +85,14 @@ def save(
     shard_bytes: int = 5 * 10**9,
     more: Mapping[str, LazyTensor] | None = None,
 ) -> None:
-    """Our parameters as a published checkpoint of safetensors; the inverse of `load`.
+    """Writes our parameters as a published checkpoint of safetensors; the inverse of `load`.
 
     Args:
       path: the folder.
-      ours: arrays by path, of one process; only one file's worth at a time comes to the host.
+      ours: arrays by path, of one process; the host holds those of one file at a time.
       rules: the map.
-      dtype: what they become; None: as they are.
-      shard_bytes: size of a file.
+      dtype: dtype in the file; None: that of the parameters.
+      shard_bytes: largest size of a file in bytes.
       more: further published tensors, which are copied.
 
     Raises:
@@ -116,7 +116,7 @@ def save(
 def copies(
     tensors: Mapping[str, LazyTensor], dtype: Any = None
 ) -> dict[str, tuple[int, Callable[[], np.ndarray]]]:
-    """Tensors of a file as `write_checkpoint` takes them, in another dtype if that is given."""
+    """Returns tensors of a file as `write_checkpoint` takes them, cast if `dtype` is given."""
 
     def copy(tensor: LazyTensor) -> tuple[int, Callable[[], np.ndarray]]:
         size = np.dtype(dtype or np.float32).itemsize * int(np.prod(tensor.shape))
@@ -136,12 +136,12 @@ def _maker(rule: Rule, parts: Sequence[Any], layer: int, dtype: Any) -> Callable
 def _reader(
     rule: Rule, part: int, tensors: list[LazyTensor], dtype: Any
 ) -> Callable[[Index], np.ndarray]:
-    """What makes one device's part of one of our parameters."""
+    """Returns a function that reads one device's part of a parameter."""
 
     def read(index: Index) -> np.ndarray:
         if not _stacked(rule):
             found = _part(rule, part, tensors[0], index)
-            # Not ascontiguousarray: it makes an array of one element of a scalar.
+            # Not ascontiguousarray, which turns a scalar into an array of shape (1,).
             return np.asarray(found, dtype or found.dtype, order="C")
         layers = range(len(tensors))[index[0]]
         out: np.ndarray | None = None
@@ -157,7 +157,7 @@ def _reader(
 
 
 def _part(rule: Rule, part: int, tensor: LazyTensor, index: Index) -> np.ndarray:
-    """One layer's part; transforms that are not a transposition need the whole tensor."""
+    """Reads one layer's part; transforms other than a transposition need the whole tensor."""
     if isinstance(rule.via, Linear):
         return tensor[index[::-1]].T
     if rule.via == Same():
@@ -168,7 +168,7 @@ def _part(rule: Rule, part: int, tensor: LazyTensor, index: Index) -> np.ndarray
 def _differing(
     rule: Rule, part: int, tensors: Sequence[LazyTensor], expected: Sequence[int] | None
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """The whole shape that a file gives a path, if it is not the expected one, and that one."""
+    """Returns the shape of a parameter in the file, None if it is as expected; and the expected."""
     if expected is None:
         return None, None
     shapes = [_shape(rule, part, tensor) for tensor in tensors]
@@ -183,7 +183,7 @@ def _shape(rule: Rule, part: int, tensor: LazyTensor) -> tuple[int, ...]:
         return tensor.shape[::-1]
     if rule.via == Same():
         return tensor.shape
-    # Values do not matter for a shape: nothing is read.
+    # The shape does not depend on values, so nothing is read.
     return rule.via.load(np.broadcast_to(np.zeros((), np.float32), tensor.shape))[part].shape
 
 

@@ -1,8 +1,9 @@
-"""Reads `torch.save` files without torch, and without running what a pickle asks for.
+"""Reader of `torch.save` files that needs no torch and executes no code of the pickle.
 
-Such a file is a zip: `data.pkl` describes the tensors as views into storages, `data/N` hold the
-bytes. A pickle can call anything. This one may call two functions that rebuild tensors, make
-dicts, and name storage types; whatever else it names is refused, by that name.
+Such a file is a zip. Its `data.pkl` describes the tensors as views into storages, and `data/N` hold
+the bytes. A pickle can name any function of Python. Here it may name only the two functions that
+rebuild tensors, the class of dicts and the types of storages. All other names are refused with an
+error.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ _DTYPES: dict[str, Any] = {
     "BoolStorage": np.bool_,
 }
 _LARGEST_PICKLE = 64 * 2**20
-_CURE = "get the weights from somebody you trust, as safetensors, which cannot hold code"
+_CURE = "get the weights from a source you trust, as safetensors, which cannot hold code"
 _INCOMPLETE = "download it again and compare its size"
 
 
 def read_torch_zip(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file that `torch.save` wrote (torch 1.6 or newer), by name.
+    """Reads the tensors of a file that `torch.save` wrote (torch 1.6 or newer), by name.
 
     Several tensors may be views into one storage; each is copied out of it. The tensors are those
-    of the saved dict, or of its entry "state_dict" or "model" if it has none itself.
+    of the saved dict. If it has none, they are those of its entry "state_dict" or "model".
 
     Raises:
-      DataError: the file is damaged, is no such file, or its pickle asks for something else than
-        tensors; names what it asked for.
+      DataError: the file is damaged or has another format, or its pickle names anything else than
+        tensors; the message has that name.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -78,19 +79,19 @@ class _StorageType(NamedTuple):
 
 
 class _Dict(dict):
-    """Stands for OrderedDict; torch hangs version numbers on it, which nobody needs."""
+    """A replacement of OrderedDict that ignores the version numbers that torch attaches."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
 class _Function:
-    """What a pickle may call, and not change, as it could a function of Python."""
+    """A callable for pickles whose attributes the pickle cannot change."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("it changes what is not its own")
+        raise pickle.UnpicklingError("it changes the attributes of a function")
 
 
 class _RebuildTensor(_Function):
@@ -99,7 +100,7 @@ class _RebuildTensor(_Function):
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
         numbers = (offset, *shape, *stride)
         if not isinstance(storage, _Storage) or not all(type(n) is int for n in numbers):
-            raise pickle.UnpicklingError("a tensor is not described by whole numbers")
+            raise pickle.UnpicklingError("a tensor is not described by integers")
         return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
@@ -122,25 +123,25 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which is no part of tensors"
+                f"it asks for {module}.{name}, which is not part of tensors"
             )
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         word, kind, key, _, count = pid
         if word != "storage" or not isinstance(kind, _StorageType) or type(count) is not int:
-            raise pickle.UnpicklingError("it refers to something that is no storage")
+            raise pickle.UnpicklingError("it refers to an object that is not a storage")
         return _Storage(kind.name, str(key), count)
 
 
 def _unpickle(path: Path, data: bytes) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):
-            # The memo grows up to the largest index: a small pickle could fill the memory.
+            # The memo is as long as its largest index, so a small pickle could fill the memory.
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise pickle.UnpicklingError("it numbers more objects than it holds")
         return _Unpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a pickle can fail in any way, and none is worth a trace
+    except Exception as error:  # a pickle can raise any exception
         reason = printable(error) or type(error).__name__
         raise DataError(path, f"its pickle is refused: {reason}", _CURE) from error
 
@@ -159,12 +160,12 @@ def _is_dict(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Storages:
-    """The bytes behind tensors.
+    """The storages of a zip, which hold the bytes of its tensors.
 
     Attributes:
-      path: of the zip, for messages.
+      path: path of the zip, for messages.
       file: the open zip.
-      root: the folder in it that everything lies in.
+      root: folder in the zip that holds all members.
     """
 
     path: Path
@@ -172,7 +173,7 @@ class _Storages:
     root: str
 
     def read(self, tensors: dict[str, _Tensor]) -> dict[str, np.ndarray]:
-        """All tensors; each storage is read once, and its checksum compared."""
+        """Reads all tensors; each storage is read once and its checksum is checked."""
         self._check_order()
         arrays: dict[_Storage, np.ndarray] = {}
         for tensor in tensors.values():
@@ -196,7 +197,7 @@ class _Storages:
         fine = len(shape) == len(stride) and min((tensor.offset, *shape, *stride)) >= 0
         if not fine or (count and last >= len(storage)):
             raise DataError(self.path, f"tensor {printable(name)} lies outside its storage", _CURE)
-        if count > len(storage):  # a stride of 0 repeats: no published weight does
+        if count > len(storage):  # a stride of 0, which published weights do not have
             problem = f"tensor {printable(name)} has more elements than its storage"
             raise DataError(self.path, problem, _CURE)
         steps = tuple(s * storage.itemsize for s in stride)
@@ -211,9 +212,9 @@ class _Storages:
 
 
 def _stored(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member's bytes; torch never compresses, so that no small file becomes a large one."""
+    """Reads a member's bytes; refuses compressed members, which torch never writes."""
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > _limit(info):
-        problem = f"{printable(info.filename)} is compressed or too large, as torch never writes it"
+        problem = f"{printable(info.filename)} is compressed or too large; torch never writes this"
         raise DataError(path, problem, _CURE)
     return file.read(info)
 

@@ -16,16 +16,16 @@ def monai_vit(vision: Encoder, prefix: str, ours: str = "vision") -> tuple[Rule,
 
     Args:
       vision: the encoder.
-      prefix: what the published names start with, such as "vision_encoder.".
+      prefix: start of the published names, such as "vision_encoder.".
       ours: name of our component.
 
     Raises:
-      ConfigError: the encoder is no ViT3D, so its parameters have no published names.
+      ConfigError: the encoder is not a ViT3D, so its parameters have no published names.
     """
     if not isinstance(vision, ViT3D):
         raise ConfigError(
-            f"{ours}={type(vision).__name__}: the published names of this layout are those of a "
-            "ViT3D. Cure: --layout m3djax, which names every parameter as this project does."
+            f"{ours}={type(vision).__name__}: this layout has published names for a ViT3D only. "
+            "Cure: --layout m3djax, which stores any task under its own names."
         )
     block = f"{ours}/transformer/block"
     return (
@@ -45,7 +45,10 @@ def monai_vit(vision: Encoder, prefix: str, ours: str = "vision") -> tuple[Rule,
 
 
 def timm_vit(patch_size: Size, prefix: str = "", ours: str = "vision") -> tuple[Rule, ...]:
-    """Timm's ViT over 3D patches with a class token, as in E3D-GPT's lineage (Med3D-R1)."""
+    """Returns the map of timm's ViT over 3D patches with a class token.
+
+    The later code of E3D-GPT's author (Med3D-R1) has this layout.
+    """
     return (
         Rule(f"{prefix}cls_token", f"{ours}/cls", Same(lead=2)),
         Rule(f"{prefix}pos_embed", (f"{ours}/cls_position", f"{ours}/positions/table"), HeadRow()),
@@ -61,7 +64,7 @@ def timm_vit(patch_size: Size, prefix: str = "", ours: str = "vision") -> tuple[
 
 
 def timm_mae(patch_size: Size) -> tuple[Rule, ...]:
-    """A masked autoencoder in timm's names: encoder, and decoder with fixed positions."""
+    """Returns the map of a masked autoencoder (fixed decoder positions) with timm's names."""
     return (
         *timm_vit(patch_size),
         *_linear("decoder_embed", "mae_decoder/embed"),

@@ -1,4 +1,4 @@
-"""Weights of a text encoder or a language model belong to one vocabulary."""
+"""Check that weights of a text encoder or a language model fit the config's vocabulary."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from m3djax.experiment import Experiment
 
 
 def check_vocabulary(path: Path, experiment: Experiment) -> str:
-    """Compares the config's tokenizer with the one beside the weights, if both are there.
+    """Compares the config's tokenizer with the one beside the weights, if both exist.
 
-    Two vocabularies of the same size fit the same table, and every word would mean another.
+    Another vocabulary of the same size fits the same table, but each row would stand for another
+    word.
 
     Returns:
-      A note, if there is one beside the weights and the config's is not there; else "".
+      A note if the weights have a tokenizer and the config's does not exist; else "".
 
     Raises:
-      CheckpointError: they differ.
+      CheckpointError: the two vocabularies differ.
       DataError: one of them is damaged.
     """
     text = experiment.data.find("text", Text)
@@ -33,7 +34,7 @@ def check_vocabulary(path: Path, experiment: Experiment) -> str:
     tokenizer = text.tokens.tokenizer
     load = load_tokenizer if isinstance(text.tokens, ReportTokens) else llm_tokenizer.load
     if not Path(tokenizer).exists():
-        return f"vocabulary not compared: the config's tokenizer {tokenizer} is not there"
+        return f"vocabulary not compared: the config's tokenizer {tokenizer} does not exist"
     theirs = load(str(path.parent)).get_vocab()
     ours = load(tokenizer).get_vocab()
     differ = sorted(
@@ -42,7 +43,7 @@ def check_vocabulary(path: Path, experiment: Experiment) -> str:
     if differ:
         raise CheckpointError(
             f"{path.parent}: its vocabulary is not that of {tokenizer}: {len(differ)} "
-            f"words have another number or none, such as {printable(differ[0])!r}. "
-            "Cure: data.fields.text.tokens.tokenizer of the model that the weights are from."
+            f"words have another number or none, such as {printable(differ[0])!r}. Cure: set "
+            "data.fields.text.tokens.tokenizer to the tokenizer that belongs to the weights."
         )
     return ""

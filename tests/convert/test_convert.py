@@ -196,7 +196,7 @@ def test_a_folder_of_weights_is_no_run(
             "m3d_clip",
             r"unknown tensor \(1\):\n    head.weight \(3,\)",
         ),
-        ({"head.weight": np.zeros(3)}, "auto", r"of no layout.*m3d_clip \d+, m3d_vit 0, bert 0"),
+        ({"head.weight": np.zeros(3)}, "auto", r"no known layout.*m3d_clip \d+, m3d_vit 0, bert 0"),
         (
             {"language_encoder.embeddings.word_embeddings.weight": np.zeros((60, 24))},
             "auto",
@@ -326,5 +326,5 @@ def test_a_task_without_the_component_is_named(
     source: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     mae: Experiment = tiny.experiment()
-    with pytest.raises(ValueError, match="m3d_clip is of M3D-CLIP.*MAE has no text"):
+    with pytest.raises(ValueError, match="m3d_clip is that of M3D-CLIP.*MAE has no text"):
         Convert(str(source), str(tmp_path / "out"), layout="m3d_clip").load(mae)

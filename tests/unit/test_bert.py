@@ -155,8 +155,8 @@ def test_a_named_prefix_takes_one_tower_of_several(folder: Path) -> None:
         ({"model_type": "distilbert"}, "model_type is 'distilbert'"),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
-        ({"layer_norm_eps": None}, "layer_norm_eps is None, which is no float"),
-        ({"hidden_size": "8"}, "hidden_size is '8', which is no int"),
+        ({"layer_norm_eps": None}, "layer_norm_eps is None, which is not of type float"),
+        ({"hidden_size": "8"}, "hidden_size is '8', which is not of type int"),
         ({"vocab_size": 21}, r"words/table: the file has \(20, 8\), the model \(21, 8\)"),
         ({"num_hidden_layers": 3}, r"fc1/bias: the file has \(2, 12\), the model \(3, 12\)"),
     ],
@@ -187,7 +187,7 @@ def test_tensors_of_another_model_are_an_error(folder: Path, change: dict, probl
 def test_files_that_are_missing_or_broken_are_an_error(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(DataError, match="is not whole safetensors"):
+    with pytest.raises(DataError, match="is not a whole safetensors file"):
         read_bert(folder)
     weights.unlink()
     with pytest.raises(

@@ -162,7 +162,7 @@ BROKEN: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     ),
     "another family": (_edit_config(model_type="gpt2"), "model_type 'gpt2' is not supported"),
     "no config": (lambda f: (f / "config.json").unlink(), "it has no config.json"),
-    "bad config": (_edit_config(num_attention_heads="four"), "transformers refuses it"),
+    "bad config": (_edit_config(num_attention_heads="four"), "transformers refuses the config"),
     "too small a vocabulary": (
         _edit_config(vocab_size=200),
         "its tokenizer has 258 tokens, its table 200 rows",
