@@ -1,1 +1,1 @@
-"""Plans: what a config needs and what bounds its speed, on devices that are not there."""
+"""Plans: memory needs and speed bounds of a config, computed without the devices."""

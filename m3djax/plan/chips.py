@@ -1,4 +1,4 @@
-"""What one chip of each kind can do, as published; nothing here was measured on one."""
+"""Published figures of accelerators; none of them was measured here."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class Chip:
     """A kind of accelerator.
 
     Attributes:
-      device_kind: what JAX calls it.
-      memory: bytes of HBM that a program may use. Of TPUs, the limit that libtpu 0.0.52 names when
-        it refuses a program; of an H100, what CUDA leaves of 80 GB.
+      device_kind: name of the kind in JAX.
+      memory: bytes of HBM that a program may use. For TPUs, this is the limit in the messages of
+        libtpu 0.0.52; for an H100, the part of 80 GB that CUDA leaves free.
       bandwidth: bytes per second between HBM and the chip.
       link: bytes per second over one link to a neighbour, one way.
-      tile: side of the matrix unit; 0 where padding to it cannot be told.
-      pod: longest slice along each axis of the network; () where every chip reaches every other
-        one over a switch, and `link` is what a chip sends into it.
-      wraps: an axis whose length is a multiple of this is a ring; others are lines.
+      tile: side of the matrix unit; 0 if padding to it is unknown.
+      pod: longest slice along each axis of the network. It is () if a switch connects all chips;
+        then `link` is the bytes per second from a chip to the switch.
+      wraps: an axis is a ring if its length is a multiple of this, and a line otherwise.
       network: bytes per second and chip between slices (the data centre's network), one way.
     """
 
@@ -35,7 +35,7 @@ class Chip:
 
     @property
     def peak(self) -> float:
-        """Dense bfloat16 FLOP/s."""
+        """Returns the peak of dense bfloat16 products in FLOP/s."""
         return flops.data_sheet(self.device_kind)
 
 
@@ -44,7 +44,7 @@ def _gib(value: float) -> int:
 
 
 # Bandwidths: "How to Scale Your Model" (jax-ml.github.io/scaling-book, TPUs and GPUs), which gives
-# what is reached rather than what is sold.
+# achievable figures.
 CHIPS = {
     "v4": Chip("TPU v4", _gib(30.75), 1.2e12, 4.5e10, 128, (16, 16, 16), 4, 6.25e9),
     "v5e": Chip("TPU v5 lite", _gib(15.75), 8.1e11, 4.5e10, 128, (16, 16), 16, 3.125e9),

@@ -1,8 +1,8 @@
-"""What devices send each other in one step, read from the compiled program.
+"""Traffic between devices in one step, read from the compiled program.
 
-Wire bytes are what a device must receive (or send, in a ring the same) by the best algorithm:
-(n - 1) / n of the whole for a gather, a scatter or an exchange among n devices, twice that for an
-all-reduce, all of it for a permute.
+Wire bytes are the bytes that a device must receive with the best algorithm; in a ring it sends as
+many. Among n devices they are (n - 1) / n of the whole array for a gather, a scatter or an
+all-to-all, twice that for an all-reduce, and the whole array for a permute.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from m3djax.plan.hlo import Call, Program, size
 
-# Wire bytes for a payload among n devices. The payload is the whole array of the group: gathered,
-# reduced or before it is scattered.
+# Wire bytes for a payload among n devices. The payload is the whole array of the group: the result
+# of a gather, the operand of a reduction or of a scatter.
 _WIRE: dict[str, Callable[[float, int], float]] = {
     "all-gather": lambda payload, n: payload * (n - 1) / n,
     "reduce-scatter": lambda payload, n: payload * (n - 1) / n,
@@ -25,7 +25,7 @@ _WIRE: dict[str, Callable[[float, int], float]] = {
     "collective-permute": lambda payload, n: payload,
     "collective-broadcast": lambda payload, n: payload,
 }
-# How libtpu calls those between slices, which it writes as transfers by the hosts.
+# libtpu's names of collectives between slices, which it prints as transfers by the hosts.
 _BETWEEN = {
     "ALL_GATHER": "all-gather",
     "REDUCE_SCATTER": "reduce-scatter",
@@ -39,12 +39,12 @@ class Collective:
     """One collective of the program.
 
     Attributes:
-      kind: as `all-gather`.
-      times: how often per step.
-      payload: bytes of the whole array, once.
-      group: devices that take part with device 0's like, by their place in the mesh; of a permute,
-        one sender and its receiver.
-      between_slices: whether it leaves the slice, over the data centre's network.
+      kind: XLA's name, such as `all-gather`.
+      times: number of runs per step.
+      payload: bytes of the whole array in one run.
+      group: one of the equal groups of devices, as indices in the mesh; for a permute, one sender
+        and its receiver.
+      between_slices: whether it uses the data centre's network between slices.
     """
 
     kind: str
@@ -55,20 +55,20 @@ class Collective:
 
     @property
     def wire(self) -> float:
-        """Bytes per step that a device sends or receives."""
+        """Returns the bytes per step that a device sends or receives."""
         return self.times * _WIRE[self.kind](self.payload, len(self.group))
 
 
 def find(program: Program, devices: int, slices: int = 1) -> list[Collective]:
-    """All collectives of a program.
+    """Returns all collectives of a program.
 
     Args:
       program: the compiled step.
-      devices: of the whole mesh; what "all devices" means.
-      slices: of the topology.
+      devices: number of devices in the whole mesh.
+      slices: number of slices in the topology.
 
     Raises:
-      ValueError: groups are printed in a way that is not known.
+      ValueError: groups of devices are printed in an unknown form.
     """
     found = []
     for call in program.calls():
@@ -89,7 +89,7 @@ def find(program: Program, devices: int, slices: int = 1) -> list[Collective]:
 
 
 def totals(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
-    """Count and bytes per step by kind; those between slices apart."""
+    """Returns count and bytes per step by kind; traffic between slices has rows of its own."""
     rows: dict[str, dict[str, float]] = {}
     for each in collectives:
         kind = f"{each.kind} between slices" if each.between_slices else each.kind
@@ -101,10 +101,9 @@ def totals(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
 
 
 def _continues(call: Call) -> bool:
-    """Whether a fusion only carries on or ends a collective that another one started.
+    """Returns whether a fusion only continues or ends a collective that another fusion started.
 
-    To overlap it with arithmetic, libtpu prints an asynchronous collective again in every fusion
-    that runs beside it.
+    libtpu prints an asynchronous collective again in each fusion that overlaps with it.
     """
     return call.inside.name.startswith("async_collective_fusion") or any(
         'custom_call_target="AsyncCollectiveDone"' in instruction.attributes
@@ -124,7 +123,7 @@ def _between_slices(call: Call, slices: int) -> list[Collective]:
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
-    """One of the equal groups, as places in the mesh."""
+    """Returns one of the equal groups of devices, as indices in the mesh."""
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return int(pairs[1]), int(pairs[2])
     groups = re.search(r"replica_groups=", attributes)
@@ -147,7 +146,7 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
             ids = np.arange(np.prod(list(sides.values()))).reshape(tuple(sides.values()))
             along = tuple(slice(None) if name in wanted else 0 for name in sides)
             return tuple(ids[along].ravel().tolist())
-    raise ValueError(f"these groups of devices cannot be read: {text[:120]}")
+    raise ValueError(f"groups of devices cannot be read: {text[:120]}")
 
 
 def _integers(text: str) -> tuple[int, ...]:

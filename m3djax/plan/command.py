@@ -19,7 +19,7 @@ from m3djax.plan.topology import Topology
 
 
 def run(config: Any, wanted: Options) -> None:
-    """Plans, prints and, if asked to, writes."""
+    """Makes a plan, prints it and writes it if `wanted.json` names a file."""
     made = plan(config, Topology(wanted.topology, wanted.slices), fit=wanted.fit)
     show(made)
     if wanted.json:
@@ -28,20 +28,21 @@ def run(config: Any, wanted: Options) -> None:
 
 
 def plan(config: Any, topology: Topology, *, fit: bool = False) -> Record:
-    """Compiles a program for devices that are not there and says what it would need.
+    """Compiles a program for absent devices and returns its memory needs and speed bounds.
 
     Args:
-      config: an experiment, whose train step is planned and whose data need not exist, or another
+      config: an experiment, whose train step is planned and whose data need not exist; or another
         `Target`.
       topology: the devices.
-      fit: look for the largest batch that leaves a tenth of the memory free.
+      fit: whether to find the largest batch that leaves a tenth of the memory free.
 
     Raises:
-      ConfigError: the config does not fit the topology, or its compiler is not installed.
+      ConfigError: the config does not fit the topology, or the topology's compiler is not
+        installed.
     """
     if fit:
         if not isinstance(config, Experiment):
-            raise ConfigError("--fit looks for the batch of a train step. Cure: leave it out.")
+            raise ConfigError("--fit finds the batch of a train step only. Cure: leave it out.")
         mesh = sharding.make_mesh(config.mesh, topology.devices())
         unit = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
         search = Search(
@@ -54,6 +55,7 @@ def plan(config: Any, topology: Topology, *, fit: bool = False) -> Record:
         except OutOfMemory as refused:
             raise ConfigError(
                 f"{refused}; {topology.name} has {topology.chip.memory / 2**30:.2f} GiB. Cure: "
-                "--fit finds the largest batch; more remat, accumulate, or weights over fsdp."
+                "--fit, which finds the largest batch; or more remat, a larger accumulate, or "
+                "weights split over fsdp."
             ) from refused
     return record(target_of(config), topology, step)

@@ -1,4 +1,4 @@
-"""Compiling real programs for devices that are not there."""
+"""Compilation of real programs for absent devices."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from m3djax.plan.topology import Topology
 
 
 class OutOfMemory(Exception):
-    """The compiler refuses a program that does not fit.
+    """An error for a program that needs more memory than a device has.
 
     Attributes:
-      needed: bytes per device that it would take.
+      needed: bytes per device that the program needs.
     """
 
     def __init__(self, needed: int) -> None:
@@ -30,13 +30,13 @@ class OutOfMemory(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device, as the compiler lays them out.
+    """Memory of one device in bytes, as the compiler assigns it.
 
     Attributes:
       arguments: train state and batch.
-      outputs: results; those in place of arguments included.
-      aliased: outputs that take the place of arguments.
-      temporaries: everything between.
+      outputs: all results, including those written over arguments.
+      aliased: results that are written over arguments.
+      temporaries: intermediate arrays.
       code: the program itself.
       peak: the largest sum of arguments, outputs and temporaries at any time.
     """
@@ -50,7 +50,7 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """What has to fit."""
+        """Returns the bytes that must fit: peak and code."""
         return self.peak + self.code
 
 
@@ -59,12 +59,12 @@ class Step:
     """A compiled program.
 
     Attributes:
-      traced: the program as JAX sees it, before the compiler.
+      traced: the traced program, before compilation.
       mesh: the devices.
       parameters: numbers of `trained` and `frozen` parameters.
-      memory: of one device.
-      text: the optimised program, or None where libtpu cannot print it.
-      seconds: time that the compiler took, here.
+      memory: memory of one device.
+      text: the optimised program; None if libtpu cannot print it.
+      seconds: compile time on this machine.
     """
 
     traced: Traced
@@ -79,12 +79,12 @@ def compile_for(target: Target, topology: Topology) -> Step:
     """Compiles a program; needs neither its data nor its devices.
 
     Raises:
-      ConfigError: the mesh or the batch does not fit the topology, or it has no compiler here, or
-        the compiler fails.
+      ConfigError: the mesh or the batch does not fit the topology, the compiler for the topology is
+        not installed, or the compiler fails.
       OutOfMemory: the program does not fit into a device's memory.
     """
     mesh = sharding.make_mesh(target.mesh, topology.devices())
-    # Attention looks at the mesh to know what it is compiled for.
+    # Attention reads the platform from the current mesh.
     with jax.set_mesh(mesh):
         traced, parameters = target.trace(mesh)
         lowered = traced.lower()
@@ -128,5 +128,5 @@ def _gave_up(error: Exception, topology: Topology) -> ConfigError:
     reason = str(error).splitlines()[0][:300]
     return ConfigError(
         f"the compiler for {topology.name} fails on this step: {reason}. "
-        "Cure: other sizes or another mesh; it is the compiler's own error."
+        "Cure: other sizes or another mesh; the error comes from the compiler itself."
     )

@@ -1,8 +1,8 @@
-"""The largest batch that fits, from programs that do not.
+"""Search for the largest batch that fits into memory.
 
-The TPU compiler refuses a program that is too big within seconds and says how much it would take,
-while one that fits takes minutes. Memory grows almost linearly with the batch: two refusals give a
-line, and a real compile confirms what the line promises.
+The TPU compiler refuses a program that is too big within seconds and says how much memory it needs.
+To compile a program that fits takes minutes. Memory grows almost linearly with the batch. So the
+search fits a line to two refused batches, and compiles the batch that the line predicts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.experiment import Experiment
 from m3djax.plan.compile import OutOfMemory, Step
 
-FREE = 0.1  # of the memory, that a config should leave
+FREE = 0.1  # share of the memory that a config should leave free
 
 # Compiles the step for a batch; raises OutOfMemory.
 Compile = Callable[[Experiment], Step]
@@ -24,14 +24,14 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass
 class Search:
-    """Looks for the largest batch that leaves a tenth of the memory free.
+    """A search for the largest batch that leaves a tenth of the memory free.
 
     Attributes:
       experiment: the config, with any batch.
-      compile: how to compile it.
+      compile: function that compiles the step of a config.
       memory: bytes that a program may use.
       unit: the batch is a multiple of this.
-      say: is told of every probe.
+      say: function that prints progress.
     """
 
     experiment: Experiment
@@ -41,7 +41,7 @@ class Search:
     say: Say = print
 
     def run(self) -> tuple[Experiment, Step]:
-        """The config with that batch, and its compiled step.
+        """Returns the config with the largest batch, and its compiled step.
 
         Raises:
           ConfigError: not even one unit fits.
@@ -51,8 +51,8 @@ class Search:
         far = (units, self._needed(units))
         while far[1] < self.memory:
             far = (4 * far[0], self._needed(4 * far[0]))
-        # Proportion over-estimates what fits, as some memory is there without any batch; half more
-        # than that is refused for certain, and near enough for a straight line.
+        # The proportional estimate is too large, because some memory does not depend on the batch.
+        # A batch half as large again is refused for certain, and is near enough for a line.
         units = math.ceil(1.5 * far[0] * room / far[1])
         units = units if units < far[0] else 2 * far[0]
         near = (units, self._needed(units))
@@ -65,7 +65,7 @@ class Search:
                     f"not even a batch of {self.unit} leaves {FREE:.0%} of the memory free. Cure: "
                     "more remat, a larger accumulate, or weights split over fsdp."
                 )
-            self.say(f"the line promises {fits * self.unit}: compiling that")
+            self.say(f"predicted batch {fits * self.unit}: compiling")
             experiment = self._with(fits)
             try:
                 step = self.compile(experiment)

@@ -1,8 +1,8 @@
-"""H100s that are not there.
+"""Absent H100s as compile targets.
 
-JAX has no public way to compile for absent GPUs: this file alone holds the private hooks, as they
-are in jax 0.10. The cuDNN calls in such a program are not checked: neither their workspace, nor
-whether an engine exists for them; GEMMs are not tuned.
+JAX has no public way to compile for absent GPUs. All private hooks, as of jax 0.10, are in this
+file. The cuDNN calls in such a program are not checked: neither their workspace nor whether an
+engine exists for them. GEMMs are not tuned.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import jax
 
 from data_pipelines.errors import ConfigError
 
-# One H100 SXM5 for the compiler: compute capability 9.0's limits (CUDA C++ Programming Guide) and
-# NVIDIA's data sheet.
+# Description of one H100 SXM5 for the compiler: the limits of compute capability 9.0 (CUDA C++
+# Programming Guide) and NVIDIA's data sheet.
 _TARGET = """
 gpu_device_info {
   cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
@@ -56,13 +56,13 @@ _CURE = "Cure: pip install -r requirements-plan-gpu.txt, with the version of jax
 
 
 def devices(count: int) -> list[jax.Device]:
-    """H100s of one host.
+    """Returns absent H100s of one host, for compilation only.
 
     Raises:
-      ConfigError: the CUDA plugin is not installed, or the hooks are not in this version of jax.
+      ConfigError: the CUDA plugin is not installed, or this version of jax lacks the hooks.
     """
     if not installed():
-        raise ConfigError(f"planning for H100 needs jax's CUDA plugin, no GPU. {_CURE}")
+        raise ConfigError(f"planning for H100 needs jax's CUDA plugin (but no GPU). {_CURE}")
     try:
         plugin = _plugin()
         from jax._src.lib import xla_client
@@ -73,12 +73,12 @@ def devices(count: int) -> list[jax.Device]:
         return list(topology._make_compile_only_devices())
     except (AttributeError, ImportError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"planning for H100 uses private hooks of jax 0.10, which failed here: {error}. {_CURE}"
+            f"planning for H100 uses private hooks of jax 0.10, which failed: {error}. {_CURE}"
         ) from error
 
 
 def installed() -> bool:
-    """Whether JAX's CUDA plugin is there."""
+    """Returns whether JAX's CUDA plugin is installed."""
     return bool(
         importlib.util.find_spec("jax_plugins")
         and importlib.util.find_spec("jax_plugins.xla_cuda12")
@@ -87,7 +87,7 @@ def installed() -> bool:
 
 @functools.cache
 def _plugin() -> Any:
-    """The CUDA plugin's C interface, with its callbacks registered although there is no GPU."""
+    """Returns the CUDA plugin's C interface; registers its callbacks, although no GPU exists."""
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     from jax._src import xla_bridge
     from jax._src.lib import xla_client
@@ -100,13 +100,13 @@ def _plugin() -> Any:
 
     xla_bridge.register_plugin = keep
     try:
-        jax.devices()  # looks for plugins the first time it is called, and starts the CPU's backend
+        jax.devices()  # the first call discovers plugins and starts the CPU backend
     finally:
         xla_bridge.register_plugin = register
     if not kept:
-        raise RuntimeError("JAX was in use before it was asked for absent GPUs")
+        raise RuntimeError("JAX was initialised before the absent GPUs were requested")
     if not xla_client.pjrt_plugin_initialized("cuda"):
         xla_client.initialize_pjrt_plugin("cuda")
     for callback in list(xla_bridge._plugin_callbacks):
-        callback(c_api=kept[-1])  # registers CustomSPMDPartitioning, which cuDNN's calls need
+        callback(c_api=kept[-1])  # registers CustomSPMDPartitioning, which cuDNN calls need
     return kept[-1]

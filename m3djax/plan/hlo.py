@@ -1,9 +1,9 @@
-"""The text of a compiled program as data: which instructions run, and how often.
+"""Parser of compiled programs: gives the instructions that run, and how often each runs.
 
-XLA prints a program after optimisation as computations of one instruction a line. Its own cost
-analysis counts the body of a loop once; here every instruction comes with the product of the trip
-counts around it. Read are the texts that libtpu, the CUDA plugin and the CPU compiler of jax 0.10
-print.
+XLA prints an optimised program as computations with one instruction per line. XLA's own cost
+analysis counts the body of a loop once. Here, each instruction has a count: the product of the trip
+counts of the loops around it. The parser reads the texts of libtpu, the CUDA plugin and the CPU
+compiler of jax 0.10.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator
 
-# Bits of an element.
+# Bits per element.
 _BITS = {
     **dict.fromkeys(("pred", "s8", "u8"), 8),
     **dict.fromkeys(("s4", "u4"), 4),
@@ -31,13 +31,13 @@ _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line.
+    """One instruction.
 
     Attributes:
       name: its name, without the leading %.
       shape: type of its result as printed, tuples in parentheses, layouts included.
-      opcode: what it does, as `all-gather-start`.
-      operands: names of its arguments; of a constant or parameter, the printed value.
+      opcode: XLA's operation, such as `all-gather-start`.
+      operands: names of its arguments; for a constant or parameter, the printed value.
       attributes: the rest of the line.
     """
 
@@ -48,7 +48,7 @@ class Instruction:
     attributes: str
 
     def attribute(self, key: str) -> str | None:
-        """The value of `key=value`, without the % of names; None if there is none."""
+        """Returns the value of `key=value`, without the % of names; None if it is absent."""
         found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
         return found[1].lstrip("%") if found else None
 
@@ -59,7 +59,7 @@ class Computation:
 
     Attributes:
       name: its name.
-      instructions: by name, in order.
+      instructions: its instructions by name, in order.
       root: name of the instruction whose result is returned.
     """
 
@@ -70,12 +70,12 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """An instruction at one place where it is run.
+    """An instruction with the number of its runs at one place of the program.
 
     Attributes:
-      instruction: what.
-      inside: the computation that it stands in.
-      times: how often per run of the program.
+      instruction: the instruction.
+      inside: the computation that contains it.
+      times: number of runs per run of the program.
       fused: whether it is part of a fusion, whose inner values never reach memory.
     """
 
@@ -92,9 +92,9 @@ class Program:
       text: what `compiled.as_text()` returns.
 
     Attributes:
-      computations: by name.
-      entry: name of the one that starts.
-      unknown_loops: loops whose trip count could not be told; their bodies count once.
+      computations: the computations by name.
+      entry: name of the computation that starts.
+      unknown_loops: loops with an unknown trip count; their bodies count once.
     """
 
     def __init__(self, text: str) -> None:
@@ -110,13 +110,13 @@ class Program:
                 current.instructions[name[2]] = _instruction(name[2], line[name.end() :])
                 current.root = name[2] if name[1] else current.root
         if not self.entry:
-            raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
+            raise ValueError("the text is not a compiled program: it has no ENTRY.")
 
     def turn(self) -> Program:
-        """One turn of the loop of unknown length that the program consists of.
+        """Returns one iteration of the program's only loop of unknown length, as a program.
 
         Raises:
-          ValueError: there is not exactly one.
+          ValueError: there is not exactly one such loop.
         """
         computation = self.computations[self.entry]
         bodies = [
@@ -131,7 +131,7 @@ class Program:
         return one
 
     def calls(self) -> Iterator[Call]:
-        """Every instruction that runs, from the entry down; both branches of a conditional."""
+        """Yields each instruction that runs, from the entry down; both branches of conditionals."""
         yield from self._calls(self.entry, 1, fused=False)
 
     def _calls(self, name: str, times: int, *, fused: bool) -> Iterator[Call]:
@@ -156,7 +156,10 @@ class Program:
         return self._counted(loop, around)
 
     def _counted(self, loop: Instruction, around: Computation) -> int | None:
-        """Trips of `for (i = start; i < stop; i += stride)` with constants; None if it is not."""
+        """Returns the trip count of `for (i = start; i < stop; i += stride)` with constants.
+
+        It returns None for any other loop.
+        """
         condition = self.computations[loop.attribute("condition") or ""]
         body = self.computations[loop.attribute("body") or ""]
         test = condition.instructions[condition.root]
@@ -176,15 +179,15 @@ class Program:
 
 
 def size(shape: str) -> int:
-    """Bytes of a type as printed, tuples summed, without the padding of tiles."""
+    """Returns the bytes of a printed type, tuples summed, without the padding of tiles."""
     return sum(_bytes(kind, _sides(sides)) for kind, sides, _ in _ARRAY.findall(shape))
 
 
 def memory_size(shape: str, *, anywhere: bool = False) -> int:
-    """Bytes that a type takes in the device's main memory, tiles padded.
+    """Returns the bytes of a printed type in the device's main memory, tiles padded.
 
-    `f32[3,100]{1,0:T(8,128)}` takes 8 x 128 floats. What is marked S(1) is kept on the chip and
-    does not count, unless `anywhere`.
+    `f32[3,100]{1,0:T(8,128)}` takes 8 x 128 floats. Arrays marked S(1) are kept on the chip and
+    count only with `anywhere`.
     """
     total = 0
     for kind, printed, layout in _ARRAY.findall(shape):
@@ -221,7 +224,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, opened: int) -> int:
-    """Index of the bracket that closes the one at `opened`."""
+    """Returns the index of the bracket that closes the one at `opened`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, opened):
         depth += 1 if match[0] == "(" else -1
@@ -231,7 +234,7 @@ def _closing(text: str, opened: int) -> int:
 
 
 def _parts(arguments: str) -> list[str]:
-    """Arguments at the commas that are in no bracket: older texts print an operand's type too."""
+    """Splits arguments at commas outside of brackets; older texts also print operands' types."""
     parts, depth, start = [], 0, 0
     for index, letter in enumerate(arguments):
         depth += (letter in "([{") - (letter in ")]}")
@@ -242,7 +245,7 @@ def _parts(arguments: str) -> list[str]:
 
 
 def _callees(instruction: Instruction) -> list[str]:
-    """Computations that an instruction runs; the small ones of reductions and sorts are no work."""
+    """Returns the computations that an instruction runs, without those of reductions and sorts."""
     keys = {
         "while": ("body",),
         "fusion": ("calls",),
@@ -255,7 +258,7 @@ def _callees(instruction: Instruction) -> list[str]:
 
 
 def _element(inside: Computation, name: str, index: int) -> str:
-    """The name of a tuple's element, or the tuple's own name if it is not made in sight."""
+    """Returns the name of a tuple's element, or `name` if no `tuple` instruction has that name."""
     made = inside.instructions.get(name)
     if made is None or made.opcode != "tuple":
         return name
@@ -263,7 +266,7 @@ def _element(inside: Computation, name: str, index: int) -> str:
 
 
 def _source(inside: Computation, name: str) -> Instruction | None:
-    """What a name stands for, behind copies of it."""
+    """Returns the instruction that makes a value, skipping copies."""
     made = inside.instructions.get(name)
     while made is not None and made.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
         made = inside.instructions.get(made.operands[0])
@@ -271,7 +274,7 @@ def _source(inside: Computation, name: str) -> Instruction | None:
 
 
 def _constant(inside: Computation, name: str) -> int | None:
-    """The value of an integer constant."""
+    """Returns the value of an integer constant; None if the name is not one."""
     made = _source(inside, name)
     if made is None or made.opcode != "constant" or not re.fullmatch(r"-?\d+", made.operands[0]):
         return None
@@ -279,7 +282,7 @@ def _constant(inside: Computation, name: str) -> int | None:
 
 
 def _index(inside: Computation, name: str) -> int | None:
-    """Which element of a tuple a name stands for."""
+    """Returns the index of the tuple element that a name stands for; None if it is not one."""
     made = _source(inside, name)
     if made is None or made.opcode != "get-tuple-element":
         return None
@@ -287,7 +290,7 @@ def _index(inside: Computation, name: str) -> int | None:
 
 
 def _stride(body: Computation, index: int) -> int | None:
-    """What a loop's body adds to element `index` of its state; None if it does something else."""
+    """Returns the constant that a loop's body adds to element `index`; None if it is not a sum."""
     made = _source(body, _element(body, body.root, index))
     if made is None or made.opcode != "add":
         return None

@@ -1,6 +1,6 @@
 """The options of the verb `plan`; `command` does the work.
 
-JAX is not imported here, so that help is shown at once.
+JAX is not imported here, so that the help text appears at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ USAGE = "CONFIG --topology v5e:4x4 [--slices N] [--fit] [--json FILE] [--field v
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to plan for.
+    """The options of a plan.
 
     Attributes:
       topology: the devices of a slice, such as "v5e:4x4".
-      slices: how many such slices.
-      fit: whether to look for the largest batch.
+      slices: number of slices.
+      fit: whether to find the largest batch.
       json: file to write the plan to; "" for none.
     """
 
@@ -31,10 +31,10 @@ class Options:
 
     @classmethod
     def parse(cls, arguments: list[str], *, required: bool = True) -> tuple[Options, list[str]]:
-        """Returns the options of the verb, and what is left for the config's fields.
+        """Returns the options of the verb, and the other arguments, which set the config's fields.
 
         Args:
-          arguments: what stands behind CONFIG.
+          arguments: the command line after CONFIG.
           required: whether a missing topology ends the process.
         """
         prog = f"{program()} plan"

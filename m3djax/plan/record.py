@@ -1,4 +1,4 @@
-"""The record of a plan: everything a compiled step tells, as JSON."""
+"""The record of a plan as JSON: memory, collectives, FLOPs and bounds of a compiled step."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Record = dict[str, Any]
 
 
 def config_hash(target: Target, topology: Topology) -> str:
-    """Fingerprint of what is planned: it changes with the program and with the topology."""
+    """Returns the fingerprint of a plan; it changes with the program and with the topology."""
     planned = {**target.fields(), "topology": [topology.name, topology.slices]}
     return hashlib.sha256(json.dumps(serialize.to_json(planned)).encode()).hexdigest()
 
 
 def record(target: Target, topology: Topology, step: Step) -> Record:
-    """Everything a compiled step tells, as JSON; bytes, FLOPs and seconds are of one device."""
+    """Returns the record of a compiled step; bytes, FLOPs and seconds are those of one device."""
     chip, devices = topology.chip, topology.size
     whole = Program(step.text) if step.text else None
     program = whole.turn() if whole and target.looped else whole
@@ -33,7 +33,7 @@ def record(target: Target, topology: Topology, step: Step) -> Record:
     model = target.work(step.traced) // devices
     executed = flops.count_jaxpr(jaxpr) // devices
     padded = flops.count_jaxpr(jaxpr, chip.tile) // devices if chip.tile else None
-    # A turn of a loop reads its state and writes little of it; a train step writes all of it.
+    # A loop iteration writes little of the state that it reads; a train step writes all of it.
     floor = step.memory.arguments + (0 if target.looped else step.memory.outputs)
     moved = traffic.estimate(program) if program else None
     once = traffic.estimate(whole) - moved if whole and moved and target.looped else 0

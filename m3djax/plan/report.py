@@ -1,4 +1,4 @@
-"""A plan as tables in the terminal."""
+"""Tables of a plan for the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m3djax.plan.record import Record
 
 
 def show(plan: Record) -> None:
-    """Prints a record."""
+    """Prints a record as tables."""
     console = Console()
     mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items())
     batch = plan["batch"]
@@ -28,7 +28,7 @@ def show(plan: Record) -> None:
     console.print(_collectives_table(plan["collectives"], plan["step"]))
     console.print(_bounds_table(plan))
     if once := plan["hbm"]["once_bytes"]:
-        console.print(f"before and after the loop: {once / 1e9:.1f} GB to and from HBM, once")
+        console.print(f"before and after the loop: {once / 1e9:.1f} GB of HBM traffic, once")
     for loop in plan["loops_of_unknown_length"]:
         console.print(f"{loop}: a loop of unknown length, counted once", markup=False)
 

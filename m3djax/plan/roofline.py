@@ -1,8 +1,8 @@
-"""How fast a step could be at best: bounds from published numbers, never a prediction.
+"""Lower bounds of the time of a step, from published numbers; they are not predictions.
 
-Each term is the time that one resource alone would need at its full speed: the matrix units for the
-FLOPs, HBM for the bytes, the links for the wire bytes. The step cannot be faster than the largest;
-it will be slower, as nothing overlaps perfectly and only matrix products are counted.
+Each term is the time that one resource alone needs at full speed: the matrix units for the FLOPs,
+HBM for the bytes, the links for the wire bytes. The step takes at least the largest term. It takes
+longer in practice, because overlap is never perfect and only matrix products are counted.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Places = Sequence[tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds per step that each resource needs, and what follows.
+    """The seconds per step that each resource needs.
 
     Attributes:
       model: seconds of the model's own FLOPs, without recomputation, at peak.
       compute: seconds of all executed FLOPs at peak.
-      compute_padded: the same with matrix products padded to the matrix unit's side; None where
-        that is not known.
-      memory: seconds of the estimated traffic with HBM.
+      compute_padded: the same with matrix products padded to the matrix unit's side; None if that
+        side is unknown.
+      memory: seconds of the estimated HBM traffic.
       links: seconds of collectives within a slice; None if the program could not be read.
-      network: seconds of those between slices; None likewise.
+      network: seconds of collectives between slices; None if the program could not be read.
     """
 
     model: float
@@ -39,7 +39,7 @@ class Roofline:
     network: float | None
 
     def bound(self, *, padded: bool) -> tuple[float, str]:
-        """Least seconds per step, and the term that limits."""
+        """Returns the least seconds per step, and the name of the limiting term."""
         compute = self.compute_padded if padded else self.compute
         terms = {
             "compute": compute,
@@ -52,16 +52,16 @@ class Roofline:
         return known[limit], limit
 
     def mfu(self, *, padded: bool) -> float:
-        """Upper bound on model FLOPs utilisation: the model's FLOPs over time times peak."""
+        """Returns an upper bound of the model FLOPs utilisation: FLOPs / (time x peak)."""
         return self.model / self.bound(padded=padded)[0]
 
 
 def link_seconds(collectives: Iterable[Collective], topology: Topology, places: Places) -> float:
-    """Seconds that collectives within a slice need, if every link is used all the time.
+    """Returns the seconds of collectives within a slice, if all links are busy all the time.
 
     Args:
-      collectives: of the step.
-      topology: where.
+      collectives: the collectives of the step.
+      topology: the devices.
       places: coordinates of each device in the order of the mesh.
     """
     return sum(
@@ -72,14 +72,14 @@ def link_seconds(collectives: Iterable[Collective], topology: Topology, places: 
 
 
 def network_seconds(collectives: Iterable[Collective], chip: Chip) -> float:
-    """Seconds that collectives between slices need over the data centre's network."""
+    """Returns the seconds of collectives between slices over the data centre's network."""
     return sum(each.wire for each in collectives if each.between_slices) / chip.network
 
 
 def _links(collective: Collective, topology: Topology, places: Places) -> int:
-    """Links that the worst placed chip has along the axes that a group spans.
+    """Returns the fewest links that a chip has along the axes of a group.
 
-    A chip has two along an axis that is a ring; on a line the last one has one.
+    A chip has two links along a ring. The last chip of a line has one.
     """
     if topology.is_gpu:
         return 1  # the switch

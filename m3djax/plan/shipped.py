@@ -1,4 +1,4 @@
-"""Plans of the configs that are shipped, kept in docs/plans: `python -m configs.plans`."""
+"""Plans of the shipped configs, kept in docs/plans; `python -m configs.plans` renews them."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ FOLDER = Path("docs/plans")
 _INTRODUCTION = """\
 # Plans of full-size configs
 
-What each config needs and what bounds its speed, on slices that were not there. Each row is one
-compilation of the real train step, or of the real loop that generates text, by the TPU's own
-compiler; no accelerator was used, nothing was run. `make plans` makes the rows anew whose config
-has changed, and a test fails until it is done. One plan by hand:
-`python run.py plan CONFIG --topology v5e:4x4`.
+Memory needs and speed bounds of each config on TPU slices. Each row is one compilation of the real
+train step, or of the real generation loop, by the TPU's own compiler. No accelerator was used, and
+nothing was run. `make plans` renews the rows whose config has changed; a test fails until then. To
+make one plan by hand: `python run.py plan CONFIG --topology v5e:4x4`.
 
 """
 _EXPLANATION = """
-- **Memory** is the compiler's: the largest sum of state, batch and temporaries at any time, plus
-  the program, of one device. *Free* is what is left of what libtpu lets a program use (v5e: 15.75
-  of 16 GiB). The batch is that of one data x fsdp shard.
-- **A step** of a config named `decode` is one token of each answer, one turn of the loop; what is
-  done once, before and after the loop, is in the JSON (`once_bytes`).
-- **Wire** is what a device receives in one step, by kind, read from the optimised program, loops
-  times their trip count: (n - 1)/n of the array for a gather or a scatter, twice that for an
-  all-reduce.
-- **Bounds** are the times that matrix products, HBM and links alone would need at their published
-  speed; the largest is the least time of a step. *Padded* counts products as the 128 x 128 (v6e:
-  256 x 256) matrix unit does them. HBM time is an estimate from the program's text, no bound.
-- **MFU, at most** is the model's own FLOPs over that least time and the peak: those of the forward
-  pass and of the gradients that what is trained needs (so about 6 per weight and token, and 4
-  beside adapters of frozen weights), hidden patches of the encoder not counted, nothing for
-  recomputation. It is a ceiling. Norms, softmax, GELU and everything that does not overlap come on
-  top: expect well below it.
+- **Memory** is the compiler's figure for one device: the largest sum of state, batch and
+  temporaries at any time, plus the program. *Free* is the unused share of the memory that libtpu
+  lets a program use (v5e: 15.75 of 16 GiB). The batch is that of one data x fsdp shard.
+- **A step** of a config named `decode` is one iteration of the loop: one token of each answer. The
+  HBM traffic before and after the loop is in the JSON (`once_bytes`).
+- **Wire** is the number of bytes that a device receives in one step, by kind. It is read from the
+  optimised program, and loops count with their trip count: (n - 1)/n of the array for a gather or a
+  scatter, twice that for an all-reduce.
+- **Bounds** are the times that matrix products, HBM and links alone need at their published speed.
+  The largest one is the least time of a step. *Padded* counts products as the 128 x 128 (v6e:
+  256 x 256) matrix unit computes them. HBM time is an estimate from the program's text, not a
+  bound.
+- **MFU, at most** is the model's own FLOPs divided by that least time and the peak. They are the
+  FLOPs of the forward pass and of the gradients of the trained parameters: about 6 per weight and
+  token, and 4 for frozen weights with adapters. Hidden patches of the encoder and recomputation do
+  not count. The figure is a ceiling: norms, softmax, GELU and imperfect overlap take more time, so
+  expect well below it.
 - **Not claimed**: any measured speed, any behaviour of hosts, disks or networks, any accuracy.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Shipped:
-    """A config at its full size, and where it is meant to run.
+    """A full-size config and the slice that it is planned for.
 
     Attributes:
       config: file below configs/.
-      topology: slice.
+      topology: the slice, such as "v5e:4x4".
       overrides: flags of fields that differ from the file.
-      slices: how many such slices.
+      slices: number of slices.
     """
 
     config: str
@@ -63,7 +63,7 @@ class Shipped:
     slices: int = 1
 
     def load(self) -> Any:
-        """The config with its overrides."""
+        """Returns the config with its overrides."""
         import tyro
 
         from m3djax.cli import load_config
@@ -72,7 +72,7 @@ class Shipped:
         return tyro.cli(type(default), default=default, args=list(self.overrides))
 
     def hash(self) -> str:
-        """What a fresh plan of it carries."""
+        """Returns the fingerprint that an up-to-date plan has."""
         from m3djax.plan.record import config_hash
         from m3djax.plan.targets import target_of
         from m3djax.plan.topology import Topology
@@ -80,7 +80,7 @@ class Shipped:
         return config_hash(target_of(self.load()), Topology(self.topology, self.slices))
 
     def make(self) -> Record:
-        """Plans it anew; takes minutes."""
+        """Makes a new plan; takes minutes."""
         from m3djax.plan.command import plan
         from m3djax.plan.topology import Topology
 
@@ -89,12 +89,12 @@ class Shipped:
 
 
 def read(folder: Path = FOLDER) -> dict[str, Record]:
-    """The plans that are kept, by name."""
+    """Reads the stored plans, by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def page(plans: Mapping[str, Record]) -> str:
-    """The page that tells about all plans, as Markdown."""
+    """Returns the Markdown page with a table of all plans."""
     head = (
         "plan",
         "parameters",
@@ -138,13 +138,13 @@ def _row(name: str, plan: Record) -> tuple[str, ...]:
 
 
 def main(plans: Mapping[str, Shipped], names: Iterable[str]) -> None:
-    """Makes the named plans, or all whose config has changed, and the page.
+    """Makes the named plans, or else all plans whose config has changed; writes the page.
 
     Args:
-      plans: all that are kept, by name.
-      names: which ones are made anew in any case.
+      plans: all plans by name.
+      names: plans to make; empty: those whose config has changed.
     """
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX looks for devices
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX discovers devices
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = read()
     stale = [name for name, each in plans.items() if kept.get(name, {}).get("hash") != each.hash()]

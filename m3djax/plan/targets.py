@@ -1,4 +1,4 @@
-"""What can be planned: programs that run again and again on devices that are not there."""
+"""Programs that can be planned: the train step and the generation loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from m3djax.params import FlatParams, unflatten
 from m3djax.state import abstract_batch, abstract_state, specification, trainer_of
 from m3djax.step import compile_step
 
-# What the train step depends on; evaluators, workers and the like change nothing.
+# Fields that the train step depends on. Others, such as evaluators and workers, do not change it.
 _STEP_FIELDS = (
     "task",
     "inputs",
@@ -39,14 +39,14 @@ _STEP_FIELDS = (
 
 
 class Target(abc.ABC):
-    """A program, of which one run is called a step.
+    """A program to plan; one run of it is called a step.
 
     Attributes:
-      kind: what a step is.
-      looped: whether the program is a loop of unknown length, and a step one turn of it.
-      mesh: devices along (data, fsdp, tensor); -1 takes what is left.
+      kind: name of a step, for tables.
+      looped: whether the program is a loop of unknown length, and a step one iteration of it.
+      mesh: devices along (data, fsdp, tensor); -1 stands for all remaining devices.
       rows: samples or answers of one step.
-      accumulate: parts that a step is computed in.
+      accumulate: number of parts in which a step is computed.
     """
 
     kind: str
@@ -57,15 +57,15 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def fields(self) -> dict[str, Any]:
-        """Everything that the program depends on, as `serialize.dumps` takes it."""
+        """Returns all values that the program depends on, as `serialize.dumps` takes them."""
 
     @abc.abstractmethod
     def work(self, traced: Traced) -> int:
-        """FLOPs that a step of the traced program is worth, see `flops.model_flops`."""
+        """Returns the own FLOPs of the model in a traced step; see `flops.model_flops`."""
 
     @abc.abstractmethod
     def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
-        """The program for a mesh, which is the current one; and how many parameters it has.
+        """Traces the program for the current mesh; also returns the numbers of its parameters.
 
         Raises:
           ConfigError: the rows cannot be split over the mesh.
@@ -115,12 +115,12 @@ class TrainStep(Target):
 
 @dataclasses.dataclass(frozen=True)
 class Decoding(Target):
-    """The loop that generates text; a step is one token of every answer.
+    """The loop that generates text; a step is one token of each answer.
 
     Attributes:
-      llm: the language model; its weights have the dtype that it computes in.
-      rows: answers that grow together.
-      prompt: tokens of prompt, padding included.
+      llm: the language model; its weights have the dtype of its computation.
+      rows: number of answers in the batch.
+      prompt: length of the prompts in tokens, padding included.
       answer: longest answer in tokens.
       mesh: see `Target`.
     """
@@ -165,7 +165,7 @@ class Decoding(Target):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     def _weights(self, params: dict[str, Any]) -> decode.Weights:
-        """What `decode.unstack` makes of parameters."""
+        """Returns the shapes of the weights that `decode.unstack` makes of parameters."""
         layers: list[Any] = []
         for number, stage in enumerate(self.llm.stages):
             stacked = params.pop(f"stages_{number}")["block"]
@@ -179,7 +179,7 @@ class Decoding(Target):
         return decode.Weights(params, tuple(layers))
 
     def _state(self, mesh: Mesh) -> decode.State:
-        """What `decode.begin` returns: one token of each answer is chosen."""
+        """Returns the shapes of the state of `decode.begin`, with one token chosen per answer."""
         rows = self.rows
 
         def state() -> decode.State:
@@ -205,5 +205,5 @@ def _count(leaves: FlatParams) -> int:
 
 
 def target_of(config: Any) -> Target:
-    """What a config file's `get_config()` returned, as something to plan."""
+    """Returns the target of a config: the config itself, or the train step of an experiment."""
     return config if isinstance(config, Target) else TrainStep(config)

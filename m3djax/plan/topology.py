@@ -1,4 +1,4 @@
-"""Accelerators that are not there, for compiling ahead of time."""
+"""Absent accelerators as targets of ahead-of-time compilation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import jax
 from data_pipelines.errors import ConfigError
 from m3djax.plan.chips import CHIPS, Chip
 
-# libtpu asks for a TPU VM's metadata and locks the machine's TPU unless told not to, and complains
-# where nobody says what kind of host this is.
+# By default libtpu requests the metadata of a TPU VM and locks the machine's TPU; it also warns if
+# the kind of host is not set.
 ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -28,8 +28,8 @@ class Topology:
     """One or more equal slices of TPU chips, or the GPUs of one host.
 
     Attributes:
-      name: as `v5e:4x4`, `v5p:4x4x4` or `h100:8`.
-      slices: how many, joined by the data centre's network.
+      name: such as `v5e:4x4`, `v5p:4x4x4` or `h100:8`.
+      slices: number of slices, which the data centre's network connects.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Topology:
             raise self._error(f"{family!r} is not one of {', '.join(CHIPS)}")
         pod = CHIPS[family].pod or (8,)
         if len(sides) != len(pod) or min(sides) < 1 or self.slices < 1:
-            raise self._error(f"{family} takes {len(pod)} side(s) from 1 up, and slices from 1 up")
+            raise self._error(f"{family} needs {len(pod)} side(s); sides and slices start at 1")
         if any(side > longest for side, longest in zip(sorted(sides), sorted(pod), strict=True)):
             raise self._error(f"the largest slice of {family} is {'x'.join(map(str, pod))}")
         if self.is_gpu and self.slices > 1:
@@ -49,32 +49,32 @@ class Topology:
 
     @property
     def chip(self) -> Chip:
-        """What its chips can do."""
+        """Returns the kind of its chips."""
         return CHIPS[self._parsed()[0]]
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Chips along each axis of one slice."""
+        """Returns the number of chips along each axis of one slice."""
         return self._parsed()[1]
 
     @property
     def size(self) -> int:
-        """Devices of all slices."""
+        """Returns the number of devices in all slices."""
         return math.prod(self.sides) * self.slices
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is made of GPUs."""
+        """Returns whether it consists of GPUs."""
         return not self.chip.pod
 
     def devices(self) -> list[jax.Device]:
-        """Devices that programs can be compiled for, and nothing can run on.
+        """Returns absent devices; programs can be compiled for them, but not run.
 
         Raises:
-          ConfigError: the compiler for them is not installed, or knows no such slice.
+          ConfigError: the compiler is not installed, or does not support the slice.
         """
         if self.is_gpu:
-            from m3djax.plan import h100  # its private hooks stay unimported where not asked for
+            from m3djax.plan import h100  # imports its private hooks only when needed
 
             return h100.devices(self.size)
         if importlib.util.find_spec("libtpu") is None:
@@ -102,10 +102,10 @@ class Topology:
     def _parsed(self) -> tuple[str, tuple[int, ...]]:
         match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", self.name)
         if not match:
-            raise self._error("it is not written as FAMILY:SIDExSIDE")
+            raise self._error("it does not have the form FAMILY:SIDExSIDE")
         return match[1], tuple(int(side) for side in match[2].split("x"))
 
     def _error(self, problem: str) -> ConfigError:
         return ConfigError(
-            f"topology {self.name!r}: {problem}. Cure: one as v5e:4x4, v5p:4x4x4 or h100:8."
+            f"topology {self.name!r}: {problem}. Cure: for example v5e:4x4, v5p:4x4x4 or h100:8."
         )

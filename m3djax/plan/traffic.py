@@ -1,16 +1,16 @@
-"""What a compiled step moves between HBM and the chip: an estimate, from the program's text.
+"""Estimate of the bytes that a compiled step moves between HBM and the chip.
 
-Every instruction outside of fusions reads its operands and writes its result; what a fusion slices
-or updates in place counts as the part that it touches. Arrays that the compiler keeps on the chip
-do not count. A Pallas kernel counts each operand once, however often it reads it. So it is neither
-an upper nor a lower bound.
+The estimate is read from the program's text. Each instruction outside of fusions reads its operands
+and writes its result. If a fusion slices an operand or updates it in place, only that part counts.
+Arrays that the compiler keeps on the chip do not count. A Pallas kernel counts each operand once,
+however often it reads it. So the estimate is neither an upper nor a lower bound.
 """
 
 from __future__ import annotations
 
 from m3djax.plan.hlo import Call, Computation, Instruction, Program, memory_size
 
-# Names for what is there already, or for what other instructions do.
+# Instructions that move nothing themselves.
 _FREE = {
     "parameter",
     "constant",
@@ -32,7 +32,7 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 
 
 def estimate(program: Program) -> int:
-    """Bytes per step and device."""
+    """Returns the estimated HBM traffic in bytes per step and device."""
     return sum(call.times * _moved(call, program) for call in program.calls() if not call.fused)
 
 
@@ -65,13 +65,13 @@ def _moved(call: Call, program: Program) -> int:
 
 
 def _stored(call: Call, name: str) -> int:
-    """Bytes of a value in main memory; none for a literal."""
+    """Returns the bytes of a value in main memory; 0 for a literal."""
     made = call.inside.instructions.get(name)
     return memory_size(made.shape) if made else 0
 
 
 def _read(program: Program, fused: Computation, operands: list[int]) -> int:
-    """Bytes that a fusion reads of its operands, whose whole sizes are given."""
+    """Returns the bytes that a fusion reads; `operands` are the whole sizes of its operands."""
     users: dict[str, list[tuple[Instruction, int]]] = {}
     for instruction in fused.instructions.values():
         for place, name in enumerate(instruction.operands):
@@ -102,7 +102,7 @@ def _read(program: Program, fused: Computation, operands: list[int]) -> int:
 
 
 def _written(fused: Computation, name: str, whole: int) -> int:
-    """Bytes of a fusion's result that are new: an update in place writes only its part."""
+    """Returns the bytes that a fusion writes; an update in place writes only its part."""
     made = fused.instructions[name]
     while made.opcode == "bitcast":
         made = fused.instructions[made.operands[0]]

@@ -57,6 +57,6 @@ def test_a_token_is_what_is_planned(config: Path, capsys) -> None:
 
 def test_there_is_no_batch_to_look_for(config: Path, capsys) -> None:
     assert main(["plan", str(config), "--topology", "v5e:2x2", "--fit"]) == 1
-    assert "--fit looks for the batch of a train step" in capsys.readouterr().err
+    assert "--fit finds the batch of a train step" in capsys.readouterr().err
     assert main(["plan", str(config), "--topology", "v5e:2x2", "--rows", "3"]) == 1
     assert "Cure: a multiple of 2" in capsys.readouterr().err

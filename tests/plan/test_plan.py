@@ -112,9 +112,9 @@ def test_what_does_not_fit_is_refused_with_its_size(config: str, capsys) -> None
     "arguments, message",
     [
         (["--topology", "v9:2x2"], "'v9' is not one of v4, v5e"),
-        (["--topology", "v5e:4x4x4"], "v5e takes 2 side"),
+        (["--topology", "v5e:4x4x4"], "v5e needs 2 side"),
         (["--topology", "v5e:32x32"], "the largest slice of v5e is 16x16"),
-        (["--topology", "v5e"], "not written as FAMILY:SIDExSIDE"),
+        (["--topology", "v5e"], "does not have the form FAMILY:SIDExSIDE"),
         (["--topology", "h100:8", "--slices", "2"], "several hosts of GPUs"),
         (["--topology", "v5e:2x2", "--mesh", "3", "1", "1"], "does not fit 4 devices"),
         (["--topology", "v5e:2x2", "--data.batch-size", "6"], "Cure: a multiple of 4"),
