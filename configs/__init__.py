@@ -1,1 +1,1 @@
-"""Experiments: `get_config()` of each file returns one."""
+"""Configs; `get_config()` of each file returns one `Experiment`."""

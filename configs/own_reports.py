@@ -1,12 +1,13 @@
-"""The quickstart's two towers on scans and reports of your own.
+"""The quickstart's two towers, trained on your own scans and reports.
 
     python run.py prepare folder --source SCANS --table scans.csv --units HU --out data/mine
     python run.py train configs/own_reports.py
     python run.py evaluate runs/own_reports
 
-The table has a column "report" (data_pipelines/datasets/table.py tells the others). Judged on the
-patients that `prepare` put into the split "test". Whole scans are cut at random, so that a report
-may tell of what a crop does not show: larger crops (`--data.size`) or zooms (`--data.crops`) help.
+The table has a column "report"; data_pipelines/datasets/table.py describes the others. The
+evaluation uses the patients that `prepare` put into the split "test". Training cuts random crops
+out of whole scans, so a report may mention findings that a crop does not show. Larger crops
+(`--data.size`) or zooms (`--data.crops`) help.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from m3djax.experiment import Experiment
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     config = quickstart_clip.get_config()
     return dataclasses.replace(
         config,

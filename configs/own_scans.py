@@ -1,11 +1,11 @@
-"""The quickstart's model on scans of your own.
+"""The quickstart's model, trained on your own scans.
 
     python run.py prepare folder --source SCANS --units HU --out data/mine
     python run.py train configs/own_scans.py
     python run.py evaluate runs/own_scans
 
-Judged on the patients that `prepare` put into the split "test". With hours instead of minutes, go
-on to more steps, larger crops (`--data.size`) and a wider model.
+The evaluation uses the patients that `prepare` put into the split "test". With hours instead of
+minutes of compute, use more steps, larger crops (`--data.size`) and a wider model.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from m3djax.experiment import Experiment
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     config = quickstart.get_config()
     return dataclasses.replace(
         config,

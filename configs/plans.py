@@ -1,4 +1,4 @@
-"""Full-size configs and the slices that they are planned for: `make plans` writes docs/plans."""
+"""List of full-size configs and the TPU slices they are planned for; see `make plans`."""
 
 import sys
 

@@ -1,23 +1,27 @@
-"""The quickstart's third stage: its encoder is joined to a language model that is asked questions.
+"""The quickstart's third stage: its encoder and a language model answer questions about a CT.
 
     python run.py convert SmolLM2-135M-Instruct runs/smollm2 --config configs/quickstart_ask.py
     python run.py train configs/quickstart_text_only.py
     python run.py train configs/quickstart_ask.py
     python run.py evaluate runs/quickstart_ask
 
-Crops of the lower two thirds of a scan of patient B, as in configs/quickstart_clip.py, and what
-their masks make certain: what is there, is it there, and where. The encoder and the projector are
-trained, the language model (SmolLM2, 135 M) by adapters in its attention. Judged on patient C,
-beside the same model before training and a language model that was trained alike but sees no
-volume.
+The data are crops of the lower two thirds of a scan of patient B, as in configs/quickstart_clip.py.
+Questions and answers come from the crops' masks: which organs are there, whether an organ is there,
+and where it is. The encoder and the projector are trained; the language model (SmolLM2, 135 M)
+trains adapters in its attention. The evaluation uses patient C. It compares the model with itself
+before training, and with a language model that had the same training without volumes.
 
-What makes the answers depend on the volume after so few steps: sentences about what is there, in
-one wording and order (with questions for yes or no alone, they were at chance), a projector that
-learns six times as fast as the rest, an encoder that learns a third as fast (at the full rate it
-forgets: yes to everything), batches as small as 8, and boxes of 13 tokens, none of them new, in a
-sixth of the samples (in more, fewer of the other answers were right). It is a matter of few steps:
-with `seed=1` nearly all answers are no after as many. The boxes have the right form, and hardly
-depend on the volume yet.
+These choices make the answers depend on the volume after so few steps:
+- Sentences name the organs that are there, in one wording and order. (With questions for yes or no
+  alone, the answers were at chance.)
+- The projector learns six times as fast as the rest.
+- The encoder learns a third as fast. (At the full rate it forgets, and the answer is always yes.)
+- The batch is only 8.
+- Boxes have 13 tokens, none of them new, and are in a sixth of the samples. (With more boxes, fewer
+  of the other answers were right.)
+
+The result depends on the seed, because the steps are few: with `seed=1` nearly all answers are no
+after as many steps. The boxes have the right form, but hardly depend on the volume yet.
 """
 
 import dataclasses
@@ -48,7 +52,7 @@ from m3djax.tasks.vision_language import VisionLanguage
 
 NAME = "SmolLM2-135M-Instruct"
 WEIGHTS = "runs/smollm2"
-IMAGE_TOKEN = 49152  # the first new one
+IMAGE_TOKEN = 49152  # the first new token
 BLOCK = DecoderBlock(CausalAttention(9, 3, 64, norm_eps=1e-5), GatedMlp(1536), 1e-5)
 SMOLLM2 = Decoder(
     vocab_size=IMAGE_TOKEN + 4,
@@ -98,7 +102,7 @@ ANSWERS = Answers(
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return Experiment(
         name="quickstart_ask",
         task=VisionLanguage(

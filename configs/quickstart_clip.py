@@ -1,14 +1,15 @@
-"""The quickstart's second stage: its encoder learns which words belong to which part of a CT.
+"""The quickstart's second stage: its encoder learns to match crops of a CT with captions.
 
     python run.py prepare sample_ct --out data/sample_ct
     python run.py train configs/quickstart.py
     python run.py train configs/quickstart_clip.py
     python run.py evaluate runs/quickstart_clip
 
-Crops of the lower two thirds of a scan of patient B (24 x 144 x 144 mm) and captions of what they
-show by its mask: organs, sides, levels. A BERT of two layers learns its words from nothing. Judged
-on crops of the upper third, none of whose voxels it was trained on, and on patient C. Expect R@1 of
-5 to 8 % among 192 crops of that third (chance 1.3 %), and 3 to 12 % on C (chance 1.5 %).
+The data are crops (24 x 144 x 144 mm) of the lower two thirds of a scan of patient B. Captions name
+the organs, sides and levels in the crop's mask. A BERT of two layers is trained from random
+weights. The evaluation uses crops of the upper third, whose voxels were not in this training, and
+patient C. Expect R@1 of 5 to 8 % among 192 crops of that third (chance 1.3 %), and 3 to 12 % on C
+(chance 1.5 %).
 """
 
 from data_pipelines.captions import MaskCaption
@@ -32,7 +33,7 @@ from m3djax.tasks.clip import Clip
 
 LEARNED: Part = (0.0, 0.67)
 HELD_BACK: Part = (0.67, 1.0)
-# Those that the masks of B and C both have.
+# Labels that the masks of B and C both have.
 LABELS = (
     "spleen|liver|stomach|pancreas|colon|adrenal_gland_right|aorta|inferior_vena_cava",
     "portal_vein_and_splenic_vein|spinal_cord|autochthon_.*|costal_cartilages",
@@ -48,7 +49,7 @@ CAVEATS = (
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return Experiment(
         name="quickstart_clip",
         task=Clip(

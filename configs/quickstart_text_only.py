@@ -1,8 +1,9 @@
-"""What the quickstart's questions tell of their answers: its language model, tuned without volumes.
+"""The quickstart's language model, tuned on the same questions without volumes.
 
     python run.py train configs/quickstart_text_only.py
 
-Everything is as in configs/quickstart_ask.py, which sets it beside its own run, but for the volume.
+It is a baseline: configs/quickstart_ask.py compares its own run with it, to see how much the
+questions alone reveal of the answers. Apart from the volume, everything is as in that config.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from m3djax.tasks.language import Language
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     length = TOKENS.length - TOKENS.image_tokens
     tokens = dataclasses.replace(TOKENS, image_tokens=0, length=length)
     return dataclasses.replace(

@@ -1,14 +1,15 @@
-"""E3D-GPT's first stage: a masked autoencoder's volumes become words (arXiv 2410.14200).
+"""E3D-GPT's first stage: alignment of the encoder with the language model (arXiv 2410.14200).
 
     python run.py prepare folder --source SCANS --units HU --recipe e3d --out data/ct --table TABLE
     python run.py train configs/e3d_gpt/mae.py
     python run.py train configs/e3d_gpt/align.py
     python run.py train configs/e3d_gpt/instruct.py                      # the second stage
 
-As configs/m3d/align.py, but for encoder, crops and projector: ViT-B of configs/e3d_gpt/mae.py on
-112 x 224 x 224, and a convolution whose stride is its kernel, 2 x 2 x 2, which makes 343 tokens of
-2,744. Neither code nor language model of E3D-GPT is public: the projector is that of its author's
-later code, the language model M3D's. It has not been trained here: no figure is claimed.
+The recipe is that of configs/m3d/align.py with another encoder, other crops and another projector.
+The encoder is the ViT-B of configs/e3d_gpt/mae.py on crops of 112 x 224 x 224 voxels. The projector
+is a convolution with kernel and stride 2 x 2 x 2, which reduces 2,744 tokens to 343. E3D-GPT's code
+and language model are not public: the projector is that of its author's later code, and the
+language model is M3D's. The config has not been trained here, and no figure is claimed.
 """
 
 import dataclasses
@@ -28,11 +29,11 @@ TASK = dataclasses.replace(
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return align.experiment("e3d_gpt_align", TASK, data(), "runs/e3d_gpt_mae", MAE.inputs)
 
 
 def data() -> Data:
-    """Reports and questions about crops in the volumes' own resolution."""
+    """Returns reports and questions about crops at the volumes' own resolution."""
     found = align.data(TASK, 128, size=(112, 224, 224), units="HU")
     return dataclasses.replace(found, sources=(Source("data/ct"),))

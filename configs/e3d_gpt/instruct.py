@@ -4,10 +4,10 @@
     python run.py train configs/e3d_gpt/instruct.py
     python run.py evaluate runs/e3d_gpt_instruct
 
-As configs/m3d/instruct.py, but for encoder, crops and projector, which are those of
-configs/e3d_gpt/align.py; adapters of rank 16, alpha 32, dropout 0.05 and a learning rate of 5e-5
-are also what its author's later code has. Measured are the reports of test patients. It has not
-been trained here: no figure is claimed.
+The recipe is that of configs/m3d/instruct.py with the encoder, crops and projector of
+configs/e3d_gpt/align.py. The later code of E3D-GPT's author has the same adapters (rank 16,
+alpha 32, dropout 0.05) and the same learning rate of 5e-5. The evaluation scores the reports of
+test patients. The config has not been trained here, and no figure is claimed.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from m3djax.experiment import Experiment
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     data = align.data()
     found = instruct.experiment(
         "e3d_gpt_instruct", align.TASK, data, "runs/e3d_gpt_align", align.MAE.inputs

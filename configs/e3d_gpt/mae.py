@@ -1,17 +1,19 @@
-"""E3D-GPT's vision foundation: ViT-B by 3D masked autoencoding (arXiv 2410.14200).
+"""E3D-GPT's vision encoder: a ViT-B, pretrained by 3D masked autoencoding (arXiv 2410.14200).
 
     python run.py prepare folder --source SCANS --units HU --recipe e3d --out data/ct
     python run.py train configs/e3d_gpt/mae.py
 
-Volumes of 3 x 1.5 x 1.5 mm are cut to 112 x 224 x 224, patches of 8 x 16 x 16 give 2,744 tokens, of
-which 686 are seen. As published: ViT-B, 75 % hidden, plain pixel loss, HU clipped to +-1000 and
-standardised. Corrected: sin-cos positions by patch index in token order (`sincos_3d` tells how the
-published ones differ), decoder heads of 128 instead of 32, which fill a matrix unit, no class
-token. Optimizer settings are the MAE paper's: E3D-GPT's are not public.
+Crops have 112 x 224 x 224 voxels of 3 x 1.5 x 1.5 mm. Patches of 8 x 16 x 16 voxels give 2,744
+tokens, and 686 of them are visible.
 
-Planned, not run (docs/plans): a batch of 256 on v5e:4x4 takes 8.5 of 15.75 GiB per chip, and with
-`--data.batch-size 4096` on v5e:16x16 as much; only gradients are sent. With the matrix unit's tiles
-counted, at most 75 % of its peak can be reached.
+As published: ViT-B, 75 % hidden patches, plain pixel loss, HU clipped to +-1000 and standardised.
+Corrected: sin-cos positions by patch index in token order (`sincos_3d` describes the published
+ones), decoder heads of 128 numbers instead of 32, which fill a matrix unit, and no class token. The
+optimizer settings are those of the MAE paper, because E3D-GPT's are not public.
+
+Planned, not run (docs/plans): a batch of 256 on v5e:4x4 takes 8.5 of 15.75 GiB per chip, and a
+batch of 4096 (`--data.batch-size 4096`) on v5e:16x16 takes as much. The chips exchange only
+gradients. Padding to the tiles of the matrix unit limits the speed to 75 % of the peak.
 """
 
 from data_pipelines.pipeline import Crop, Data, Source
@@ -32,12 +34,12 @@ BASE = Transformer(12, Block(Attention(12), Mlp(3072)), remat="dots")
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return experiment("e3d_gpt_mae", 768, BASE)
 
 
 def experiment(name: str, hidden_size: int, encoder: Transformer) -> Experiment:
-    """The same recipe for an encoder of any size; the decoder stays as it is."""
+    """Returns the same recipe for an encoder of any size; the decoder does not change."""
     return Experiment(
         name=name,
         task=MAE(
@@ -56,8 +58,7 @@ def experiment(name: str, hidden_size: int, encoder: Transformer) -> Experiment:
             sources=(Source("data/ct"),),
             size=(112, 224, 224),
             batch_size=256,
-            # "Three crops and resolutions, 1:1:2" is all that is published of the crops; the
-            # zooms are ours.
+            # The paper says only "three crops and resolutions, 1:1:2"; the zooms are ours.
             crops=(Crop(0.5, 1.0), Crop(0.75, 1.0), Crop(1.0, 2.0)),
             workers=8,
         ),

@@ -1,4 +1,4 @@
-"""ViT-H by E3D-GPT's masked autoencoding; E3D-GPT itself stops at ViT-B.
+"""ViT-H, pretrained with E3D-GPT's recipe; E3D-GPT itself has only a ViT-B.
 
     python run.py train configs/e3d_gpt/mae_huge.py
 
@@ -15,5 +15,5 @@ HUGE = Transformer(32, Block(Attention(16), Mlp(5120)), remat="dots")
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return mae.experiment("e3d_gpt_mae_huge", 1280, HUGE)

@@ -1,4 +1,4 @@
-"""ViT-L by E3D-GPT's masked autoencoding; E3D-GPT itself stops at ViT-B.
+"""ViT-L, pretrained with E3D-GPT's recipe; E3D-GPT itself has only a ViT-B.
 
     python run.py train configs/e3d_gpt/mae_large.py
 
@@ -15,5 +15,5 @@ LARGE = Transformer(24, Block(Attention(16), Mlp(4096)), remat="dots")
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return mae.experiment("e3d_gpt_mae_large", 1024, LARGE)

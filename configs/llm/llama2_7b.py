@@ -1,14 +1,14 @@
-"""Llama-2-7B, all of it trained on reports (v5e:4x4).
+"""Llama-2-7B with all weights trained on reports (v5e:4x4).
 
     python run.py plan configs/llm/llama2_7b.py --topology v5e:4x4
 
-The shapes are those of M3D-LaMed's language model (arXiv 2404.00578), the recipe is ours: reports
+The shapes are those of M3D-LaMed's language model (arXiv 2404.00578). The recipe is ours: reports
 of M3D-Cap as plain text, 768 tokens each. Weights and moments are split over 16 chips and gathered
-layer by layer; every block is computed again in the backward pass.
+layer by layer. The backward pass computes each block again. A batch holds only texts, so no volume
+is decoded. Put Llama's tokenizer.json into weights/llama2_7b.
 
-It is planned (docs/plans) with a batch of 128, 8 texts on each chip, and has not been trained here:
-no figure is claimed. Put Llama's tokenizer.json into weights/llama2_7b. A batch holds
-texts alone, so that no volume is decoded.
+The config is planned (docs/plans) with a batch of 128, 8 texts per chip. It has not been trained
+here, and no figure is claimed.
 """
 
 from data_pipelines.fields.text import Text
@@ -40,7 +40,7 @@ REPORTS = Data(
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return Experiment(
         name="llama2_7b",
         task=Language(LLAMA2_7B),

@@ -1,12 +1,13 @@
-"""Llama-2-7B with adapters, which alone are trained on reports (v5e:4x4).
+"""Llama-2-7B with LoRA adapters trained on reports (v5e:4x4).
 
     python run.py plan configs/llm/llama2_7b_lora.py --topology v5e:4x4
 
-As configs/llm/llama2_7b.py, but for the adapters: rank 16, alpha 32, dropout 0.05 beside every
-linear layer of the blocks, as M3D-LaMed has them. What is frozen has neither gradients nor moments.
+The config is that of configs/llm/llama2_7b.py with M3D-LaMed's adapters: rank 16, alpha 32, dropout
+0.05, at every linear layer of the blocks. Only the adapters are trained; frozen weights have
+neither gradients nor moments.
 
-It is planned (docs/plans) with a batch of 128, 8 texts on each chip, and has not been trained here:
-no figure is claimed.
+The config is planned (docs/plans) with a batch of 128, 8 texts per chip. It has not been trained
+here, and no figure is claimed.
 """
 
 from configs.llm.llama2_7b import LLAMA2_7B, REPORTS
@@ -17,7 +18,7 @@ from m3djax.tasks.language import Language
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return Experiment(
         name="llama2_7b_lora",
         task=Language(LLAMA2_7B),

@@ -1,1 +1,1 @@
-"""M3D: contrastive pretraining, and what is built on it."""
+"""M3D: contrastive pretraining (M3D-CLIP) and the answering model on top of it (M3D-LaMed)."""

@@ -1,4 +1,4 @@
-"""M3D-LaMed's first stage, corrected: volumes become words of Llama-2-7B (arXiv 2404.00578).
+"""M3D-LaMed's first stage, corrected: alignment with Llama-2-7B (arXiv 2404.00578).
 
     T="--table M3D_VQA --out data/m3d_cap"                               # reports and questions
     python run.py prepare m3d_vqa --source M3D_Cap $T
@@ -7,15 +7,21 @@
     python run.py train configs/m3d/align.py
     python run.py train configs/m3d/instruct.py                          # the second stage
 
-As published: ViT-B on 32 x 256 x 256, spatial pooling to 256 tokens, projector and the whole input
-embedding trained for three epochs on reports and questions, all else frozen. Corrected, against
-configs/m3d/align_released.py: what is learned here does reach the second stage, embedding included;
-placeholders are found by their id; no class token; flips and turns only where the text stays true;
-splits by case; one separator for all questions; tables padded to a multiple of 128 rows, so that
-they can be split. The batch and its learning rate are the published ones.
+As published: a ViT-B on 32 x 256 x 256 voxels and spatial pooling to 256 tokens. The projector and
+the whole input embedding are trained for three epochs on reports and questions; everything else is
+frozen. Batch and learning rate are the published ones.
 
-It has not been trained here: no figure is claimed. Expect `loss` to begin near 10 and to fall below
-3 when the language model begins to read the volume's tokens.
+Corrected, compared with configs/m3d/align_released.py:
+- All trained parameters reach the second stage, including the input embedding.
+- Placeholders are found by their id.
+- There is no class token.
+- Volumes are flipped and turned only if the text stays true.
+- Splits are by case.
+- One separator stands before all questions.
+- Tables are padded to a multiple of 128 rows, so that they can be split over devices.
+
+The config has not been trained here, and no figure is claimed. Expect `loss` to start near 10, and
+to fall below 3 when the language model starts to use the volume's tokens.
 """
 
 from data_pipelines.captions import CaptionSource
@@ -39,7 +45,7 @@ from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage
 
 BLOCK = DecoderBlock(CausalAttention(32, 32, 128), GatedMlp(11008), norm_eps=1e-5)
-# 32,000 words, <im_patch>, <bx_start>, <bx_end> and [SEG]; the other rows are no tokens.
+# 32,000 words, <im_patch>, <bx_start>, <bx_end> and [SEG]; the other rows are padding.
 LLAMA2_7B = Decoder(
     vocab_size=32128,
     num_tokens=32004,
@@ -49,7 +55,7 @@ LLAMA2_7B = Decoder(
     context=4096,
     dtype="bfloat16",
 )
-# As configs/m3d/clip.py leaves it.
+# The encoder of configs/m3d/clip.py.
 VISION = ViT3D(
     patch_size=(4, 16, 16),
     hidden_size=768,
@@ -64,10 +70,12 @@ TASK = VisionLanguage(VISION, Projector(4096), LLAMA2_7B, image_token=32000)
 
 
 def texts(split: str = "") -> Mixture:
-    """In the proportions of M3D-Data: 120,092 reports, 509,755 questions, each put in two ways.
+    """Returns reports and questions in the proportions of M3D-Data.
+
+    These are 120,092 reports and 509,755 questions, each question in two forms.
 
     Args:
-      split: whose questions alone are asked, such as "vqa_train"; see `Stored`.
+      split: if given, only questions of this split are asked, such as "vqa_train"; see `Stored`.
     """
     return Mixture(
         {"reports": Describe(), "questions": Stored(yes_no=0, split=split)},
@@ -86,7 +94,20 @@ def data(
     asked: CaptionSource | None = None,
     joined: tuple[str, ...] = (),
 ) -> Data:
-    """Reports and questions, or what is `asked`; see `VisionLanguage` for the batch."""
+    """Returns data with reports and questions, or with `asked` instead.
+
+    `VisionLanguage` describes the batch.
+
+    Args:
+      task: the model, which sets the number of placeholders and of rows in the table.
+      batch_size: samples in a batch.
+      size: voxels of a crop along (D, H, W).
+      crops: recipes of crops.
+      units: units of the volumes.
+      llm: folder with the tokenizer.
+      asked: source of questions and answers.
+      joined: kinds of questions without a separator; see `DialogueTokens`.
+    """
     tokens = DialogueTokens(
         llm,
         image_tokens=task.tokens_per_volume(size),
@@ -106,7 +127,7 @@ def data(
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return experiment("m3d_align", TASK, data(TASK, 128, size=(32, 256, 256)), "runs/m3d_clip")
 
 
@@ -116,11 +137,11 @@ def experiment(
     """Returns the same recipe for another encoder, its crops and its projector.
 
     Args:
-      name: of the run.
+      name: name of the run.
       task: the model.
-      data: its batches.
-      vision: the run that the encoder is taken from.
-      inputs: as in that run.
+      data: the training data.
+      vision: the run or folder with the encoder's weights.
+      inputs: windows and augmentation of that run.
     """
     return Experiment(
         name=name,

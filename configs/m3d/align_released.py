@@ -5,11 +5,17 @@
     python run.py convert LLAMA2 weights/llama2_7b_released --layout llm --config $C
     python run.py train configs/m3d/align_released.py
 
-"As published" means: the tower with its class token, which the projector does not get; a table of
-32,004 rows; the released splits with their leaks; nothing between volume and question where a
-report is asked for, a blank elsewhere. Projector and the whole input embedding are
-trained, but only the projector reaches the second stage: see configs/m3d/instruct_released.py. The
-batch is 128, 16 on each of the original's 8 GPUs. It has not been trained here.
+"As published" means:
+- The vision tower has a class token, which does not go to the projector.
+- The table has 32,004 rows.
+- The splits are the released ones, with their leaks.
+- There is no separator between volume and question in requests for reports, and a blank in all
+  other questions.
+- The projector and the whole input embedding are trained, but only the projector reaches the second
+  stage; see configs/m3d/instruct_released.py.
+- The batch is 128, 16 on each of the original's 8 GPUs.
+
+The config has not been trained here.
 """
 
 import dataclasses
@@ -25,12 +31,12 @@ TASK: VisionLanguage = dataclasses.replace(align.TASK, vision=VISION, llm=LLM)
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return experiment("m3d_align_released", TASK, "weights/llama2_7b_released")
 
 
 def experiment(name: str, task: VisionLanguage, llm: str) -> Experiment:
-    """The same recipe for another language model, whose weights are in the folder `llm`."""
+    """Returns the same recipe for another language model; its weights are in the folder `llm`."""
     asked = align.texts("vqa_train")
     data = align.data(task, 128, size=(32, 256, 256), llm=llm, asked=asked, joined=("report",))
     data = dataclasses.replace(data, sources=(Source("data/m3d_cap", "released_train"),))

@@ -5,8 +5,9 @@
     python run.py convert PHI3 weights/phi3_released --layout llm --config $C
     python run.py train configs/m3d/align_released_phi3.py
 
-As configs/m3d/align_released.py, but for the language model: 32,015 rows, which are the 32,011
-tokens of Phi-3 and four new ones, and fused projections. It has not been trained here.
+The config is that of configs/m3d/align_released.py with another language model. Its table has
+32,015 rows: the 32,011 tokens of Phi-3 and four new ones. Its projections are fused. The config has
+not been trained here.
 """
 
 import dataclasses
@@ -30,5 +31,5 @@ TASK = dataclasses.replace(
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     return align_released.experiment("m3d_align_released_phi3", TASK, "weights/phi3_released")

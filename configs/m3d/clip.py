@@ -5,17 +5,23 @@
     python run.py train configs/m3d/clip.py
     python run.py evaluate runs/m3d_clip
 
-Against configs/m3d/clip_released.py: splits by case, volumes scaled by percentiles and with a
-low-pass filter, no class token (the mean of all patches instead, which keeps 2,048 tokens, a
-multiple of every tile), texts of 128 tokens with their sentences in order, equal captions equally
-right, flips and turns only where the text stays true, the logarithm of the factor trained and
-bounded, and sixteen times as many wrong answers to each question. The learning rate is ours: four
-times the published one, by the square root of the batch's growth.
+Differences from configs/m3d/clip_released.py:
+- Splits are by case.
+- Volumes are scaled by percentiles, with a low-pass filter.
+- There is no class token. The mean of all patches replaces it and keeps 2,048 tokens, a multiple of
+  every tile.
+- Texts have 128 tokens, with their sentences in order.
+- Equal captions are equally right.
+- Volumes are flipped and turned only if the text stays true.
+- The parameter is the logarithm of the factor on the cosines, and the factor is bounded.
+- Each pair is compared with sixteen times as many wrong ones.
+- The learning rate is four times the published one: it grows with the square root of the batch.
 
-It is planned for 256 chips of v5e, 16 pairs on each (`python run.py plan configs/m3d/clip.py
---topology v5e:16x16`), and has not been trained here: no figure is claimed. For fewer chips set
-`--data.batch-size`. Put the tokenizer's vocab.txt into weights/bert. The towers may start elsewhere
-by one line, such as init_from={"vision": "runs/MAE_RUN", "text": "weights/bert_base"}.
+The config is planned for 256 chips of v5e, 16 pairs per chip (`python run.py plan
+configs/m3d/clip.py --topology v5e:16x16`). It has not been trained here, and no figure is claimed.
+For fewer chips set `--data.batch-size`. Put the tokenizer's vocab.txt into weights/bert. To start
+the towers from other weights, change one line, such as
+init_from={"vision": "runs/MAE_RUN", "text": "weights/bert_base"}.
 """
 
 from data_pipelines.fields.image import Image
@@ -37,7 +43,7 @@ from m3djax.tasks.clip import Clip
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     words = PostNormBlock(Attention(12), Mlp(3072))
     return Experiment(
         name="m3d_clip",

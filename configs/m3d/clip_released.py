@@ -8,12 +8,18 @@
     python run.py convert pretrained_ViT.bin weights/m3d_vit    # the vision tower alone
     python run.py evaluate weights/m3d_clip                     # instead of training
 
-"As published" means: class tokens of both towers, a factor on the cosines that is a plain number,
-texts of up to 512 tokens, the released splits with their leaks, BERT's weights as the start, and a
-batch of 256: 32 on each of the original's 8 GPUs, here 16 on each chip of a v5e:4x4. `remat`
-is ours: it saves memory, and changes no number but for rounding. Put the tokenizer's vocab.txt
+"As published" means:
+- Both towers use class tokens.
+- The factor on the cosines is a plain number.
+- Texts have up to 512 tokens.
+- The splits are the released ones, with their leaks.
+- The text tower starts from BERT's weights.
+- The batch is 256: 32 on each of the original's 8 GPUs, here 16 on each chip of a v5e:4x4.
+
+`remat` is ours: it saves memory and changes numbers only by rounding. Put the tokenizer's vocab.txt
 (bert-base-uncased) into weights/bert. Expect image_to_text and text_to_image, the share of right
-answers within a batch, to start near 1/256. It has not been trained here: no figure is claimed.
+pairs within a batch, to start near 1/256. The config has not been trained here, and no figure is
+claimed.
 """
 
 from data_pipelines.fields.image import Image
@@ -37,7 +43,7 @@ from m3djax.tasks.clip import Clip
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     block = Block(Attention(12, qkv_bias=False), Mlp(3072), norm_eps=1e-5)
     words = PostNormBlock(Attention(12), Mlp(3072))
     return Experiment(
@@ -52,7 +58,7 @@ def get_config() -> Experiment:
                 norm_eps=1e-5,
                 dtype="bfloat16",
             ),
-            # The pooler is published and not used: kept, so that exports are whole.
+            # The published pooler is not used; it is kept so that exports are whole.
             text=Bert(
                 transformer=Transformer(12, words, remat="dots"), pooler=True, dtype="bfloat16"
             ),

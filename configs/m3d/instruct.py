@@ -5,17 +5,21 @@
     python run.py evaluate runs/m3d_instruct
     python run.py plan configs/m3d/instruct.py --topology v5e:4x4
 
-As published: adapters (rank 16, alpha 32, dropout 0.05) beside every linear layer of the language
-model's blocks; encoder, projector, input embedding and output layer are trained whole; reports,
-questions with and without choices, yes or no, and boxes; four epochs. Corrected, against
-configs/m3d/instruct_released.py: all components start from what the first stage left, and boxes
-reach the far side of what they enclose. Measured are reports of test cases, the questions of
-M3D-VQA's test tables (closed of vqa_test, open of vqa_test5k, which M3D asks, too), beside the same
-model without the volume, and boxes. A batch of 128 is 8 volumes on each chip of a v5e:4x4
-instead of on each of 8 GPUs; the learning rate is the published one.
+As published: adapters (rank 16, alpha 32, dropout 0.05) at every linear layer of the language
+model's blocks. Encoder, projector, input embedding and output layer are trained whole. The texts
+are reports, questions with and without choices, questions for yes or no, and boxes. Training takes
+four epochs with the published learning rate.
 
-Planned on a v5e:4x4 (docs/plans): 6.3 GiB of a chip's memory, 60 % free, bound by computation; it
-was not trained here.
+Corrected, compared with configs/m3d/instruct_released.py: all components start from the first
+stage, and boxes end one voxel past the last one they enclose. A batch of 128 is 8 volumes on each
+chip of a v5e:4x4; the original has 8 on each of 8 GPUs.
+
+The evaluation scores the reports of test cases, questions of M3D-VQA's test tables, and boxes. As
+in M3D, closed questions come from vqa_test and open ones from vqa_test5k. Closed questions are also
+asked without the volume.
+
+Planned on a v5e:4x4 (docs/plans): 6.3 GiB of a chip's memory, 60 % free, bound by computation. The
+config was not trained here.
 """
 
 import dataclasses
@@ -40,16 +44,19 @@ TRAINABLE = r"vision/|projector/|llm/(token_embed|head)/|.*/lora_[ab]$"
 
 
 def boxes(*, released: bool = False) -> MaskQuestions:
-    """Where is it, what is there, by name and by description; `released` boxes are M3D's."""
+    """Returns questions about boxes, by name and by description; `released` uses M3D's boxes."""
     return MaskQuestions(
         yes_no=0, choice=0, rec_described=1, reg_described=1, absent=0.1, released=released
     )
 
 
 def asked(*, released: bool = False) -> Mixture:
-    """Everything that M3D asks; `released` makes boxes as M3D does, and keeps its splits.
+    """Returns all kinds of questions that M3D asks.
 
-    Records with masks have no other questions, and those without pass over "boxes".
+    Records with masks have only "boxes"; records without masks have all others.
+
+    Args:
+      released: use M3D's boxes and its splits of questions.
     """
     tables = ("vqa_train", "vqa_yn_train") if released else ("", "")
     return Mixture(
@@ -64,11 +71,11 @@ def asked(*, released: bool = False) -> Mixture:
 
 
 def measured(data: Data, *, reports: str = "test", released: bool = False) -> dict[str, Evaluator]:
-    """Reports, questions and boxes of the test splits.
+    """Returns evaluators of reports, questions and boxes of the test splits.
 
     Args:
-      data: of training.
-      reports: the split whose reports are written.
+      data: the training data.
+      reports: the split of the reports.
       released: see `boxes`.
     """
     closed = Stored(open=0, yes_no=0, split="vqa_test")
@@ -83,13 +90,13 @@ def measured(data: Data, *, reports: str = "test", released: bool = False) -> di
 
 
 def answers(data: Data, asked: CaptionSource, split: str, longest: int, **fields: Any) -> Answers:
-    """What is asked about the volumes of a split; answers have `longest` tokens at most."""
+    """Returns the evaluator of a split; answers have at most `longest` tokens."""
     data = data.with_fields(text=Text(data.field("text", Text).tokens, asked))
     return Answers(split=split, data=data, sampling=Sampling(longest), **fields)
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     data = align.data(align.TASK, 128, size=(32, 256, 256), asked=asked())
     data = dataclasses.replace(data, sources=SOURCES)
     found = experiment("m3d_instruct", align.TASK, data, "runs/m3d_align")
@@ -102,11 +109,11 @@ def experiment(
     """Returns the same recipe for another encoder, its crops and its projector.
 
     Args:
-      name: of the run.
+      name: name of the run.
       task: the model, without adapters.
-      data: its batches.
+      data: the training data.
       start: the run of the first stage.
-      inputs: as in that run.
+      inputs: windows and augmentation of that run.
     """
     return Experiment(
         name=name,

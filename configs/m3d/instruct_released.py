@@ -6,14 +6,18 @@
     C=configs/m3d/instruct_released.py                                   # the published weights:
     python run.py convert M3D-LaMed-Llama-2-7B weights/m3d_lamed_llama2 --config $C
 
-"As published" means: of the first stage only the projector is taken. The input embedding that it
-trained is lost, because the original assigns it to a name that nothing reads; so it and all else
-start from the base models. Adapters beside the language model's linear layers; encoder, projector,
-input embedding and output layer are trained whole. Questions come from the tables for training,
-boxes end at their last voxel, and nothing stands between volume and question where a report is
-asked for. The batch is 64, 8 on each of the original's 8
-GPUs. The published weights are this task's with merged adapters; what belongs to the mask decoder
-is put aside on import. It has not been trained here.
+"As published" means:
+- Only the projector of the first stage is used. The original loads the trained input embedding into
+  a name that nothing reads. So the input embedding and everything else start from the base models.
+- The language model's linear layers have adapters. Encoder, projector, input embedding and output
+  layer are trained whole.
+- Questions come from the tables for training.
+- Boxes end at their last voxel.
+- There is no separator between volume and question in requests for reports.
+- The batch is 64, 8 on each of the original's 8 GPUs.
+
+The published weights are those of this task with merged adapters. An import puts the tensors of the
+mask decoder aside. The config has not been trained here.
 """
 
 import dataclasses
@@ -30,16 +34,16 @@ SOURCES = (
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     task, llm = align_released.TASK, "weights/llama2_7b_released"
     return experiment("m3d_instruct_released", task, llm, "runs/m3d_align_released")
 
 
 def experiment(name: str, task: VisionLanguage, llm: str, start: str) -> Experiment:
-    """The same recipe for another language model.
+    """Returns the same recipe for another language model.
 
     Args:
-      name: of the run.
+      name: name of the run.
       task: the model, without adapters.
       llm: folder of the language model's weights.
       start: the run of the first stage, whose projector is taken.

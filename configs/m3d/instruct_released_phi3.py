@@ -6,8 +6,8 @@
     C=configs/m3d/instruct_released_phi3.py                              # the published weights:
     python run.py convert M3D-LaMed-Phi-3-4B weights/m3d_lamed_phi3 --config $C
 
-As configs/m3d/instruct_released.py, but for the language model of
-configs/m3d/align_released_phi3.py, and five epochs. It has not been trained here.
+The config is that of configs/m3d/instruct_released.py with the language model of
+configs/m3d/align_released_phi3.py and five epochs. It has not been trained here.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from m3djax.experiment import Experiment
 
 
 def get_config() -> Experiment:
-    """See the module's docstring."""
+    """Returns the config that the module's docstring describes."""
     found = instruct_released.experiment(
         "m3d_instruct_released_phi3", TASK, "weights/phi3_released", "runs/m3d_align_released_phi3"
     )

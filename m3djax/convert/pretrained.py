@@ -80,7 +80,7 @@ def load(
         config, tokenizer = llm_config.read_config(path), llm_tokenizer.read(path)
     count = None if tokenizer is None else len(tokenizer)
     if count is not None and count > config.vocab_size:
-        problem = f"its tokenizer has {count} tokens, but its table {config.vocab_size} rows"
+        problem = f"its tokenizer has {count} tokens, its table {config.vocab_size} rows"
         raise DataError(path, problem, "use the tokenizer that the weights were trained with")
     model = llm_config.decoder(config, dtype=dtype, remat=remat, num_tokens=count)
     rules = llm.rules(model)
