@@ -52,17 +52,17 @@ def make(folder: Path) -> None:
     from data_pipelines.text.dialogue import DialogueTokens
     from data_pipelines.text.llm_tokenizer import IMAGE, PLAIN, SPECIAL
     from m3djax import params as params_lib
-    from m3djax import weights
     from m3djax.convert import lamed, pretrained, stream, vit
     from m3djax.convert.new_tokens import grow
     from m3djax.experiment import Experiment
-    from m3djax.inputs import Inputs, ScaleIntensityRange
+    from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
     from m3djax.models.mlp import Mlp
     from m3djax.models.multi_head import Attention
     from m3djax.models.positions import LearnedPositions
     from m3djax.models.projectors import Projector
     from m3djax.models.transformer import Block, Transformer
     from m3djax.models.vit import ViT3D
+    from m3djax.runs import weights
     from m3djax.tasks.vision_language import VisionLanguage
 
     llm = grow(pretrained.load(fetch.sample_llm()), SPECIAL, PLAIN)

@@ -22,7 +22,7 @@ import steps
 def ours(batch_size: int) -> Any:
     """The released config at another batch size, dtype and without recomputation."""
     from configs.m3d import clip_released
-    from m3djax.inputs import Inputs, ScaleIntensityRange
+    from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 
     config = clip_released.get_config()
     task = config.task

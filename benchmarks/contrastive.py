@@ -29,8 +29,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from m3djax import sharding
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
+from m3djax.mesh import sharding
 
 WIDTH = 768
 ROWS = P(sharding.MESH_AXES["batch"])

@@ -103,8 +103,8 @@ def augmented(batches: Iterator[Any]) -> Iterator[Any]:
     """The batches after our windows, flips, turns and jitter, compiled for this processor."""
     import jax
 
-    from m3djax.augment import Augment
-    from m3djax.inputs import Inputs, ScaleIntensityRange
+    from m3djax.inputs.augment import Augment
+    from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 
     augment = Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1)
     inputs = Inputs(ScaleIntensityRange(0, 255), augment)
@@ -141,8 +141,8 @@ def waiting(folder: str) -> None:
     from data_pipelines.pipeline import Source
     from data_pipelines.prepare import Prepare
     from m3djax import cli
-    from m3djax.logging import read_metrics
-    from m3djax.train import train
+    from m3djax.runs.metrics import read_metrics
+    from m3djax.training.train import train
 
     os.chdir(folder)  # runs/ is made in the working directory
     Prepare("sample_ct", out="data").prepare()

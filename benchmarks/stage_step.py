@@ -48,7 +48,7 @@ def ours(stage: str) -> Any:
     from m3djax.adapters import LoRA
     from m3djax.convert import llm_config
     from m3djax.experiment import Experiment
-    from m3djax.inputs import Inputs, ScaleIntensityRange
+    from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
     from m3djax.models.projectors import Projector
     from m3djax.optim import AdamW
     from m3djax.tasks.vision_language import VisionLanguage

@@ -42,11 +42,12 @@ def run_ours(experiment: Any, steps: int) -> dict[str, Any]:
     """Times the compiled train step on a random batch that lies on the device."""
     import jax
 
-    from m3djax import flops, sharding
     from m3djax.cli import set_up_jax
-    from m3djax.state import specification, trainer_of
+    from m3djax.mesh import sharding
+    from m3djax.runs.state import specification, trainer_of
     from m3djax.step import compile_step
-    from m3djax.train import to_devices
+    from m3djax.training import flops
+    from m3djax.training.train import to_devices
 
     set_up_jax()
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])

@@ -22,15 +22,15 @@ def vit_ours() -> Any:
     import jax.numpy as jnp
 
     from data_pipelines.pipeline import Data, Source
+    from m3djax.contracts.task import Task, apply
+    from m3djax.contracts.terms import Loss, Term
     from m3djax.experiment import Experiment
-    from m3djax.losses.terms import Loss, Term
     from m3djax.models.encoder import Encoder
     from m3djax.models.mlp import Mlp
     from m3djax.models.multi_head import Attention
     from m3djax.models.positions import LearnedPositions
     from m3djax.models.transformer import Block, Transformer
     from m3djax.models.vit import ViT3D
-    from m3djax.tasks.base import Task, apply
 
     @dataclasses.dataclass(frozen=True)
     class Regression(Task):
@@ -65,7 +65,7 @@ def mae_ours() -> Any:
     """The config of E3D-GPT with published heads, one volume, float32 and all activations kept."""
     from configs.e3d_gpt import mae
     from data_pipelines.pipeline import Data, Source
-    from m3djax.inputs import Inputs
+    from m3djax.inputs.inputs import Inputs
     from m3djax.models.mae_decoder import MAEDecoder
     from m3djax.models.mlp import Mlp
     from m3djax.models.multi_head import Attention

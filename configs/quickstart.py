@@ -11,10 +11,10 @@ the visible voxels has an error of 423 HU.
 """
 
 from data_pipelines.pipeline import Data, Source
-from m3djax.augment import Augment
 from m3djax.evaluate import OrganProbe, Reconstruction
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention

@@ -35,11 +35,11 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax.adapters import LoRA
-from m3djax.augment import Augment
 from m3djax.evaluate import Answers, Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
 from m3djax.models.mlp import GatedMlp, Mlp
 from m3djax.models.multi_head import Attention

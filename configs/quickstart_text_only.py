@@ -21,7 +21,7 @@ from configs.quickstart_ask import (
 from data_pipelines.fields.text import Text
 from m3djax.adapters import LoRA
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
 from m3djax.tasks.language import Language
 
 

@@ -1,10 +1,10 @@
 from .adapters import LoRA as LoRA
-from .augment import Augment as Augment
 from .experiment import Experiment as Experiment
 from .generate.generator import Generator as Generator
 from .generate.sampling import Sampling as Sampling
-from .inputs import Inputs as Inputs
-from .inputs import ScaleIntensityRange as ScaleIntensityRange
+from .inputs.augment import Augment as Augment
+from .inputs.inputs import Inputs as Inputs
+from .inputs.inputs import ScaleIntensityRange as ScaleIntensityRange
 from .optim import AdamW as AdamW
 from .optim import Group as Group
 from .plan.targets import Decoding as Decoding

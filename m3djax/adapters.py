@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
-from m3djax.losses.terms import Loss
+from m3djax.contracts.task import Batch, Task
+from m3djax.contracts.terms import Loss
+from m3djax.mesh.sharding import gather
 from m3djax.params import Params, flatten, unflatten
-from m3djax.sharding import gather
-from m3djax.tasks.base import Batch, Task
 
 A, B = "lora_a", "lora_b"
 _SALT = "lora_salt"

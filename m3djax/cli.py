@@ -10,8 +10,8 @@ from typing import Any
 
 from data_pipelines.errors import ConfigError, UserError
 from data_pipelines.program import program
-from m3djax import config_files, help_texts, registry
-from m3djax.config_files import load_config
+from m3djax.config import files, help_texts, registry
+from m3djax.config.files import load_config
 
 QUICKSTART = {
     "configs/quickstart.py": "a small 3D ViT, pretrained by masked autoencoding",
@@ -77,7 +77,7 @@ def _quickstart(arguments: list[str]) -> int:
         return status
     set_up_jax()
     from m3djax.evaluate.run import evaluate
-    from m3djax.train import train
+    from m3djax.training.train import train
 
     print(f"2/{count} a language model: fetch and convert", flush=True)
     _import_language_model()
@@ -105,11 +105,11 @@ def _quickstart(arguments: list[str]) -> int:
 
 def _import_language_model() -> None:
     """SmolLM2 with M3D's new tokens, where the quickstart's configs look for it; once."""
-    from m3djax import weights
-    from m3djax.checkpoint import CheckpointError
     from m3djax.convert.run import Convert
+    from m3djax.runs import weights
+    from m3djax.runs.checkpoint import CheckpointError
 
-    config = config_files.load_module("configs/quickstart_ask.py")
+    config = files.load_module("configs/quickstart_ask.py")
     try:
         weights.newest_readable(config.WEIGHTS)
         print(f"{config.WEIGHTS} is there")
@@ -153,15 +153,15 @@ def _train(arguments: list[str]) -> int:
     if not isinstance(config, Experiment):
         raise ConfigError(f"{arguments[0]}: is no experiment. Cure: {program()} plan takes it.")
     set_up_jax()
-    from m3djax import distributed
+    from m3djax.mesh import distributed
 
     with distributed.together():
         if only_print:
-            from m3djax.sharding_table import sharding_table
+            from m3djax.runs.sharding_table import sharding_table
 
             print(distributed.from_first(lambda: sharding_table(config)))
             return 0
-        from m3djax.train import train
+        from m3djax.training.train import train
 
         folder = train(config)
         if distributed.is_first():
@@ -196,8 +196,8 @@ def _evaluate(arguments: list[str]) -> int:
         print(f"usage: {program()} evaluate RUN", file=sys.stderr)
         return 2
     set_up_jax()
-    from m3djax import distributed
     from m3djax.evaluate.run import evaluate
+    from m3djax.mesh import distributed
 
     with distributed.together():
         passed = evaluate(arguments[0]).passed
@@ -268,7 +268,7 @@ def _with_fields(verb: str, path: str, arguments: list[str]) -> Any:
 def _show_fields(verb: str, path: str, arguments: list[str]) -> int:
     """Prints the flags of a config's fields; returns the exit status."""
     call = (program(), verb, path, *arguments)
-    file = config_files.find(path)
+    file = files.find(path)
     help_texts.show(call, file, lambda: _with_fields(verb, path, arguments))
     return 0
 

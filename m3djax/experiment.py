@@ -11,11 +11,11 @@ import tyro
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax.adapters import Adapted, LoRA
-from m3djax.evaluate.evaluator import Evaluator
-from m3djax.inputs import Inputs
+from m3djax.contracts.evaluator import Evaluator
+from m3djax.contracts.task import Task
+from m3djax.inputs.inputs import Inputs
 from m3djax.optim import AdamW, Group
 from m3djax.params import Params
-from m3djax.tasks.base import Task
 
 
 @dataclasses.dataclass(frozen=True)

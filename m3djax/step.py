@@ -14,10 +14,10 @@ from jaxtyping import Array, Int, Key
 
 from data_pipelines.errors import ConfigError
 from m3djax import params as params_lib
-from m3djax import sharding
-from m3djax.losses.terms import Loss
+from m3djax.contracts.task import Batch, Task, loss_of
+from m3djax.contracts.terms import Loss
+from m3djax.mesh import sharding
 from m3djax.params import FlatParams
-from m3djax.tasks.base import Batch, Task, loss_of
 
 if TYPE_CHECKING:
     from m3djax.experiment import Experiment

@@ -5,9 +5,9 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from m3djax.mesh.parameter_axes import register_axes
 from m3djax.models.encoder import Encoder, Level, VisionFeatures
 from m3djax.models.patches import Size
-from m3djax.parameter_axes import register_axes
 
 
 class Pyramid(Encoder):

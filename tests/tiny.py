@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from data_pipelines.pipeline import Data, Source
-from m3djax import sharding
-from m3djax.augment import Augment
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.losses.contrastive import InfoNCE
+from m3djax.mesh import sharding
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
@@ -26,12 +26,12 @@ from m3djax.models.projectors import Projector
 from m3djax.models.transformer import Block, Transformer
 from m3djax.models.vit import ViT3D
 from m3djax.optim import AdamW
-from m3djax.state import abstract_state, trainer_of
+from m3djax.runs.state import abstract_state, trainer_of
 from m3djax.step import TrainState, compile_step
 from m3djax.tasks.clip import Clip
 from m3djax.tasks.mae import MAE
 from m3djax.tasks.vision_language import VisionLanguage
-from m3djax.train import to_devices
+from m3djax.training.train import to_devices
 
 INPUTS = Inputs(ScaleIntensityRange(), Augment((0.5, 0.5, 0.5), scale=0.1, shift=0.1))
 

@@ -17,10 +17,10 @@ gradients. Padding to the tiles of the matrix unit limits the speed to 75 % of t
 """
 
 from data_pipelines.pipeline import Crop, Data, Source
-from m3djax.augment import Augment
 from m3djax.evaluate import Reconstruction
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention

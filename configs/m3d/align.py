@@ -31,9 +31,9 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Crop, Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.volume import Units
-from m3djax.augment import Augment
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
 from m3djax.models.mlp import GatedMlp, Mlp
 from m3djax.models.multi_head import Attention

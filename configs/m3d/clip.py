@@ -28,10 +28,10 @@ from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
-from m3djax.augment import Augment
 from m3djax.evaluate import Retrieval
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.models.bert import Bert, PostNormBlock
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.mlp import Mlp

@@ -32,10 +32,11 @@ from data_pipelines.captions.questions import MaskQuestions
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from m3djax.adapters import LoRA
-from m3djax.evaluate import Answers, Beside, Evaluator
+from m3djax.contracts import Evaluator
+from m3djax.evaluate import Answers, Beside
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
 from m3djax.optim import AdamW
 from m3djax.tasks.vision_language import VisionLanguage
 

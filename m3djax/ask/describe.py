@@ -14,7 +14,7 @@ from data_pipelines.volume import Volume
 from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.places import millimetres, shown_mm, shown_voxels
 from m3djax.ask.session import Reply
-from m3djax.evaluate.results import Results
+from m3djax.runs.results import Results
 
 _TOLD = 0.05
 """Least share of the model's input beyond the scan that is worth a word."""

@@ -21,11 +21,12 @@ from data_pipelines.preprocess import RECIPES, Recipe
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.prompts import Prompt
 from data_pipelines.volume import Units, Volume
-from m3djax import run_folder, sharding
 from m3djax.ask.field_of_view import CENTRE, At, FieldOfView
 from m3djax.experiment import Experiment
 from m3djax.generate.volumes import VolumeReader
+from m3djax.mesh import sharding
 from m3djax.params import Dtype
+from m3djax.runs import run_folder
 from m3djax.runs.model import Model
 from m3djax.tasks.answering import AnsweringTask
 

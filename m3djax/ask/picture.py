@@ -22,7 +22,7 @@ from data_pipelines.preprocess import Orientation
 from data_pipelines.volume import Volume, transform
 from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.session import Exchange
-from m3djax.inputs import ScaleIntensityRange
+from m3djax.inputs.inputs import ScaleIntensityRange
 
 NOTICE = "Software for research: not for clinical use."
 MOST = 8

@@ -10,13 +10,15 @@ from typing import Any
 from data_pipelines import fetch
 from data_pipelines.errors import ConfigError
 from data_pipelines.text import llm_tokenizer
-from m3djax import serialize, sharding, weights
-from m3djax.checkpoint import CheckpointError
+from m3djax.config import serialize
 from m3djax.convert import llm_config, new_tokens, pretrained
 from m3djax.convert.layouts import LAYOUTS
 from m3djax.convert.pretrained import Pretrained
 from m3djax.experiment import Experiment
+from m3djax.mesh import sharding
 from m3djax.params import flatten
+from m3djax.runs import weights
+from m3djax.runs.checkpoint import CheckpointError
 
 # Fields that do not change the weights; the config may choose them freely.
 _FREE = ("dtype", "remat", "unroll", "implementation", "num_tokens")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.errors import ConfigError, printable
-from m3djax.checkpoint import CheckpointError
 from m3djax.convert import bert, lamed, llm, m3d, peft, vit
 from m3djax.convert.name_map import Rule
 from m3djax.experiment import Experiment
-from m3djax.state import abstract_params
+from m3djax.runs.checkpoint import CheckpointError
+from m3djax.runs.state import abstract_params
 
 _LAMED = ("vision", "projector", "llm")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from jax.sharding import AbstractMesh
 
-from m3djax import sharding
 from m3djax.convert.safetensors_files import LazyTensor
-from m3djax.sharding_table import axes_of
+from m3djax.mesh import sharding
+from m3djax.runs.sharding_table import axes_of
 
 _GIB = 2**30
 _BYTES = 4  # imported parameters are float32

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.text import llm_tokenizer
-from m3djax import sharding
 from m3djax.convert.pretrained import Pretrained
+from m3djax.mesh import sharding
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import flatten, unflatten
 

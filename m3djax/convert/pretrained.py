@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from data_pipelines import files
 from data_pipelines.errors import DataError
 from data_pipelines.text import llm_tokenizer
-from m3djax import sharding
 from m3djax.convert import llm, llm_config, safetensors_files, stream
+from m3djax.mesh import sharding
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.transformer import Remat
 from m3djax.params import Dtype, Params, flatten, unflatten

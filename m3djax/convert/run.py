@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import ConfigError, DataError, printable
-from m3djax import params, run_folder, sharding, weights
-from m3djax.checkpoint import CheckpointError
+from m3djax import params
 from m3djax.convert import language, layouts, loading, name_map, peft, stream
 from m3djax.convert.bert_files import modern_names
 from m3djax.convert.files import as_dtype, read_tensors, write_tensors
@@ -27,10 +26,13 @@ from m3djax.convert.safetensors_files import (
 )
 from m3djax.convert.vocabulary import check_vocabulary
 from m3djax.experiment import Experiment
+from m3djax.mesh import sharding
 from m3djax.models.patches import Size
 from m3djax.models.positions import LearnedPositions, resize_table
+from m3djax.runs import run_folder, weights
+from m3djax.runs.checkpoint import CheckpointError
 from m3djax.runs.model import Model, read_params
-from m3djax.state import abstract_params
+from m3djax.runs.state import abstract_params
 
 _POSITIONS = "vision/positions/table"
 _NAMES = ("model.safetensors", INDEX, "pytorch_model.bin", "model_with_lora.bin")

@@ -11,9 +11,9 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.errors import DataError
-from m3djax import sharding
 from m3djax.convert.name_map import Linear, MapError, Rule, Same, assign
 from m3djax.convert.safetensors_files import LazyTensor, write_checkpoint
+from m3djax.mesh import sharding
 from m3djax.params import FlatParams
 
 Index = Any  # a tuple of slices

@@ -10,8 +10,8 @@ from data_pipelines.text import llm_tokenizer
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.tokenizer_files import load_tokenizer
 from data_pipelines.text.tokens import ReportTokens
-from m3djax.checkpoint import CheckpointError
 from m3djax.experiment import Experiment
+from m3djax.runs.checkpoint import CheckpointError
 
 
 def check_vocabulary(path: Path, experiment: Experiment) -> str:

@@ -1,6 +1,5 @@
 from .answers.beside import Beside as Beside
 from .answers.evaluator import Answers as Answers
-from .evaluator import Evaluator as Evaluator
 from .probe.evaluator import OrganProbe as OrganProbe
 from .reconstruction.evaluator import Reconstruction as Reconstruction
 from .retrieval.evaluator import Retrieval as Retrieval

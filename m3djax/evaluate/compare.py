@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from m3djax.evaluate import statistics
-from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.results import FOLDER
-from m3djax.evaluate.scores import OWN, Column, Scores
+from m3djax.contracts import statistics
+from m3djax.contracts.findings import EvaluationError
+from m3djax.contracts.scores import OWN, Column, Scores
+from m3djax.runs.results import FOLDER
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jaxtyping import Array, UInt
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import LOADING, Data, Source
-from m3djax import serialize
-from m3djax.evaluate.evaluator import Subject
+from m3djax.config import serialize
+from m3djax.contracts.evaluator import Subject
 from m3djax.params import Params
 
 

@@ -14,10 +14,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from data_pipelines.files import write_whole
-from m3djax import distributed, sharding
-from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.evaluator import Batch, Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.share import Share
 from m3djax.evaluate.fingerprint import PredictionFiles
-from m3djax.evaluate.share import Share
+from m3djax.mesh import distributed, sharding
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.files import write_whole
-from m3djax import distributed, report, run_folder
+from m3djax.contracts.evaluator import Subject
 from m3djax.evaluate import loop
-from m3djax.evaluate.evaluator import Subject
-from m3djax.evaluate.results import FOLDER, REPORT, RESULTS, Results
+from m3djax.mesh import distributed
+from m3djax.runs import report, run_folder
 from m3djax.runs.model import Model
-from m3djax.weights import newest_readable
+from m3djax.runs.results import FOLDER, REPORT, RESULTS, Results
+from m3djax.runs.weights import newest_readable
 
 
 def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:

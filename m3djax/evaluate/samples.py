@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from data_pipelines.pipeline import Data, Source
-from m3djax.evaluate.evaluator import Batch
-from m3djax.evaluate.share import Share
+from m3djax.contracts.evaluator import Batch
+from m3djax.contracts.share import Share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ from typing import ClassVar
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.placement import WHOLE, Part
-from m3djax.evaluate.evaluator import Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.evaluator import Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.units import Units, independent
 from m3djax.evaluate.samples import Crops
-from m3djax.evaluate.units import Units, independent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,11 @@ import dataclasses
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text import prompts
-from m3djax import sharding
 from m3djax.convert import pretrained
 from m3djax.generate import terminal
 from m3djax.generate.generator import Generator
 from m3djax.generate.options import ChatOptions
+from m3djax.mesh import sharding
 
 _HELP = "(an empty line or ctrl-D ends, /new forgets what was said)"
 

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from m3djax.contracts.task import apply
 from m3djax.generate.chooser import Chooser
+from m3djax.mesh.sharding import constrain
 from m3djax.models.conditions import Conditions
 from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
-from m3djax.sharding import constrain
-from m3djax.tasks.base import apply
 
 LayerCache = tuple[Array, Array]
 """Keys and values, (b, heads, d, slots) each."""

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from data_pipelines.errors import ConfigError
+from m3djax.contracts.task import Batch, Task
 from m3djax.generate.generator import Answer, Generator, OnText, Prefix, Prompt
 from m3djax.generate.sampling import Sampling
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
-from m3djax.tasks.base import Batch, Task
 
 MOST_PREFIXES = 4
 """Beginnings of prompts that are kept per batch of volumes: each is a cache of keys and values."""

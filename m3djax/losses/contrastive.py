@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from m3djax.contracts.terms import Loss, Term
 from m3djax.losses.sigmoid import dense_sigmoid_loss, ring_sigmoid_loss
-from m3djax.losses.terms import Loss, Term
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 
 _NEVER = -1e30  # a logit whose exponential is 0, and which a weight of 0 can still silence
 

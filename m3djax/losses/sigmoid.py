@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
-from m3djax.sharding import MESH_AXES, constrain
+from m3djax.mesh.sharding import MESH_AXES, constrain
 
 Features = Float[Array, "b d"]
 Ids = Int[Array, " b"]

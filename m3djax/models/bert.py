@@ -10,13 +10,13 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.layers import dense, layer_norm
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.transformer import Block, Transformer
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 
 @struct.dataclass

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from data_pipelines.errors import ConfigError
+from m3djax.mesh.parameter_axes import register_axes
 from m3djax.models.attention import dot_product_attention
 from m3djax.models.layers import dense
-from m3djax.parameter_axes import register_axes
 
 
 class AttentionPool(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array
 
-from m3djax.sharding import gather
+from m3djax.mesh.sharding import gather
 
 _dense_init = nn.initializers.xavier_uniform()
 

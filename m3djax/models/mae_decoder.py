@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3djax.mesh.parameter_axes import register_axes
 from m3djax.models.conditions import Conditions
 from m3djax.models.encoder import VisibleTokens
 from m3djax.models.layers import dense, layer_norm
@@ -13,7 +14,6 @@ from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions, SinCosPositions
 from m3djax.models.transformer import Block, Stack, Transformer
-from m3djax.parameter_axes import register_axes
 
 
 class MAEDecoder(nn.Module):

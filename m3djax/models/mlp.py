@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.conditions import Conditions
 from m3djax.models.layers import dense
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 Activation = Literal["gelu", "gelu_pytorch_tanh", "quick_gelu"]
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.errors import ConfigError
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.attention import Implementation, dot_product_attention
 from m3djax.models.layers import dense, rms_norm
 from m3djax.models.rotary import Rotation, rotate
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 _HEADS = ("batch", None, "heads", None)
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from m3djax.mesh.parameter_axes import register_axes
 from m3djax.models.patches import Size
-from m3djax.parameter_axes import register_axes
 
 
 def sincos_3d(grid: Size, dim: int, *, released: bool = False) -> np.ndarray:

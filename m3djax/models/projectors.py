@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.encoder import VisionFeatures
 from m3djax.models.layers import dense
 from m3djax.models.patches import Size, patch_grid, patchify
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 
 class Projector(nn.Module):

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from m3djax.losses.sown import TERMS
+from m3djax.contracts.sown import TERMS
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.layers import layer_norm
 from m3djax.models.mlp import FeedForward, Mlp
 from m3djax.models.multi_head import Attention
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 Remat = Literal["none", "dots", "full"]
 _policies = jax.checkpoint_policies

@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.conditions import Conditions
 from m3djax.models.encoder import Level, TokenEncoder, VisibleTokens, VisionFeatures
 from m3djax.models.layers import dense, layer_norm
 from m3djax.models.patches import Size, patchify
 from m3djax.models.positions import LearnedPositions, SinCosPositions
 from m3djax.models.transformer import Stack, Transformer
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 
 class ViT3D(TokenEncoder):

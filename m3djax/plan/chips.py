@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from m3djax import flops
+from m3djax.training import flops
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.files import write_whole
-from m3djax import sharding
 from m3djax.experiment import Experiment
+from m3djax.mesh import sharding
 from m3djax.plan.compile import OutOfMemory, compile_for
 from m3djax.plan.fit import Search
 from m3djax.plan.options import Options

@@ -11,7 +11,7 @@ import jax
 from jax.stages import Compiled, Traced
 
 from data_pipelines.errors import ConfigError
-from m3djax import sharding
+from m3djax.mesh import sharding
 from m3djax.plan.targets import Target
 from m3djax.plan.topology import Topology
 

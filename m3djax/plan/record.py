@@ -7,12 +7,13 @@ import importlib.metadata
 import json
 from typing import Any
 
-from m3djax import flops, serialize
+from m3djax.config import serialize
 from m3djax.plan import collectives, roofline, traffic
 from m3djax.plan.compile import Step
 from m3djax.plan.hlo import Program
 from m3djax.plan.targets import Target
 from m3djax.plan.topology import Topology
+from m3djax.training import flops
 
 Record = dict[str, Any]
 

@@ -66,7 +66,7 @@ class Shipped:
         """Returns the config with its overrides."""
         import tyro
 
-        from m3djax.cli import load_config
+        from m3djax.config.files import load_config
 
         default = load_config(self.config)
         return tyro.cli(type(default), default=default, args=list(self.overrides))

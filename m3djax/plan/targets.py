@@ -13,16 +13,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Traced
 
 from data_pipelines.errors import ConfigError
-from m3djax import flops, sharding
 from m3djax.convert.pretrained import shapes
 from m3djax.experiment import Experiment
 from m3djax.generate import decode
 from m3djax.generate.chooser import Chooser
 from m3djax.generate.sampling import Sampling
+from m3djax.mesh import sharding
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import FlatParams, unflatten
-from m3djax.state import abstract_batch, abstract_state, specification, trainer_of
+from m3djax.runs.state import abstract_batch, abstract_state, specification, trainer_of
 from m3djax.step import compile_step
+from m3djax.training import flops
 
 # Fields that the train step depends on. Others, such as evaluators and workers, do not change it.
 _STEP_FIELDS = (

@@ -17,12 +17,13 @@ from jaxtyping import Array, Float
 from data_pipelines.errors import ConfigError
 from data_pipelines.pipeline import Data
 from m3djax import params as params_lib
-from m3djax import run_folder, sharding, state, weights
+from m3djax.contracts.task import Task, apply
 from m3djax.experiment import Experiment
-from m3djax.inputs import ScaleIntensityRange
+from m3djax.inputs.inputs import ScaleIntensityRange
+from m3djax.mesh import sharding
 from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.params import Dtype, Params
-from m3djax.tasks.base import Task, apply
+from m3djax.runs import run_folder, state, weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,4 +1,3 @@
-from .base import Task as Task
 from .clip import Clip as Clip
 from .language import Language as Language
 from .mae import MAE as MAE

@@ -8,10 +8,10 @@ from typing import Any
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.text import llm_tokenizer
+from m3djax.contracts.task import Task
 from m3djax.models.encoder import Encoder
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import Params
-from m3djax.tasks.base import Task
 
 
 class AnsweringTask(Task):

@@ -12,14 +12,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
+from m3djax.contracts.task import Batch, apply
+from m3djax.contracts.terms import Loss
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
-from m3djax.losses.terms import Loss
 from m3djax.models.bert import Bert
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.encoder import Encoder
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, apply
 from m3djax.tasks.embedding import EmbeddingTask
 
 

@@ -6,8 +6,8 @@ import abc
 
 from jaxtyping import Array, Bool, Float, Int
 
+from m3djax.contracts.task import Task
 from m3djax.params import Params
-from m3djax.tasks.base import Task
 
 
 class EmbeddingTask(Task):

@@ -7,10 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from m3djax.losses.terms import Loss
+from m3djax.contracts.task import Batch, Task, apply
+from m3djax.contracts.terms import Loss
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, Task, apply
 from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
-from m3djax.losses.terms import Loss, Term
+from m3djax.contracts.task import Batch, apply
+from m3djax.contracts.terms import Loss, Term
 from m3djax.models.encoder import TokenEncoder
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patchify
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.base import Batch, apply
 from m3djax.tasks.reconstructing import ReconstructingTask, Reconstruction
 
 

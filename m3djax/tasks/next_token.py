@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from m3djax.losses.terms import Loss, Term
+from m3djax.contracts.task import apply
+from m3djax.contracts.terms import Loss, Term
+from m3djax.mesh.sharding import gather
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import flatten, unflatten
-from m3djax.sharding import gather
-from m3djax.tasks.base import apply
 
 Reduction = Literal["token", "square", "sample"]
 IGNORE = -100

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from m3djax.contracts.task import Task
 from m3djax.models.encoder import TokenEncoder
 from m3djax.params import Params
-from m3djax.tasks.base import Task
 
 
 @struct.dataclass

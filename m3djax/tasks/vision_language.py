@@ -13,16 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
-from m3djax.losses.terms import Loss
+from m3djax.contracts.task import Batch, apply
+from m3djax.contracts.terms import Loss
+from m3djax.mesh.sharding import constrain
 from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.patches import Size, patch_grid
 from m3djax.models.projectors import Projector
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.sharding import constrain
 from m3djax.tasks.answering import AnsweringTask
-from m3djax.tasks.base import Batch, apply
 from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 

@@ -17,10 +17,10 @@ from data_pipelines.prepare import Prepare
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
 from m3djax import params as params_lib
-from m3djax import weights
 from m3djax.convert.new_tokens import grow
 from m3djax.experiment import Experiment
 from m3djax.models.projectors import Projector
+from m3djax.runs import weights
 from m3djax.tasks.vision_language import VisionLanguage
 from tests import tiny, tiny_llm
 

@@ -17,13 +17,14 @@ from matplotlib.image import imread
 
 from data_pipelines.fields.image import Image
 from m3djax import params as params_lib
-from m3djax import serialize, weights
 from m3djax.ask.describe import measured
 from m3djax.ask.picture import NOTICE
 from m3djax.ask.session import Session
 from m3djax.cli import main
+from m3djax.config import serialize
 from m3djax.generate.generator import Answer
 from m3djax.generate.volumes import VolumeReader
+from m3djax.runs import weights
 from tests import tiny
 
 LENGTH = ("--sampling.max-new-tokens", "10")

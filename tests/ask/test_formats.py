@@ -16,10 +16,11 @@ from matplotlib.image import imread
 from PIL import Image
 
 from m3djax import params as params_lib
-from m3djax import serialize, weights
 from m3djax.adapters import A, LoRA
 from m3djax.cli import main
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.config import serialize
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
+from m3djax.runs import weights
 from m3djax.runs.model import Model
 from tests.ask.conftest import AFFINE
 from tests.data import dicom_files

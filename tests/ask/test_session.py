@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 from data_pipelines import readers
 from data_pipelines.text.prompts import Turn
 from m3djax import params as params_lib
-from m3djax import sharding, weights
 from m3djax.ask.model import AskModel, Run
 from m3djax.ask.session import Exchange, Reply, Session, open_scan
 from m3djax.generate.generator import Answer
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import VolumeReader
+from m3djax.mesh import sharding
+from m3djax.runs import weights
 from m3djax.runs.model import Model
 
 SHORT = Sampling(max_new_tokens=10)

@@ -18,15 +18,17 @@ from safetensors.numpy import load_file, save_file
 from configs.m3d import clip_released
 from data_pipelines.fields.text import Text
 from data_pipelines.text.tokens import ReportTokens
-from m3djax import cli, params, sharding, weights
-from m3djax.checkpoint import CheckpointError
+from m3djax import cli, params
 from m3djax.convert import layouts, name_map
 from m3djax.convert.run import Convert, expected_shapes
 from m3djax.experiment import Experiment
+from m3djax.mesh import sharding
 from m3djax.models.positions import resize_table
-from m3djax.run_folder import RunError, open_for_training
+from m3djax.runs import weights
+from m3djax.runs.checkpoint import CheckpointError
 from m3djax.runs.model import read_params
-from m3djax.state import initial_state, trainer_of
+from m3djax.runs.run_folder import RunError, open_for_training
+from m3djax.runs.state import initial_state, trainer_of
 from tests import tiny
 from tests.convert.test_files import torch_zip
 

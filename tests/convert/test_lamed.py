@@ -15,13 +15,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.m3d import instruct_released, instruct_released_phi3
-from m3djax import sharding
 from m3djax.adapters import LoRA
-from m3djax.checkpoint import CheckpointError
 from m3djax.convert import layouts, name_map
 from m3djax.convert.run import Convert, expected_shapes
 from m3djax.convert.safetensors_files import INDEX, open_checkpoint, write_checkpoint
-from m3djax.state import initial_state
+from m3djax.mesh import sharding
+from m3djax.runs.checkpoint import CheckpointError
+from m3djax.runs.state import initial_state
 from tests import tiny
 
 KEYS = pathlib.Path(__file__).parent / "keys"

@@ -12,10 +12,10 @@ import pytest
 from configs.m3d import align, align_released, align_released_phi3
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax.adapters import LoRA
-from m3djax.checkpoint import CheckpointError
 from m3djax.convert import pretrained
 from m3djax.convert.run import Convert
 from m3djax.experiment import Experiment
+from m3djax.runs.checkpoint import CheckpointError
 from m3djax.runs.model import Model, read_params
 from m3djax.tasks.language import Language
 from tests import tiny, tiny_llm

@@ -30,7 +30,7 @@ from data_pipelines.pipeline import Data, Source
 from data_pipelines.placement import Placement, Uniform, Whole
 from data_pipelines.prepare import Prepare
 from data_pipelines.text.passages import Passage
-from m3djax import serialize
+from m3djax.config import serialize
 from tests.data.words import WordLengths
 
 SIZE = (8, 12, 10)

@@ -30,7 +30,6 @@ from data_pipelines.placement import Ground, Places
 from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
-from m3djax import sharding, weights
 from m3djax.adapters import LoRA
 from m3djax.cli import main
 from m3djax.convert.new_tokens import grow
@@ -39,12 +38,14 @@ from m3djax.evaluate.answers.asking import asked
 from m3djax.evaluate.run import evaluate
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
+from m3djax.mesh import sharding
 from m3djax.params import flatten
-from m3djax.run_folder import read_experiment
+from m3djax.runs import weights
 from m3djax.runs.model import read_params
-from m3djax.state import initial_state
+from m3djax.runs.run_folder import read_experiment
+from m3djax.runs.state import initial_state
 from m3djax.tasks.language import Language
-from m3djax.train import train
+from m3djax.training.train import train
 from tests import tiny, tiny_llm
 from tests.data import m3d_tree
 

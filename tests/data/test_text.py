@@ -21,8 +21,8 @@ from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.directions import Allowed, allowed
-from m3djax.augment import Augment
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from tests.data.words import WordLengths
 
 SIZE = (16, 32, 32)

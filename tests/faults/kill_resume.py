@@ -28,9 +28,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from m3djax import checkpoint, sharding
-from m3djax.logging import read_metrics
-from m3djax.state import abstract_state
+from m3djax.mesh import sharding
+from m3djax.runs import checkpoint
+from m3djax.runs.metrics import read_metrics
+from m3djax.runs.state import abstract_state
 from tests.faults import runs
 from tests.faults.runs import Orders
 

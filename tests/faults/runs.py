@@ -153,7 +153,9 @@ def main(orders: Orders) -> None:
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", orders.devices)
-    from m3djax import checkpoint, cli, manifest, train
+    from m3djax import cli
+    from m3djax.runs import checkpoint, manifest
+    from m3djax.training import train
 
     cli.set_up_jax()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from m3djax import checkpoint
-from m3djax.checkpoint import Checkpointer, CheckpointError
-from m3djax.train import train
+from m3djax.runs import checkpoint
+from m3djax.runs.checkpoint import Checkpointer, CheckpointError
+from m3djax.training.train import train
 from tests import tiny
 
 

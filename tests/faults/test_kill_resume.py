@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from m3djax import checkpoint
+from m3djax.runs import checkpoint
 from tests.faults import kill_resume, runs
 from tests.faults.runs import Orders
 

@@ -40,9 +40,11 @@ class Orders:
 
 
 def main(orders: Orders) -> None:
-    from m3djax import cli, distributed, registry, sharding
+    from m3djax import cli
+    from m3djax.config import registry
     from m3djax.evaluate.run import evaluate
-    from m3djax.train import train
+    from m3djax.mesh import distributed, sharding
+    from m3djax.training.train import train
     from tests import tiny
     from tests.multiprocess.measured import Brightness
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m3djax.contracts.evaluator import Batch, Predictions, Subject
+from m3djax.contracts.scores import Column, Scores
+from m3djax.contracts.task import apply
 from m3djax.evaluate import SplitEvaluator
-from m3djax.evaluate.evaluator import Batch, Predictions, Subject
 from m3djax.evaluate.loop import place
-from m3djax.evaluate.scores import Column, Scores
-from m3djax.tasks.base import apply
 
 
 @functools.partial(jax.jit, static_argnums=0)

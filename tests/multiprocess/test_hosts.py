@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from m3djax import checkpoint, registry, sharding
-from m3djax.evaluate.scores import Scores
-from m3djax.logging import read_metrics
-from m3djax.train import train
+from m3djax.config import registry
+from m3djax.contracts.scores import Scores
+from m3djax.mesh import sharding
+from m3djax.runs import checkpoint
+from m3djax.runs.metrics import read_metrics
+from m3djax.training.train import train
 from tests import tiny
 from tests.multiprocess.launch import slurm, together
 from tests.multiprocess.measured import Brightness

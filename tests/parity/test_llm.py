@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3djax.contracts.terms import Loss
 from m3djax.convert import llm, llm_config, name_map, pretrained
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
-from m3djax.losses.terms import Loss
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import flatten, unflatten
 from m3djax.tasks.next_token import IGNORE, next_token_loss

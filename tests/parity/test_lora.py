@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 
 from m3djax import adapters as lora_lib
 from m3djax.adapters import Adapted, LoRA
+from m3djax.contracts.task import Batch, apply
+from m3djax.contracts.terms import Loss
 from m3djax.convert import name_map, peft
 from m3djax.convert.lamed import m3d_lamed
-from m3djax.losses.terms import Loss
 from m3djax.params import Params, flatten, unflatten
-from m3djax.tasks.base import Batch, apply
 from m3djax.tasks.vision_language import VisionLanguage
 from tests.parity import lamed
 from tests.parity.goldens import Golden, golden_dirs

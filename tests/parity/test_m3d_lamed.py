@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3djax.contracts.task import apply
 from m3djax.convert import name_map
 from m3djax.convert.lamed import m3d_lamed
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.params import Params, flatten
-from m3djax.tasks.base import apply
 from m3djax.tasks.vision_language import VisionLanguage
 from tests.parity import lamed
 from tests.parity.goldens import Golden, golden_dirs

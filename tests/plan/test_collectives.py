@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from m3djax import sharding
+from m3djax.mesh import sharding
 from m3djax.plan.collectives import Collective, find, totals
 from m3djax.plan.hlo import Program
 

@@ -10,14 +10,15 @@ import jax
 import pytest
 
 from data_pipelines.errors import ConfigError
-from m3djax import flops, sharding
 from m3djax.cli import main
+from m3djax.mesh import sharding
 from m3djax.plan import collectives, record
 from m3djax.plan.hlo import Program
 from m3djax.plan.options import USAGE
 from m3djax.plan.targets import TrainStep
 from m3djax.plan.topology import Topology
-from m3djax.state import specification
+from m3djax.runs.state import specification
+from m3djax.training import flops
 from tests import tiny
 
 # The test session keeps compiled programs; libtpu cannot read its own back without a TPU.

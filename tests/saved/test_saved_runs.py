@@ -16,16 +16,19 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from m3djax import cli, run_folder, serialize, sharding
-from m3djax.checkpoint import Checkpointer
+from m3djax import cli
+from m3djax.config import serialize
 from m3djax.convert.run import Convert
 from m3djax.evaluate.run import evaluate
+from m3djax.mesh import sharding
 from m3djax.plan import record
 from m3djax.plan.compile import compile_for
 from m3djax.plan.targets import TrainStep
 from m3djax.plan.topology import Topology
-from m3djax.state import abstract_state
-from m3djax.train import train
+from m3djax.runs import run_folder
+from m3djax.runs.checkpoint import Checkpointer
+from m3djax.runs.state import abstract_state
+from m3djax.training.train import train
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, Any] = json.loads((HERE / "v1.json").read_text())

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from m3djax import sharding
+from m3djax.mesh import sharding
 from m3djax.models.bert import Bert, MaskedLanguageHead, PostNormBlock, TextEmbeddings
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from m3djax import sharding
 from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import SigmoidPairs
+from m3djax.mesh import sharding
 from m3djax.models.embedding_head import AttentionPool, EmbeddingHead
-from m3djax.state import trainer_of
+from m3djax.runs.state import trainer_of
 from tests import tiny
 
 

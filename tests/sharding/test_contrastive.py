@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import ConfigError
-from m3djax import sharding
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
 from m3djax.losses.sigmoid import dense_sigmoid_loss, ring_sigmoid_loss
+from m3djax.mesh import sharding
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
 ROWS, WIDTH = 48, 20

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from m3djax import sharding
 from m3djax.cli import load_config
+from m3djax.mesh import sharding
 from m3djax.optim import AdamW
-from m3djax.sharding_table import sharding_table
-from m3djax.state import abstract_state, trainer_of
+from m3djax.runs.sharding_table import sharding_table
+from m3djax.runs.state import abstract_state, trainer_of
 from m3djax.step import TrainState, compile_step
 from tests import tiny
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from m3djax import adapters, sharding
+from m3djax import adapters
+from m3djax.mesh import sharding
+from m3djax.mesh.parameter_axes import parameter_axes, register_axes
 from m3djax.models.layers import Dense
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.transformer import Block, Transformer
-from m3djax.parameter_axes import parameter_axes, register_axes
 from m3djax.params import flatten, unflatten
 from tests import tiny
 

@@ -10,17 +10,17 @@ import pytest
 from jax.sharding import Mesh
 
 from m3djax import params as params_lib
-from m3djax import sharding
 from m3djax.adapters import Adapted, LoRA
 from m3djax.evaluate.answers.answerers import Seeing, placed
 from m3djax.evaluate.answers.table import Row
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import VolumeReader
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
+from m3djax.mesh import sharding
 from m3djax.optim import AdamW
 from m3djax.params import Params
-from m3djax.state import trainer_of
+from m3djax.runs.state import trainer_of
 from tests import tiny
 
 TASK = tiny.vision_language()

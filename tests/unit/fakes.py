@@ -6,9 +6,9 @@ from etils import epath
 
 from data_pipelines.datasets.records import encode
 from data_pipelines.volume import Volume
-from m3djax import sharding
-from m3djax.evaluate.evaluator import Subject
-from m3djax.inputs import Inputs
+from m3djax.contracts.evaluator import Subject
+from m3djax.inputs.inputs import Inputs
+from m3djax.mesh import sharding
 from m3djax.params import flatten, unflatten
 
 SIZE = (8, 16, 16)  # of tests.tiny

@@ -12,8 +12,8 @@ import threading
 import jax
 import numpy as np
 
-from m3djax import sharding
 from m3djax.convert import llm_config, pretrained
+from m3djax.mesh import sharding
 from m3djax.params import flatten
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from m3djax.contracts.findings import EvaluationError
 from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.numbers import TYPES_MEAN, Kind
 from m3djax.evaluate.answers.present import present
 from m3djax.evaluate.answers.table import Row
-from m3djax.evaluate.findings import EvaluationError
 
 CHOICES = {"A": "Axial", "B": "Coronal", "C": "Venous", "D": "Arterial"}
 

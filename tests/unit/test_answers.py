@@ -21,22 +21,22 @@ from data_pipelines.fields import image as image_field
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
-from m3djax import sharding
+from m3djax.contracts.evaluator import Subject
+from m3djax.contracts.findings import EvaluationError
+from m3djax.contracts.scores import OWN, Scores
+from m3djax.contracts.share import Share
 from m3djax.evaluate import Answers, Beside, fingerprint, split
 from m3djax.evaluate.answers import evaluator as answers_module
 from m3djax.evaluate.answers.answerers import Answerer
 from m3djax.evaluate.answers.answering import Questioned
 from m3djax.evaluate.answers.asking import asked
 from m3djax.evaluate.answers.table import AnswerTable, Row
-from m3djax.evaluate.evaluator import Subject
-from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.loop import measure
-from m3djax.evaluate.scores import OWN, Scores
-from m3djax.evaluate.share import Share
 from m3djax.generate.generator import Answer
 from m3djax.generate.sampling import Sampling
-from m3djax.inputs import Inputs
-from m3djax.run_folder import RunError
+from m3djax.inputs.inputs import Inputs
+from m3djax.mesh import sharding
+from m3djax.runs.run_folder import RunError
 from m3djax.tasks.language import Language
 from tests import tiny, tiny_llm
 from tests.unit.fakes import SIZE, Records, record, subject

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3djax import sharding
+from m3djax.mesh import sharding
 from m3djax.models.attention import choose, dot_product_attention
 
 # (samples, queries, keys, heads, heads of keys, width of a head)

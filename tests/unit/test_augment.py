@@ -12,9 +12,9 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.base import Spatial
-from m3djax.augment import Augment
-from m3djax.inputs import IMAGE, Inputs, ScaleIntensityRange
-from m3djax.moves import Moves, move
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import IMAGE, Inputs, ScaleIntensityRange
+from m3djax.inputs.moves import Moves, move
 
 ROWS = 24
 SIDE = 6

@@ -14,14 +14,15 @@ from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.dialogue import DialogueTokens
-from m3djax import sharding, weights
 from m3djax.adapters import Adapted, LoRA
+from m3djax.contracts.evaluator import Subject
 from m3djax.evaluate import Beside
-from m3djax.evaluate.evaluator import Subject
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
+from m3djax.mesh import sharding
 from m3djax.params import Params, flatten
-from m3djax.run_folder import RunError
+from m3djax.runs import weights
+from m3djax.runs.run_folder import RunError
 from m3djax.tasks.vision_language import VisionLanguage
 from tests import tiny
 from tests.unit.fakes import SIZE

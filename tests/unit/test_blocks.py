@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from m3djax import sharding
 from m3djax.adapters import _drop
-from m3djax.losses.sown import merged, sow
-from m3djax.losses.terms import Term
+from m3djax.contracts.sown import merged, sow
+from m3djax.contracts.task import loss_of
+from m3djax.contracts.terms import Term
+from m3djax.mesh import sharding
+from m3djax.mesh.parameter_axes import register_axes
 from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.mlp import FeedForward, Mlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.positions import LearnedPositions
 from m3djax.models.transformer import Block, Stages, Transformer
 from m3djax.models.vit import ViT3D
-from m3djax.parameter_axes import register_axes
 from m3djax.params import flatten, unflatten
-from m3djax.state import trainer_of
-from m3djax.tasks.base import loss_of
+from m3djax.runs.state import trainer_of
 from m3djax.tasks.mae import MAE
 from tests import tiny
 

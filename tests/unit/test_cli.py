@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import ConfigError
-from m3djax import config_files
 from m3djax.cli import VERBS, main
+from m3djax.config import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,14 +54,14 @@ def test_errors_are_one_line_with_a_cure(
 
 def test_a_config_is_found_by_path_or_by_the_name_of_a_shipped_one(home: Path) -> None:
     shipped = ROOT / "configs/quickstart.py"
-    assert config_files.find("quickstart") == config_files.find("configs/quickstart.py") == shipped
-    assert config_files.find("m3d/clip") == ROOT / "configs/m3d/clip.py"
+    assert files.find("quickstart") == files.find("configs/quickstart.py") == shipped
+    assert files.find("m3d/clip") == ROOT / "configs/m3d/clip.py"
     (home / "configs").mkdir()
     own = Path("configs/quickstart.py")
     own.write_text("")
-    assert config_files.find(own) == own
+    assert files.find(own) == own
     with pytest.raises(ConfigError, match="clips: .* one of .*m3d/clip, .*quickstart,"):
-        config_files.find("clips")
+        files.find("clips")
 
 
 def test_messages_name_the_command_that_was_called(

@@ -16,13 +16,13 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.tokens import ReportTokens
 from m3djax import params as params_lib
-from m3djax import sharding
-from m3djax.checkpoint import Checkpointer
+from m3djax.config.serialize import dumps, from_json, to_json
 from m3djax.experiment import Experiment
 from m3djax.losses.contrastive import SigmoidPairs
+from m3djax.mesh import sharding
 from m3djax.models.embedding_head import AttentionPool, EmbeddingHead
-from m3djax.serialize import dumps, from_json, to_json
-from m3djax.state import abstract_state, initial_state, trainer_of
+from m3djax.runs.checkpoint import Checkpointer
+from m3djax.runs.state import abstract_state, initial_state, trainer_of
 from m3djax.step import TrainState, sample_keys
 from tests import tiny
 from tests.unit.fakes import init

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from m3djax.contracts.findings import EvaluationError
+from m3djax.contracts.scores import Column, Scores, present_means
+from m3djax.contracts.units import Units
 from m3djax.evaluate.compare import compare, compare_scores
-from m3djax.evaluate.findings import EvaluationError
-from m3djax.evaluate.results import FOLDER
-from m3djax.evaluate.scores import Column, Scores, present_means
-from m3djax.evaluate.units import Units
+from m3djax.runs.results import FOLDER
 
 PATIENTS = 30
 

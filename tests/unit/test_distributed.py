@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from data_pipelines.errors import ConfigError
-from m3djax import distributed
-from m3djax.distributed import ADDRESS, COUNT, NUMBER, plain_settings
+from m3djax.mesh import distributed
+from m3djax.mesh.distributed import ADDRESS, COUNT, NUMBER, plain_settings
 
 ALL = {ADDRESS: "host:1234", COUNT: "4", NUMBER: "3"}
 

@@ -9,13 +9,13 @@ import pytest
 import tyro
 
 from data_pipelines.errors import ConfigError
-from m3djax import registry
 from m3djax.cli import load_config
+from m3djax.config import registry
+from m3djax.config.serialize import dumps, from_json, to_json
 from m3djax.experiment import Experiment
 from m3djax.optim import AdamW
-from m3djax.serialize import dumps, from_json, to_json
-from m3djax.sharding_table import sharding_table
-from m3djax.train import Loop
+from m3djax.runs.sharding_table import sharding_table
+from m3djax.training.train import Loop
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -90,7 +90,7 @@ def test_classes_that_could_not_be_read_back_are_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"Local cannot be imported.*top level of a module"):
         to_json(Local())
-    with pytest.raises(ConfigError, match="m3djax.train:Loop is not exported"):
+    with pytest.raises(ConfigError, match="m3djax.training.train:Loop is not exported"):
         registry.name_of(Loop)
 
 

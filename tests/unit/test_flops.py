@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
-from m3djax import flops, sharding
 from m3djax.adapters import Adapted, LoRA
+from m3djax.contracts.task import Task
+from m3djax.mesh import sharding
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.transformer import Block, Transformer
 from m3djax.params import flatten, split, unflatten
-from m3djax.state import specification
-from m3djax.tasks.base import Task
+from m3djax.runs.state import specification
 from m3djax.tasks.language import Language
+from m3djax.training import flops
 from tests import tiny, tiny_llm
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
-from m3djax import sharding
 from m3djax.convert.pretrained import Pretrained
 from m3djax.generate import decode
 from m3djax.generate.chooser import Chooser
 from m3djax.generate.generator import Generator, bucket
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.text import RowText
+from m3djax.mesh import sharding
 from m3djax.params import flatten, unflatten
 from tests import tiny_llm
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from m3djax import config_files
+from m3djax.config import files
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("m3djax", "data_pipelines", "configs")
@@ -56,12 +56,12 @@ def test_shipped_configs_load_from_the_wheel_in_another_folder(
     work = tmp_path / "work"
     work.mkdir()
     code = """if True:
-        from m3djax import config_files
+        from m3djax.config import files
         from data_pipelines.program import program
         print(program())
-        print(*config_files.names())
-        print(config_files.load_config("own_scans").name)  # imports another config
-        print(config_files.find("configs/own_scans.py"))
+        print(*files.names())
+        print(files.load_config("own_scans").name)  # imports another config
+        print(files.find("configs/own_scans.py"))
     """
     environment = os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -69,6 +69,6 @@ def test_shipped_configs_load_from_the_wheel_in_another_folder(
     )
     assert done.returncode == 0, done.stderr
     program, names, loaded, file = done.stdout.splitlines()
-    assert program == "m3djax" and names.split() == config_files.names()
+    assert program == "m3djax" and names.split() == files.names()
     assert loaded == "own_scans"
     assert Path(file) == site / "m3djax/shipped/configs/own_scans.py"

@@ -17,9 +17,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from data_pipelines.errors import ConfigError, DataError
-from m3djax import sharding
 from m3djax.convert import gguf_files, llm, pretrained, safetensors_files, stream
 from m3djax.convert.pretrained import Pretrained
+from m3djax.mesh import sharding
 from m3djax.params import flatten, unflatten
 from tests import tiny_llm
 

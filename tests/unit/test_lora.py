@@ -15,13 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.pipeline import Data, Source
-from m3djax import sharding
 from m3djax.adapters import Adapted, LoRA
-from m3djax.checkpoint import CheckpointError, _check_adapters
+from m3djax.config.serialize import dumps, from_json
 from m3djax.convert import llm, peft
 from m3djax.experiment import Experiment
+from m3djax.mesh import sharding
 from m3djax.params import flatten, unflatten
-from m3djax.serialize import dumps, from_json
+from m3djax.runs.checkpoint import CheckpointError, _check_adapters
 from m3djax.step import Trainer, compile_step
 from m3djax.tasks.language import Language
 from tests import tiny_llm

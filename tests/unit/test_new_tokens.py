@@ -11,9 +11,9 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.text import prompts
-from m3djax import sharding
 from m3djax.convert import new_tokens, pretrained
 from m3djax.convert.pretrained import Pretrained
+from m3djax.mesh import sharding
 from m3djax.params import flatten
 from tests import tiny_llm
 

@@ -7,14 +7,14 @@ import pytest
 from etils import epath
 
 from data_pipelines.pipeline import Data, Source
+from m3djax.contracts.findings import EvaluationError
+from m3djax.contracts.scores import OWN, Scores
 from m3djax.evaluate import OrganProbe
-from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.loop import measure
 from m3djax.evaluate.probe import evaluator
 from m3djax.evaluate.probe import sides as sides_module
 from m3djax.evaluate.probe.linear import fit_linear
 from m3djax.evaluate.probe.organs import group_names, label_patches
-from m3djax.evaluate.scores import OWN, Scores
 from m3djax.models.embedding_head import EmbeddingHead
 from tests import tiny
 from tests.pyramid import Pyramid

@@ -16,14 +16,16 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from data_pipelines.errors import ConfigError
-from m3djax import flops, registry, run_folder
 from m3djax.cli import main
+from m3djax.config import registry
 from m3djax.convert.run import Convert
 from m3djax.evaluate.run import evaluate
 from m3djax.experiment import Experiment
 from m3djax.models.projectors import Projector
+from m3djax.runs import run_folder
 from m3djax.tasks.vision_language import VisionLanguage
-from m3djax.train import specification, train
+from m3djax.training import flops
+from m3djax.training.train import specification, train
 from tests import tiny
 from tests.pyramid import Pyramid
 

@@ -19,7 +19,7 @@ from m3djax import cli
 from m3djax.evaluate.run import Results, evaluate
 from m3djax.experiment import Experiment
 from m3djax.runs.model import Model
-from m3djax.train import train
+from m3djax.training.train import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +110,7 @@ def test_the_exit_status_needs_all(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "_prepare", lambda arguments: 0)
     monkeypatch.setattr(cli, "_import_language_model", lambda: None)
-    monkeypatch.setattr("m3djax.train.train", lambda experiment: experiment.name)
+    monkeypatch.setattr("m3djax.training.train.train", lambda experiment: experiment.name)
     monkeypatch.setattr("m3djax.evaluate.run.evaluate", decided)
     assert cli.main(["quickstart"]) == (0 if all(passed) else 1)
     said = capsys.readouterr().out

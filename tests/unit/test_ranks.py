@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m3djax.evaluate import statistics
+from m3djax.contracts import statistics
 from m3djax.evaluate.retrieval.ranking import chance, ranks, ranks_of
 
 

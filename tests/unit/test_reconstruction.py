@@ -10,14 +10,14 @@ from etils import epath
 from PIL import Image
 
 from data_pipelines.pipeline import Data, Source
+from m3djax.contracts.findings import EvaluationError
+from m3djax.contracts.scores import OWN, Scores
 from m3djax.evaluate import Reconstruction
-from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.loop import measure
 from m3djax.evaluate.reconstruction import evaluator as module
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
-from m3djax.evaluate.scores import OWN, Scores
 from m3djax.evaluate.tiles import cut
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
 from m3djax.models.patches import patchify
 from m3djax.tasks.mae import MAE
 from tests import tiny

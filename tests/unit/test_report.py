@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from m3djax import cli, curves, report, run_folder, serialize, sharding
-from m3djax.checkpoint import CheckpointError
-from m3djax.curves import Curve
+from m3djax import cli
+from m3djax.config import serialize
 from m3djax.evaluate import Reconstruction, loop
 from m3djax.evaluate.run import evaluate
-from m3djax.logging import read_metrics
+from m3djax.mesh import sharding
 from m3djax.params import flatten
-from m3djax.run_folder import RunError
+from m3djax.runs import report, run_folder, training_curves
+from m3djax.runs.checkpoint import CheckpointError
+from m3djax.runs.metrics import read_metrics
 from m3djax.runs.model import Model
-from m3djax.train import train
+from m3djax.runs.run_folder import RunError
+from m3djax.runs.training_curves import Curve
+from m3djax.training.train import train
 from tests import tiny
 from tests.unit.fakes import SIZE
 
@@ -213,7 +216,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 
 def test_curves_show_every_point_and_their_last_value():
     rows = [{"step": step, "loss": 10.0**-step} for step in range(5)]
-    svg = str(curves.draw(Curve("loss", "Loss <1>", log=True), rows))
+    svg = str(training_curves.draw(Curve("loss", "Loss <1>", log=True), rows))
     assert "Loss &lt;1&gt;" in svg
     assert "last value 0.0001" in svg
     raw = re.search(r'class="raw" points="([^"]*)"', svg)[1].split()
@@ -226,10 +229,10 @@ def test_curves_show_every_point_and_their_last_value():
 @pytest.mark.parametrize("values", [[], [1.0], [float("nan")] * 3, [0.0, -1.0, 0.0]])
 def test_curves_without_points_are_left_out(values):
     rows = [{"step": step, "loss": value} for step, value in enumerate(values)]
-    assert curves.draw(Curve("loss", "Loss", log=True), rows) is None
+    assert training_curves.draw(Curve("loss", "Loss", log=True), rows) is None
 
 
 def test_a_constant_is_a_flat_line():
-    svg = str(curves.draw(Curve("lr", "Rate"), [{"step": s, "lr": 0.5} for s in (0, 10)]))
+    svg = str(training_curves.draw(Curve("lr", "Rate"), [{"step": s, "lr": 0.5} for s in (0, 10)]))
     raw = re.search(r'class="raw" points="([^"]*)"', svg)[1]
     assert len({point.split(",")[1] for point in raw.split()}) == 1

@@ -21,11 +21,11 @@ from data_pipelines.fields import image as image_field
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.volume import Volume
-from m3djax import sharding
+from m3djax.contracts.findings import EvaluationError
+from m3djax.contracts.scores import Scores
 from m3djax.evaluate import Retrieval, fingerprint, loop, split
-from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.retrieval import evaluator as retrieval
-from m3djax.evaluate.scores import Scores
+from m3djax.mesh import sharding
 from m3djax.params import Params
 from m3djax.tasks.clip import Clip
 from tests import tiny

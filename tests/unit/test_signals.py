@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from m3djax.signals import stop_signals
+from m3djax.training.signals import stop_signals
 
 
 @pytest.fixture(autouse=True)

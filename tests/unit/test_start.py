@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from m3djax import help_texts
+from m3djax.config import help_texts
 
 ROOT = Path(__file__).parents[2]
 COMPUTES = ("flax", "grain", "jax", "optax", "orbax", "sklearn", "transformers")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m3djax.evaluate import statistics
+from m3djax.contracts import statistics
 
 
 def test_draws_are_whole_and_repeatable():

@@ -16,13 +16,14 @@ import pytest
 from jaxtyping import Array
 
 from data_pipelines.errors import ConfigError
-from m3djax import curves, report, serialize
 from m3djax.adapters import LoRA
-from m3djax.losses.terms import Loss, Term
+from m3djax.config import serialize
+from m3djax.contracts.task import Batch, Task, apply
+from m3djax.contracts.terms import Loss, Term
 from m3djax.optim import AdamW
 from m3djax.params import Params
+from m3djax.runs import report, training_curves
 from m3djax.step import Metrics, Trainer, TrainState
-from m3djax.tasks.base import Batch, Task, apply
 from tests import tiny
 
 ROWS = 8
@@ -151,7 +152,7 @@ def test_every_term_is_in_the_curves_and_the_report(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"step": n, "loss": 3.0 - n, "loss/value": 4.0 - n, "loss/rating": -1.0} for n in range(3)
     ]
-    assert [(c.key, c.log) for c in curves.of(rows)[:3]] == [
+    assert [(c.key, c.log) for c in training_curves.of(rows)[:3]] == [
         ("loss", True),
         ("loss/rating", False),
         ("loss/value", True),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m3djax.evaluate.share import Share
+from m3djax.contracts.share import Share
 from m3djax.evaluate.tiles import cut
 
 

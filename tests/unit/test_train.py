@@ -15,16 +15,17 @@ import pytest
 from etils import epath
 
 from data_pipelines.errors import DataError
-from m3djax import checkpoint, params, run_folder
-from m3djax.augment import Augment
-from m3djax.checkpoint import CheckpointError, load_params
+from m3djax import params
 from m3djax.experiment import Experiment
-from m3djax.inputs import Inputs
-from m3djax.logging import MetricsWriter, read_metrics
+from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import Inputs
 from m3djax.optim import AdamW, Group
-from m3djax.run_folder import RunError
-from m3djax.state import abstract_state, specification
-from m3djax.train import Interrupted, NonFiniteError, train
+from m3djax.runs import checkpoint, run_folder
+from m3djax.runs.checkpoint import CheckpointError, load_params
+from m3djax.runs.metrics import MetricsWriter, read_metrics
+from m3djax.runs.run_folder import RunError
+from m3djax.runs.state import abstract_state, specification
+from m3djax.training.train import Interrupted, NonFiniteError, train
 from tests import tiny
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from m3djax.adapters import LoRA
-from m3djax.losses.terms import Loss
+from m3djax.contracts.task import apply
+from m3djax.contracts.terms import Loss
 from m3djax.models.projectors import Projector
 from m3djax.optim import AdamW
 from m3djax.params import Params, flatten
 from m3djax.step import Trainer
-from m3djax.tasks.base import apply
 from m3djax.tasks.vision_language import VisionLanguage
 from tests import tiny
 

@@ -13,7 +13,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import MOST_PREFIXES, EncodedVolumes, VolumeReader
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
 from m3djax.params import Params
 from tests import tiny
 

@@ -16,13 +16,13 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Batch, Data
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
-from m3djax import sharding
+from m3djax.contracts.findings import EvaluationError
 from m3djax.evaluate.answers.table import Row
-from m3djax.evaluate.findings import EvaluationError
 from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import EncodedVolumes, VolumeReader
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
+from m3djax.mesh import sharding
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from m3djax.contracts.evaluator import Batch, Predictions, Subject
+from m3djax.contracts.share import Share
 from m3djax.evaluate.answers.answerers import Answerer
 from m3djax.evaluate.answers.asking import QuestionedCrop
 from m3djax.evaluate.answers.table import AnswerTable, Row
-from m3djax.evaluate.evaluator import Batch, Predictions, Subject
-from m3djax.evaluate.share import Share
 
 log = logging.getLogger(__name__)
 _FIELDS = ("image", "scale", "offset")

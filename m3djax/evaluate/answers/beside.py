@@ -6,8 +6,8 @@ import dataclasses
 
 from etils import epath
 
-from m3djax import run_folder
-from m3djax.evaluate.evaluator import Subject
+from m3djax.contracts.evaluator import Subject
+from m3djax.runs import run_folder
 from m3djax.runs.model import Model
 
 

@@ -17,7 +17,11 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.fields.text import Text
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import Data
-from m3djax import serialize
+from m3djax.config import serialize
+from m3djax.contracts.evaluator import Batch, Pass, Predictions, Subject
+from m3djax.contracts.findings import EvaluationError, Findings, Picture
+from m3djax.contracts.scores import OWN, Scores
+from m3djax.contracts.units import REGIONS, Units, independent
 from m3djax.evaluate.answers.answerers import answerer, placed
 from m3djax.evaluate.answers.answering import Questioned, Respondent, answer, read_answers
 from m3djax.evaluate.answers.asking import Enumerates, QuestionedCrop, asked
@@ -26,13 +30,9 @@ from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.answers.present import present
 from m3djax.evaluate.answers.scoring import kind_of, numbers_of, score_answers
 from m3djax.evaluate.answers.table import AnswerTable, Row
-from m3djax.evaluate.evaluator import Batch, Pass, Predictions, Subject
-from m3djax.evaluate.findings import EvaluationError, Findings, Picture
 from m3djax.evaluate.fingerprint import PredictionFiles, reading_parts
-from m3djax.evaluate.scores import OWN, Scores
 from m3djax.evaluate.split import SplitEvaluator, patients
 from m3djax.evaluate.text.bert_score import BertScore
-from m3djax.evaluate.units import REGIONS, Units, independent
 from m3djax.generate.sampling import Sampling
 from m3djax.tasks.answering import AnsweringTask
 

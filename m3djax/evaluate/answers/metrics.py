@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.text.llm_tokenizer import SEGMENT
+from m3djax.contracts.findings import EvaluationError
 from m3djax.evaluate.answers.boxes import box_scores
 from m3djax.evaluate.answers.choices import is_right_released, read_choice, read_yes_no
 from m3djax.evaluate.answers.table import Row
-from m3djax.evaluate.findings import EvaluationError
 from m3djax.evaluate.text.bert_score import BertScore
 
 Values = dict[str, Float[np.ndarray, " n"]]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from m3djax.evaluate import statistics
+from m3djax.contracts import statistics
+from m3djax.contracts.statistics import Estimate
 from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.metrics import Values
 from m3djax.evaluate.answers.table import Row
-from m3djax.evaluate.statistics import Estimate
 
 MAIN = {
     "choice": "accuracy",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from m3djax.contracts.findings import Findings, Picture, Table
+from m3djax.contracts.statistics import against, number_text, verdict
 from m3djax.evaluate.answers.metrics import GUESSES, METRICS, SCORERS
 from m3djax.evaluate.answers.numbers import TYPES_MEAN, main_of
-from m3djax.evaluate.findings import Findings, Picture, Table
-from m3djax.evaluate.statistics import against, number_text, verdict
 
 _TITLES = {
     "choice": "questions with choices",

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from m3djax.contracts.scores import OWN, Column, Scores
+from m3djax.contracts.units import Units
 from m3djax.evaluate.answers import metrics
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.answers.table import Row
-from m3djax.evaluate.scores import OWN, Column, Scores
 from m3djax.evaluate.text.bert_score import BertScore
-from m3djax.evaluate.units import Units
 
 Answered = Mapping[str, list[Row]]
 """Model -> the questions with its answers, in one order."""

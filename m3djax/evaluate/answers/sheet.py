@@ -17,10 +17,10 @@ from data_pipelines import boxes
 from data_pipelines.boxes import Box, read_box
 from data_pipelines.errors import printable
 from data_pipelines.pipeline import Batch
+from m3djax.contracts.findings import Picture
 from m3djax.evaluate.answers.numbers import Kind
-from m3djax.evaluate.findings import Picture
 from m3djax.evaluate.pictures import BACKGROUND, TEXT
-from m3djax.inputs import ScaleIntensityRange
+from m3djax.inputs.inputs import ScaleIntensityRange
 
 FILE = "answers.png"
 _TRUE, _WRONG, _DIM = "#3fb950", "#f85149", "#8b949e"

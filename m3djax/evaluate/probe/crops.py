@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from m3djax.evaluate.evaluator import Batch, Predictions
+from m3djax.contracts.evaluator import Batch, Predictions
+from m3djax.contracts.share import Share
 from m3djax.evaluate.probe.organs import LabelledPatches
-from m3djax.evaluate.share import Share
 
 FIELDS = ("image", "scale", "offset", "patch")
 """The fields of a batch that `patch_features` takes."""

@@ -12,18 +12,18 @@ import numpy as np
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import Data
 from m3djax import params as params_lib
-from m3djax import sharding
-from m3djax.evaluate import statistics
-from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
-from m3djax.evaluate.findings import EvaluationError, Findings
+from m3djax.contracts import statistics
+from m3djax.contracts.evaluator import Batch, Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.findings import EvaluationError, Findings
+from m3djax.contracts.scores import OWN, Column, Scores
+from m3djax.contracts.units import Units
 from m3djax.evaluate.loop import place
 from m3djax.evaluate.probe.crops import FIELDS, KEPT, LabelledCrops, flat
 from m3djax.evaluate.probe.features import patch_features
 from m3djax.evaluate.probe.organs import Groups, label_patches
 from m3djax.evaluate.probe.present import present
 from m3djax.evaluate.probe.sides import common_organs, masked_records, thin_out
-from m3djax.evaluate.scores import OWN, Column, Scores
-from m3djax.evaluate.units import Units
+from m3djax.mesh import sharding
 from m3djax.models.encoder import Encoder
 
 TRAIN, TEST = "train", "test"

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from m3djax.inputs import Inputs
+from m3djax.contracts.task import apply
+from m3djax.inputs.inputs import Inputs
 from m3djax.models.encoder import Encoder
 from m3djax.models.patches import patchify
 from m3djax.params import Params
-from m3djax.tasks.base import apply
 
 
 # Compiled once for equal encoders, also when it is called again and again during training.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from m3djax.evaluate.findings import Findings, Table
-from m3djax.evaluate.statistics import number_text, verdict
+from m3djax.contracts.findings import Findings, Table
+from m3djax.contracts.statistics import number_text, verdict
 
 _NAMES = {
     "pretrained": "pretrained encoder",

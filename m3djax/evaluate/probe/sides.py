@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipelines.datasets import open_dataset
-from m3djax.evaluate.findings import EvaluationError
+from m3djax.contracts.findings import EvaluationError
 from m3djax.evaluate.probe.organs import Groups, LabelledPatches, group_names, joined
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3djax.evaluate.evaluator import Batch
-from m3djax.evaluate.share import Share
+from m3djax.contracts.evaluator import Batch
+from m3djax.contracts.share import Share
 from m3djax.evaluate.tiles import Tiles
 from m3djax.step import sample_keys
 

@@ -12,18 +12,18 @@ import numpy as np
 
 from data_pipelines.datasets import open_dataset
 from data_pipelines.pipeline import Data
-from m3djax.evaluate import statistics
-from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
-from m3djax.evaluate.findings import EvaluationError, Findings, Picture
+from m3djax.contracts import statistics
+from m3djax.contracts.evaluator import Batch, Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.findings import EvaluationError, Findings, Picture
+from m3djax.contracts.scores import OWN, Column, Scores
+from m3djax.contracts.share import Share
+from m3djax.contracts.units import Units
 from m3djax.evaluate.loop import place, split_rows
 from m3djax.evaluate.reconstruction.crops import FIELDS, HiddenCrops, Record
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
 from m3djax.evaluate.reconstruction.present import caption, present
-from m3djax.evaluate.scores import OWN, Column, Scores
-from m3djax.evaluate.share import Share
 from m3djax.evaluate.tiles import cut
-from m3djax.evaluate.units import Units
-from m3djax.inputs import ScaleIntensityRange
+from m3djax.inputs.inputs import ScaleIntensityRange
 from m3djax.tasks.reconstructing import ReconstructingTask
 
 MSE = "mse"

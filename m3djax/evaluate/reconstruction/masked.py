@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from m3djax.evaluate.reconstruction.fill_in import harmonic
-from m3djax.inputs import Inputs
+from m3djax.inputs.inputs import Inputs
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.params import Params
 from m3djax.tasks.reconstructing import ReconstructingTask

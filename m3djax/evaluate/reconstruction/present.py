@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from m3djax.evaluate.findings import Findings, Picture, Table
-from m3djax.evaluate.statistics import number_text, verdict
+from m3djax.contracts.findings import Findings, Picture, Table
+from m3djax.contracts.statistics import number_text, verdict
 
 _NAMES = {
     "model": "model",

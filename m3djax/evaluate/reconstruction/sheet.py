@@ -10,7 +10,7 @@ from etils import epath
 from m3djax.evaluate import pictures
 from m3djax.evaluate.reconstruction.crops import Record
 from m3djax.evaluate.tiles import Tiles
-from m3djax.inputs import ScaleIntensityRange
+from m3djax.inputs.inputs import ScaleIntensityRange
 
 
 def draw(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from m3djax.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.params import Params
 from m3djax.tasks.embedding import EmbeddingTask
 

@@ -15,9 +15,10 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.placement import WHOLE, Part
-from m3djax.evaluate import statistics
-from m3djax.evaluate.evaluator import Batch, Evaluator, Pass, Predictions, Subject
-from m3djax.evaluate.findings import EvaluationError, Findings, Picture
+from m3djax.contracts import statistics
+from m3djax.contracts.evaluator import Batch, Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.findings import EvaluationError, Findings, Picture
+from m3djax.contracts.scores import Column, Scores
 from m3djax.evaluate.fingerprint import reading_parts
 from m3djax.evaluate.loop import place
 from m3djax.evaluate.retrieval.embed import FIELDS, embed
@@ -25,7 +26,6 @@ from m3djax.evaluate.retrieval.pairs import DIRECTIONS, KEPT, Pairs
 from m3djax.evaluate.retrieval.present import present
 from m3djax.evaluate.retrieval.ranking import chance
 from m3djax.evaluate.samples import Crops
-from m3djax.evaluate.scores import Column, Scores
 from m3djax.tasks.embedding import EmbeddingTask
 
 RANK = "rank"

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from data_pipelines.pipeline import Source
-from m3djax.evaluate.evaluator import Predictions
+from m3djax.contracts.evaluator import Predictions
+from m3djax.contracts.units import Units, independent, region
 from m3djax.evaluate.retrieval.ranking import ranks
 from m3djax.evaluate.split import patients
-from m3djax.evaluate.units import Units, independent, region
 from m3djax.models.patches import Size
 
 DIRECTIONS = ("image_to_text", "text_to_image")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from m3djax.evaluate.findings import Findings, Picture, Table
-from m3djax.evaluate.statistics import against, number_text
+from m3djax.contracts.findings import Findings, Picture, Table
+from m3djax.contracts.statistics import against, number_text
 
 _ONE_PATIENT = (
     "{}: all samples are of one patient. The intervals are over regions of the scan, whose crops "

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from data_pipelines.errors import printable
 from data_pipelines.text.base import Tokens
-from m3djax.evaluate.findings import Picture
+from m3djax.contracts.findings import Picture
 from m3djax.evaluate.pictures import BACKGROUND, TEXT
 from m3djax.evaluate.retrieval.pairs import Pairs
 

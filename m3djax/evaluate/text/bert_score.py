@@ -22,12 +22,12 @@ from tokenizers import Tokenizer
 from data_pipelines import fetch
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.text.tokenizer_files import load_tokenizer, pad_id
-from m3djax import sharding
+from m3djax.contracts.task import apply
 from m3djax.convert.bert_files import read_bert
 from m3djax.generate.generator import bucket
+from m3djax.mesh import sharding
 from m3djax.models.bert import Bert
 from m3djax.params import Params
-from m3djax.tasks.base import apply
 
 _LAYERS = {
     "bert-base": ("bert", 12, 9),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from data_pipelines.errors import ConfigError
-from m3djax import sharding
+from m3djax.mesh import sharding
 from m3djax.models.attention.blocked import blocked_attention
 from m3djax.models.attention.splash import splash_attention
 

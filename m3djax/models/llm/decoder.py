@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from m3djax.mesh.parameter_axes import register_axes
+from m3djax.mesh.sharding import constrain
 from m3djax.models.conditions import Conditions
 from m3djax.models.layers import rms_norm
 from m3djax.models.mlp import FeedForward, GatedMlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.rotary import Rotary
 from m3djax.models.transformer import Block, Transformer
-from m3djax.parameter_axes import register_axes
-from m3djax.sharding import constrain
 
 
 class CausalAttention(Attention):

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import ConfigError
-from m3djax.watch import CURE, LastWords, Watch
+from m3djax.mesh.peer_failure import CURE, LastWords, Watch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

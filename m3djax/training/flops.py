@@ -13,9 +13,9 @@ from jax.extend import core
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from m3djax.inputs import Inputs
+from m3djax.contracts.task import Task, loss_of
+from m3djax.inputs.inputs import Inputs
 from m3djax.params import FlatParams, flatten, split, unflatten
-from m3djax.tasks.base import Task, loss_of
 
 if TYPE_CHECKING:
     from m3djax.adapters import Adapted

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.base import Spatial
-from m3djax.augment import INTENSITIES, Augment
+from m3djax.inputs.augment import INTENSITIES, Augment
 
 IMAGE = {"image": Spatial("image", (-4, -3, -2))}
 """The image of a sample, or several images: ([V,] D, H, W, 1)."""

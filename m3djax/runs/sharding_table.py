@@ -7,9 +7,9 @@ import math
 import jax
 from jax.sharding import AbstractMesh
 
-from m3djax import sharding
 from m3djax.experiment import Experiment
-from m3djax.state import trainer_of
+from m3djax.mesh import sharding
+from m3djax.runs.state import trainer_of
 
 
 def sharding_table(experiment: Experiment) -> str:

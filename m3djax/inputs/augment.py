@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_pipelines.fields.base import Spatial
-from m3djax.moves import Moves, move
+from m3djax.inputs.moves import Moves, move
 
 INTENSITIES = ("image", "slice")
 """The kinds of arrays that hold intensities, see `Spatial`."""

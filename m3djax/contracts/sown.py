@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import DictKey
 
 from data_pipelines.errors import ConfigError
-from m3djax.losses.terms import Term
+from m3djax.contracts.terms import Term
 
 TERMS = "terms"
 """The collection of sown variables; scans over blocks stack it."""

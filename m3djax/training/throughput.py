@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import jax
 
-from m3djax import flops
 from m3djax.adapters import Adapted
-from m3djax.tasks.base import Task
+from m3djax.contracts.task import Task
+from m3djax.training import flops
 
 
 class Meter:

@@ -10,8 +10,8 @@ from typing import Any, Self
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from m3djax.losses import sown
-from m3djax.losses.terms import Loss
+from m3djax.contracts import sown
+from m3djax.contracts.terms import Loss
 from m3djax.params import Params
 
 Batch = Mapping[str, Any]

@@ -16,8 +16,9 @@ from etils import epath
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.pipeline import LOADING
-from m3djax import distributed, serialize
+from m3djax.config import serialize
 from m3djax.experiment import Experiment
+from m3djax.mesh import distributed
 
 ROOT = "runs"
 CONFIG = "config.json"

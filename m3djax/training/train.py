@@ -12,17 +12,17 @@ from etils import epath
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import no_space
-from m3djax import distributed, run_folder, serialize, sharding
-from m3djax.checkpoint import Checkpointer
+from m3djax.config import serialize
+from m3djax.contracts.evaluator import Evaluator, Subject
 from m3djax.evaluate import loop
-from m3djax.evaluate.evaluator import Evaluator, Subject
-from m3djax.evaluate.results import FOLDER
 from m3djax.experiment import Experiment
-from m3djax.logging import MetricsWriter, open_writer
-from m3djax.meter import Meter
+from m3djax.mesh import distributed, sharding
 from m3djax.params import unflatten
-from m3djax.signals import stop_signals
-from m3djax.state import (
+from m3djax.runs import run_folder
+from m3djax.runs.checkpoint import Checkpointer
+from m3djax.runs.metrics import MetricsWriter, open_writer
+from m3djax.runs.results import FOLDER
+from m3djax.runs.state import (
     abstract_batch,
     abstract_state,
     initial_state,
@@ -30,6 +30,8 @@ from m3djax.state import (
     trainer_of,
 )
 from m3djax.step import Metrics, TrainState, compile_step
+from m3djax.training.signals import stop_signals
+from m3djax.training.throughput import Meter
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,12 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.files import write_whole
-from m3djax import checkpoint, distributed, manifest, run_folder, serialize, sharding
-from m3djax.checkpoint import CheckpointError
+from m3djax.config import serialize
 from m3djax.experiment import Experiment
+from m3djax.mesh import distributed, sharding
 from m3djax.params import FlatParams
+from m3djax.runs import checkpoint, manifest, run_folder
+from m3djax.runs.checkpoint import CheckpointError
 
 FOLDER = "weights"
 ORIGIN = "origin.json"

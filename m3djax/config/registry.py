@@ -18,6 +18,7 @@ from data_pipelines.errors import ConfigError
 
 FACADES = (
     *("m3djax", "m3djax.models", "m3djax.losses", "m3djax.tasks", "m3djax.evaluate"),
+    "m3djax.contracts",
     "data_pipelines",
 )
 OWN = ("m3djax", "data_pipelines")

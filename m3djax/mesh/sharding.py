@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import ConfigError
-from m3djax.parameter_axes import LogicalAxes, parameter_axes
+from m3djax.mesh.parameter_axes import LogicalAxes, parameter_axes
 
 log = logging.getLogger(__name__)
 

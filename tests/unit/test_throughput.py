@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from m3djax import flops, meter
-from m3djax.meter import Meter
+from m3djax.training import flops, throughput
+from m3djax.training.throughput import Meter
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(meter, "time", made)
+    monkeypatch.setattr(throughput, "time", made)
     return made
 
 

@@ -10,11 +10,12 @@ import jax
 from jaxtyping import Array, Key
 
 from data_pipelines.errors import ConfigError
-from m3djax import params, sharding
+from m3djax import params
 from m3djax.experiment import Experiment
+from m3djax.mesh import sharding
 from m3djax.params import FlatParams
+from m3djax.runs.weights import load_params
 from m3djax.step import Trainer, TrainState
-from m3djax.weights import load_params
 
 
 def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:

@@ -10,7 +10,7 @@ from typing import Self
 from etils import epath
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from m3djax import distributed
+from m3djax.mesh import distributed
 
 METRICS = "metrics.jsonl"
 

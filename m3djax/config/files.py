@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from data_pipelines.errors import ConfigError
-from m3djax import registry, serialize
+from m3djax.config import registry, serialize
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # An installed m3djax holds `configs` in a folder of its own: other packages may have that name.
 _INSTALLED = _PACKAGE / "shipped"
 _SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent

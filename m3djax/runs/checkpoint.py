@@ -20,8 +20,10 @@ from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import no_space
-from m3djax import distributed, manifest, run_folder, serialize
 from m3djax import params as params_lib
+from m3djax.config import serialize
+from m3djax.mesh import distributed
+from m3djax.runs import manifest, run_folder
 from m3djax.step import TrainState
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ import jinja2
 from etils import epath
 
 from data_pipelines.files import write_whole
-from m3djax import curves, run_folder, serialize
-from m3djax.evaluate.results import FOLDER, REPORT, RESULTS
+from m3djax.config import serialize
 from m3djax.experiment import Experiment
-from m3djax.logging import METRICS, read_metrics
+from m3djax.runs import run_folder, training_curves
+from m3djax.runs.metrics import METRICS, read_metrics
+from m3djax.runs.results import FOLDER, REPORT, RESULTS
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -61,7 +62,11 @@ def stage(folder: epath.Path) -> dict[str, Any]:
         "text": serialize.dumps(config),
         "summary": summary(config, rows),
         "command": _command(folder),
-        "curves": [(c.title, svg) for c in curves.of(rows) if (svg := curves.draw(c, rows))],
+        "curves": [
+            (c.title, svg)
+            for c in training_curves.of(rows)
+            if (svg := training_curves.draw(c, rows))
+        ],
         "results": results,
         "sections": [
             _section(folder / FOLDER / name, findings)
@@ -107,7 +112,9 @@ def summary(config: Experiment, rows: list[dict[str, float]]) -> dict[str, str]:
 def _loss(rows: list[dict[str, float]]) -> str:
     """Returns the last loss and, by name, the values of its terms, which add up to it."""
     last = next((row for row in reversed(rows) if "loss" in row), {})
-    terms = [f"{name} {last[curves.TERM + name]:.4g}" for name in curves.terms([last])]
+    terms = [
+        f"{name} {last[training_curves.TERM + name]:.4g}" for name in training_curves.terms([last])
+    ]
     value = f"{last['loss']:.4g}" if last else "not recorded"
     return f"{value} = {' + '.join(terms)}" if terms else value
 

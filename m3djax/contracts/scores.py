@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.program import program
-from m3djax.evaluate import statistics
-from m3djax.evaluate.findings import EvaluationError, Findings, Table
-from m3djax.evaluate.statistics import Estimate
-from m3djax.evaluate.units import Units
+from m3djax.contracts import statistics
+from m3djax.contracts.findings import EvaluationError, Findings, Table
+from m3djax.contracts.statistics import Estimate
+from m3djax.contracts.units import Units
 
 if TYPE_CHECKING:
     from etils import epath

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines.errors import ConfigError
-from m3djax import migrations, registry
+from m3djax.config import migrations, registry
 
 # Fields of every Linen module that are no part of a config.
 _LINEN = {"parent", "name"}

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from m3djax.evaluate.findings import Findings
-from m3djax.evaluate.scores import Scores, present_means
-from m3djax.evaluate.share import Share
+from m3djax.contracts.findings import Findings
+from m3djax.contracts.scores import Scores, present_means
+from m3djax.contracts.share import Share
 
 if TYPE_CHECKING:
     from etils import epath
     from jax.sharding import Mesh
 
     from data_pipelines.pipeline import Data
-    from m3djax.inputs import Inputs
+    from m3djax.inputs.inputs import Inputs
     from m3djax.params import Params
 
 Batch = Mapping[str, Any]

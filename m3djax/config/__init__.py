@@ -1,0 +1,1 @@
+"""Configs: the names of their classes, their JSON, and rules for earlier formats."""

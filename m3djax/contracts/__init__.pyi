@@ -1,0 +1,11 @@
+from .evaluator import Evaluator as Evaluator
+from .evaluator import Pass as Pass
+from .evaluator import Subject as Subject
+from .scores import Column as Column
+from .scores import Scores as Scores
+from .sown import sow as sow
+from .task import Task as Task
+from .task import apply as apply
+from .terms import Loss as Loss
+from .terms import Term as Term
+from .units import Units as Units
