@@ -1,18 +1,18 @@
-# make quickstart: sets everything up and runs the main job on real CT.
-# make test:       sets everything up and runs formatter, linter, type checker and all tests.
-# make plans:      compiles full-size configs for TPU slices that are not there; see docs/plans.
+# make quickstart: installs everything and runs the main job on real CT.
+# make test:       installs everything and runs formatter, linter, type checker and all tests.
+# make plans:      compiles full-size configs for absent TPU slices; see docs/plans.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Whatever the shell says: who compiles nothing ahead, see .venv/runtime, must keep what is compiled.
+# Packages are installed without bytecode (see .venv/runtime), so keep what Python compiles at import.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: setup quickstart test plans format clean
 
 setup: .venv/runtime
 
-# Large pages for what XLA allocates anew in every step: up to a tenth of the time on Linux, nothing elsewhere.
+# XLA allocates buffers in every step; with large pages, this takes up to a tenth less time on Linux.
 quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: .venv/runtime
 	$(BIN)/python run.py quickstart
@@ -23,7 +23,7 @@ test: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-# Only plans whose config has changed; each takes minutes.
+# Renews only plans whose config has changed; each takes minutes.
 plans: .venv/dev
 	$(BIN)/python -m configs.plans
 
@@ -34,14 +34,14 @@ format: .venv/dev
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build m3djax.egg-info
 
-# pip is what a venv lacks when the system's Python comes without ensurepip.
+# The target is pip, because a venv has no pip if the system's Python has no ensurepip.
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "m3djax needs Python 3.11 or newer. Cure: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# The stamps are newer than the requirements they stand for, so a second make installs nothing.
-# Python compiles what it imports; to compile all that is installed would take as long as to install.
+# Stamp files are newer than their requirements, so a second make installs nothing. Python compiles
+# modules at import; compiling all installed files would take as long as their installation.
 .venv/runtime: requirements.txt | .venv/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	touch $@

@@ -1,16 +1,19 @@
-"""`run.py ask` against the same model put together from transformers and MONAI in torch.
+"""Benchmark of `run.py ask` against the same model in torch, built from transformers and MONAI.
 
     pip install -r requirements-peers.txt
     python benchmarks/ask.py [--json] [--rounds 3] [--tokens 32]
 
-M3D's ViT-B on 32 x 256 x 256 (2,048 patches, 256 tokens; random weights) and the real SmolLM2-135M,
-both in float32 and with the same weights on both sides, asked about a real CT in a NIfTI file.
-Counted are seconds from the start of the process to the first token of the first answer, then
-seconds per further question until its first token and until it ends, and peak memory. The peer
-reads the scan with MONAI's transforms, encodes it once and keeps the cache of the volume's tokens
-for all questions, as ours does; its loop takes the best token until the answer ends. Both sides end
-an answer at the same number of tokens at most; how many there were is told. In the first round our
-compile cache is empty, afterwards it is warm.
+The model is M3D's ViT-B on 32 x 256 x 256 voxels (2,048 patches, 256 tokens; random weights) with
+the real SmolLM2-135M. Both sides use float32, the same weights and the same CT in a NIfTI file.
+
+The benchmark measures the seconds from the start of the process to the first token of the first
+answer. For each further question it measures the seconds to the first token and to the end of the
+answer. It also measures peak memory.
+
+The peer reads the scan with MONAI's transforms and encodes it once. Like our side, it keeps the
+cache of the volume's tokens for all questions. It decodes greedily. Both sides have the same limit
+of tokens per answer, and the table shows the number of tokens. Our compile cache is empty in the
+first round and warm in later rounds.
 """
 
 from __future__ import annotations
@@ -83,7 +86,7 @@ def make(folder: Path) -> None:
 
 
 def ours(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
-    """What `run.py ask` does, with a clock where it prints."""
+    """Runs the code of `run.py ask` and records times instead of printing."""
     from m3djax.ask.command import Ask
     from m3djax.cli import set_up_jax
     from m3djax.generate.sampling import Sampling
@@ -106,7 +109,7 @@ def ours(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
 
 
 def theirs(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
-    """The same from transformers and MONAI: eager, as these libraries are used."""
+    """Runs the same model from transformers and MONAI, in eager mode."""
     import copy
 
     import torch
@@ -148,7 +151,7 @@ def theirs(folder: Path, scan: str, tokens: int) -> dict[str, Any]:
 
 
 def _monai_input(scan: str) -> Any:
-    """The recipe "m3d" in MONAI's transforms: (1, D, H, W)."""
+    """Reads a scan with the recipe "m3d", built from MONAI's transforms; returns (1, D, H, W)."""
     from monai import transforms
 
     read = transforms.Compose(
@@ -173,14 +176,14 @@ def _monai_vision(folder: Path) -> Callable[[Any], Any]:
     vision, projector, encode = peers.m3d_encoder(len(parts["0.bias"]))
     tower = {n.removeprefix(VISION): v for n, v in found.items() if n.startswith(VISION)}
     missing = vision.load_state_dict(tower, strict=False).missing_keys
-    assert all("cross_attn" in name for name in missing), missing  # built, and never used
+    assert all("cross_attn" in name for name in missing), missing  # modules without a use
     projector.load_state_dict(parts)
     vision.eval()
     return encode
 
 
 class _Clock:
-    """When answers begin and end."""
+    """A recorder of the times at which answers begin and end."""
 
     def __init__(self) -> None:
         self._first: float | None = None
@@ -206,7 +209,7 @@ class _Clock:
         self._texts.append(text)
 
     def found(self) -> dict[str, Any]:
-        """The first question is not among the further ones: it pays for what they share."""
+        """Returns the measurements; the first question is left out, as it pays the shared costs."""
         return {
             "start_to_first_token": self._first,
             "further_to_first_token": self._to_first[1:],
@@ -218,11 +221,11 @@ class _Clock:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=32, help="of an answer, at most")
+    parser.add_argument("--tokens", type=int, default=32, help="most tokens of an answer")
     parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:

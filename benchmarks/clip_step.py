@@ -1,12 +1,12 @@
-"""M3D-CLIP's training step against MONAI's ViT and transformers' BertModel in torch.
+"""Benchmark of M3D-CLIP's training step against MONAI's ViT and transformers' BertModel in torch.
 
     pip install -r requirements-peers.txt
     python benchmarks/clip_step.py [--json] [--rounds 3] [--only batch_1]
 
-ViT-B on 32 x 256 x 256 with a class token, BERT-base on texts of 512 tokens, linear projections,
-InfoNCE as published: configs/m3d/clip_released.py in float32, all activations kept, batches of 1
-and 2. The peer is put together from libraries as M3D does; float32 against float32, torch's
-bfloat16 beside it. At batch 1 the loss is constant, and the work of the towers is the same.
+Our side is configs/m3d/clip_released.py in float32, with all activations kept and batches of 1 and
+2: ViT-B on 32 x 256 x 256 voxels with a class token, BERT-base on texts of 512 tokens, linear
+projections and InfoNCE as published. The peer combines the same libraries as M3D. Torch runs in
+float32 and in bfloat16. At batch 1 the loss is constant, but the towers do the same work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import steps
 
 
 def ours(batch_size: int) -> Any:
-    """The released config at another batch size, dtype and without recomputation."""
+    """Returns the released config with another batch size, in float32, without recomputation."""
     from configs.m3d import clip_released
     from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 
@@ -40,7 +40,7 @@ def ours(batch_size: int) -> Any:
 
 
 def theirs(batch_size: int) -> Any:
-    """MONAI's ViT and transformers' BERT with M3D-CLIP's loss."""
+    """Returns MONAI's ViT and transformers' BERT with M3D-CLIP's loss."""
     import torch
     from torch.nn import functional
     from transformers import BertConfig, BertModel

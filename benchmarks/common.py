@@ -1,4 +1,4 @@
-"""What every benchmark shares: where it ran, how it measures, how it prints."""
+"""Shared code of all benchmarks: description of the machine, measurement and output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("ours", "torch float32", "torch bfloat16")
-"""Contestants, as they take turns."""
-sys.path.insert(0, str(ROOT))  # benchmarks run as scripts, beside the packages that they measure
+"""The sides of a benchmark, in the order of their turns."""
+sys.path.insert(0, str(ROOT))  # for scripts that import the packages of this repository
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Date, processor, cores and versions."""
+    """Returns date, processor, cores and versions."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -38,12 +38,12 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def in_process(script: str, *arguments: str, limit: float | None = None) -> dict[str, Any]:
-    """Runs `python SCRIPT ARGUMENTS` in a process of its own; returns the JSON of its last line.
+    """Runs `python SCRIPT ARGUMENTS` in a new process; returns the JSON of its last line.
 
-    Peak memory and imports of one contestant then never touch the other.
+    So the memory and the imports of one side do not affect the other.
 
     Raises:
-      subprocess.TimeoutExpired: it took longer than `limit` seconds, and was stopped.
+      subprocess.TimeoutExpired: the process took longer than `limit` seconds and was stopped.
     """
     command = [sys.executable, script, *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -56,17 +56,18 @@ def in_process(script: str, *arguments: str, limit: float | None = None) -> dict
 def in_turns(
     script: str, arguments: Callable[[str], Sequence[str]], rounds: int, patience: float
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Runs every side once a round, each in a process of its own.
+    """Runs each side once per round, each time in a new process.
 
     Args:
-      script: what is run, with `arguments` of the side.
-      arguments: of a side.
-      rounds: turns of every side.
-      patience: torch's bfloat16 is stopped, and not tried again, after so many times what its
-        float32 took: without AVX512 or AMX it multiplies so slowly that it would not end.
+      script: the script to run.
+      arguments: function that returns the arguments of a side.
+      rounds: number of rounds.
+      patience: limit of torch's bfloat16, as a multiple of the time of torch's float32. After this
+        time it is stopped and not run again: without AVX512 or AMX it is so slow that it would not
+        end.
 
     Returns:
-      What every side said, and why a side is missing.
+      The results of each side, and the reasons for missing sides.
     """
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     without: dict[str, str] = {}
@@ -82,13 +83,13 @@ def in_turns(
             except RuntimeError as error:
                 if side != "torch bfloat16":
                     raise
-                without[side] = str(error).strip().splitlines()[-1]  # not every peer can
+                without[side] = str(error).strip().splitlines()[-1]  # no bfloat16 there
             took = time.perf_counter() - begin
     return {side: done for side, done in runs.items() if side not in without}, without
 
 
 def middle(values: Sequence[float]) -> dict[str, float]:
-    """Median, minimum and maximum of repeated measurements."""
+    """Returns median, minimum and maximum of repeated measurements."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 

@@ -1,11 +1,11 @@
-"""Memory of contrastive losses alone, forward and backward, as the global batch grows.
+"""Benchmark of the memory of contrastive losses, forward and backward, by global batch.
 
     python benchmarks/contrastive.py [--json] [--topology v5e:16x16] [--batches 4096 32768 131072]
 
-Nothing runs: each loss is compiled ahead of time for the devices of a TPU slice that is not there
-(needs libtpu), or with `--topology cpu` for 8 simulated devices, and the compiler's own peak bytes
-per device are read. Inputs and gradients, (B, 768) float32 split over the devices, count too.
-Where the compiler finds that a program does not fit its HBM, what it says is the result.
+Nothing runs. Each loss is compiled ahead of time for an absent TPU slice (needs libtpu), or with
+`--topology cpu` for 8 simulated devices. The result is the compiler's own figure: peak bytes per
+device. It includes inputs and gradients, which are (B, 768) in float32, split over the devices. If
+a program does not fit into HBM, the result is the size from the compiler's message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def replicated(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
-    """InfoNCE as M3D computes it: every device gathers everything and holds all logits."""
+    """Computes InfoNCE as M3D does: each device gathers all features and holds all logits."""
 
     def on_device(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
         axes = sharding.MESH_AXES["batch"]
@@ -52,7 +52,7 @@ def replicated(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array
 
 
 def of(module: Any) -> Loss:
-    """The loss of one of ours, with its parameters as they start."""
+    """Returns the loss of one of our modules with its initial parameters."""
     params = module.init(jax.random.key(0), method="factor")
 
     def loss(images: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 
 
 def mesh_of(topology: str) -> Mesh:
-    """All devices along the data axis, which the ring then goes over."""
+    """Returns a mesh with all devices along the data axis, which the ring uses."""
     if topology == "cpu":
         jax.config.update("jax_num_cpu_devices", 8)
         return sharding.make_mesh((-1, 1, 1))
@@ -79,7 +79,7 @@ def mesh_of(topology: str) -> Mesh:
 
 
 def peak(loss: Loss, rows: int, mesh: Mesh) -> dict[str, Any]:
-    """Compiles value and gradients; peak MiB per device, or why there are none."""
+    """Compiles value and gradients; returns peak MiB per device, or the size that does not fit."""
     where = NamedSharding(mesh, ROWS)
     features = jax.ShapeDtypeStruct((rows, WIDTH), jnp.float32, sharding=where)
     ids = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=where)
@@ -100,7 +100,7 @@ def peak(loss: Loss, rows: int, mesh: Mesh) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Compiles all losses and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--topology", default="v5e:16x16")

@@ -1,12 +1,13 @@
-"""How voxels are best stored: size, time to encode and to decode, and random crops of large CT.
+"""Benchmark of encodings of voxels: size, time to encode and decode, random crops of large CT.
 
     python benchmarks/encoding.py [--json] [--repeats 15]
 
-Every encoding is put in the place of `codec.compress` and `codec.decompress` and measured through
-the real path: `ShardWriter`, `publish`, `RecordSource`, in a process of its own. Times are of one
-core's work, the fewest of some repeats (what else runs can only add to it), on files in the page
-cache. Volumes are real CT: at 1.5 mm, and in M3D's size with 16 and with 8 bits. The large CT is
-the first of them, repeated with noise of its own to 600 x 512 x 512 voxels.
+Each encoding replaces `codec.compress` and `codec.decompress`. It is measured through the real
+path (`ShardWriter`, `publish`, `RecordSource`) in a new process. Times are processor times of one
+core with files in the page cache. The least of several repeats counts, because other work on the
+machine can only add time. Volumes are real CT: at 1.5 mm, and in M3D's size with 16 and with 8
+bits. The large CT is the first of them, padded by reflection to 600 x 512 x 512 voxels, with added
+noise.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CROPS = ((112, 224, 224), (32, 256, 256))
 
 
 def shuffled(name: str, level: int, shuffle: int) -> tuple[Callable, Callable]:
-    """Blosc: shuffles bytes or bits, then compresses."""
+    """Returns Blosc's encoder, which shuffles bytes or bits before compression, and its decoder."""
     return lambda array: blosc.compress(array, name.encode(), level, shuffle), blosc.decompress
 
 
@@ -60,7 +61,7 @@ ENCODINGS = {
 
 
 def volumes() -> dict[str, tuple[Volume, bool]]:
-    """{name: (volume, whether it has 8 bits)}."""
+    """Returns {name: (volume, whether it has 8 bits)}."""
     scan = readers.read(fetch.sample_scans() / "example_ct.nii.gz", units="HU")
     m3d = preprocess.m3d()(scan)
     return {
@@ -71,7 +72,7 @@ def volumes() -> dict[str, tuple[Volume, bool]]:
 
 
 def write(volume: Volume, eight_bit: bool, folder: Path, copies: int) -> tuple[epath.Path, float]:
-    """Makes a dataset of copies; returns its folder and the seconds of encoding one."""
+    """Writes a dataset of copies; returns its folder and the seconds to encode one copy."""
     record = encode(volume, eight_bit=eight_bit)
     (shard := folder / "shard").mkdir(parents=True)
     with storage.ShardWriter(shard, 0) as writer:
@@ -88,7 +89,7 @@ def write(volume: Volume, eight_bit: bool, folder: Path, copies: int) -> tuple[e
 
 
 def least_ms(call: Callable[[], Any], repeats: int) -> float:
-    """Fewest milliseconds of processor time; the first call, which opens files, not counted."""
+    """Returns the least processor time in ms; the first call, which opens files, does not count."""
     call()
     times = []
     for _ in range(repeats):
@@ -99,14 +100,14 @@ def least_ms(call: Callable[[], Any], repeats: int) -> float:
 
 
 def measure_encoding(title: str, name: str, repeats: int, work: Path) -> dict[str, Any]:
-    """Size and times of one encoding of one volume."""
+    """Measures size and times of one encoding of one volume."""
     volume, eight_bit = volumes()[title]
     compress, decompress, options = ENCODINGS[name]
 
     def decode(data: bytes, dtype: Any, shape: Any) -> np.ndarray:
         return np.frombuffer(decompress(data), dtype).reshape(shape)
 
-    # The chosen one is measured as it is, which decodes into the array itself.
+    # The chosen encoding is not replaced, because the real code decodes into the array itself.
     own = {} if "chosen" in name else {"compress": compress, "decompress": decode}
     with (
         mock.patch.object(storage, "_OPTIONS", f"group_size:1,{options}"),
@@ -128,7 +129,7 @@ def measure_encoding(title: str, name: str, repeats: int, work: Path) -> dict[st
 
 
 def large_volume() -> np.ndarray:
-    """A CT of (600, 512, 512) voxels, int16."""
+    """Returns a CT of (600, 512, 512) voxels, int16."""
     array = np.rint(next(iter(volumes().values()))[0].array)
     array = np.pad(
         array,
@@ -140,7 +141,7 @@ def large_volume() -> np.ndarray:
 
 
 def measure_bricks(work: Path, repeats: int) -> Iterator[dict[str, Any]]:
-    """Times and bytes of random crops from a large volume, whole, in bricks, and in zarr3."""
+    """Measures random crops from a large volume that is stored whole, in bricks, and in zarr3."""
     array = large_volume()
     sides = [("whole", 2**40, codec.BRICK)]
     sides += [(f"bricks {b}", 0, b) for b in ((16, 64, 64), (32, 32, 32), (32, 64, 64))]
@@ -169,7 +170,7 @@ def measure_bricks(work: Path, repeats: int) -> Iterator[dict[str, Any]]:
 def crops(
     name: str, size: int, look: Callable[[tuple[slice, ...]], np.ndarray], repeats: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each size of crop."""
+    """Yields a row for each size of crop."""
     for crop in CROPS:
         rng = np.random.default_rng(0)
 
@@ -186,7 +187,10 @@ def crops(
 
 
 def zarr_shard(array: np.ndarray, brick: tuple[int, ...], folder: Path) -> tuple[Any, int]:
-    """The array in tensorstore: one zarr3 shard with the same compression in its inner chunks."""
+    """Writes the array with tensorstore: one zarr3 shard, its inner chunks compressed as ours.
+
+    Returns the store and its bytes on disk.
+    """
     import tensorstore
 
     shape = [-(-side // inner) * inner for side, inner in zip(array.shape, brick, strict=True)]
@@ -239,7 +243,7 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Header and cells."""
+    """Returns a header and rows of cells."""
     cells = [
         [value if isinstance(value, str) else f"{value:.3g}" for value in row.values()]
         for row in rows

@@ -1,13 +1,14 @@
-"""SmolLM2-135M: reading a prompt and writing an answer, against transformers in torch.
+"""Benchmark of generation with SmolLM2-135M against transformers in torch.
 
     python benchmarks/generate.py [--json] [--rounds 2]
 
-The same real weights for all sides, which run in turns, each in a process of its own. Reading is a
-prompt of 320 tokens up to the first new token, writing is 64 tokens after it, greedy. Where
-torch's bfloat16 takes --patience times as long as its float32, it is stopped and shown as such.
+All sides have the same real weights. They run in turns, each time in a new process. "Read" is the
+time from a prompt of 320 tokens to the first new token. "Write" is the speed of the next 64 tokens,
+decoded greedily. Torch's bfloat16 is stopped if it takes --patience times as long as torch's
+float32; the table shows this.
 
-Beside ours stand the bytes of weights that a token needs over the time that it takes, and what a
-plain sum over as large an array reads on the same cores: writing cannot be faster than that.
+For our side, the table also has the memory bandwidth of a matrix-vector product on the same cores.
+Each new token needs all weights once, so this bandwidth limits the speed of "write".
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ PROMPT, NEW, BATCHES = 320, 64, (1, 8)
 
 
 def main() -> None:
-    """Runs every side and prints the table."""
+    """Runs all sides and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--new", type=int, default=NEW, help="tokens that are written")
-    parser.add_argument("--patience", type=float, default=2.0, help="with torch's bfloat16")
+    parser.add_argument("--patience", type=float, default=2.0, help="limit of torch's bfloat16")
     parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def _in_turns(options: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """Every side, once a round; medians over the rounds."""
+    """Runs each side once per round; returns medians over the rounds."""
     runs, without = common.in_turns(
         __file__,
         lambda side: ("--new", str(options.new), "--side", side, folder),
@@ -68,7 +69,7 @@ def _in_turns(options: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def _measure(generate: Callable[[int, int], Any], new: int) -> dict[str, float]:
-    """Seconds to the first token and tokens per second after it, by batch; peak memory."""
+    """Measures seconds to the first token, tokens per second after it, and peak memory."""
     found = {}
     for batch in BATCHES:
         generate(batch, 1), generate(batch, new + 1)  # compiled, caches warm
@@ -117,7 +118,7 @@ def _torch(folder: str, side: str) -> Callable[[int, int], Any]:
 
 
 def _bandwidth(side: str) -> dict[str, float]:
-    """GB/s at which the cores sum up an array as large as the weights; ours only."""
+    """Measures the GB/s of a matrix-vector product that reads 0.5 GB, on our side only."""
     if side != "ours":
         return {}
     import jax
@@ -133,7 +134,7 @@ def _bandwidth(side: str) -> dict[str, float]:
 
 
 def _as_hugging_face() -> str:
-    """The sample model as safetensors in float32, beside its download."""
+    """Writes the sample model as float32 safetensors into the cache; returns its folder."""
     from data_pipelines import fetch
     from m3djax.convert import pretrained
 

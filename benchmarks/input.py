@@ -1,15 +1,16 @@
-"""The input pipeline against M3D's: volumes per second, bytes on disk, and time spent waiting.
+"""Benchmark of the input pipeline against M3D's: volumes per second, bytes on disk, waiting time.
 
     pip install -r requirements-peers.txt
     python benchmarks/input.py [--json] [--volumes 96]
 
-Both sides hold the same volumes of 32 x 256 x 256 voxels, cut from real CT and of 8 bits as in
-M3D-Cap. M3D's way: one float32 .npy file each, MONAI's random transforms, torch's DataLoader,
-batches of 8. Ours: a prepared dataset, read and cut by `Data`, batches of 8; our augmentation
-is part of the compiled step on the device, so its cost on this machine's processor is measured
-too and given in a column of its own. "Cold" drops the files from the page cache before a pass.
-The quickstart's training is run for some steps to see what share of its time it waits for data.
-Every pass is a new process; imports and the first batch are not counted.
+Both sides hold the same volumes of 32 x 256 x 256 voxels, cut from real CT, with 8 bits as in
+M3D-Cap. M3D's side has one float32 .npy file per volume, MONAI's random transforms, torch's
+DataLoader and batches of 8. Our side uses `Data` on a prepared dataset, with batches of 8.
+
+Our augmentation is part of the compiled step on the device. A separate column has its cost on this
+machine's processor. "Cold" means that the files are dropped from the page cache before a pass. Each
+pass is a new process; imports and the first batch do not count. The quickstart also trains for some
+steps, to measure the share of time that it waits for data.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import common
 
 SIZE = (32, 256, 256)
 BATCH = 8
-STEPS = 100  # of the quickstart's training, to see whether it waits
+STEPS = 100  # steps of the quickstart's training, to measure its waiting time
 
 
 def make_volumes(folder: Path, count: int) -> None:
@@ -51,12 +52,12 @@ def make_volumes(folder: Path, count: int) -> None:
         share = rng.uniform(0.6, 1.0, 3)
         crop = preprocess.center_crop(volume, tuple((share * volume.shape).astype(int)))
         array = preprocess.Resize(SIZE)(crop).array
-        array = array + rng.normal(0, 0.01, SIZE)  # what enlarging smoothed away
+        array = array + rng.normal(0, 0.01, SIZE)  # replaces the noise that enlarging removed
         np.save(folder / f"{number:04}.npy", np.rint(array.clip(0, 1) * 255).astype(np.uint8))
 
 
 def m3d(folder: str, workers: int) -> Iterator[int]:
-    """M3D's data set, transforms and loader; yields the number of volumes in each batch."""
+    """Runs M3D's data set, transforms and loader; yields the number of volumes in each batch."""
     import numpy as np
     import torch
     from monai import transforms
@@ -88,7 +89,7 @@ def m3d(folder: str, workers: int) -> Iterator[int]:
 
 
 def ours(folder: str, workers: int, augment: bool) -> Iterator[int]:
-    """Our pipeline; yields the number of volumes in each batch."""
+    """Runs our pipeline; yields the number of volumes in each batch."""
     from data_pipelines.pipeline import Data, Source
 
     data = Data(
@@ -100,7 +101,7 @@ def ours(folder: str, workers: int, augment: bool) -> Iterator[int]:
 
 
 def augmented(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches after our windows, flips, turns and jitter, compiled for this processor."""
+    """Yields batches after our windows, flips, turns and jitter, compiled for this processor."""
     import jax
 
     from m3djax.inputs.augment import Augment
@@ -199,7 +200,7 @@ def main() -> None:
 
 
 def make_datasets(work: Path, count: int) -> dict[str, Path]:
-    """The same volumes in M3D's form and in ours."""
+    """Writes the same volumes in M3D's form and in ours; returns the folders by side."""
     import numpy as np
 
     from data_pipelines.prepare import Prepare
@@ -218,7 +219,7 @@ def make_datasets(work: Path, count: int) -> dict[str, Path]:
 def report(
     found: dict[str, Any], size: dict[str, int], wait: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    """Prints medians and ratios to M3D's way."""
+    """Prints medians and the ratios to M3D's side."""
     table = {
         key: {name: common.middle(speeds) for name, speeds in sides.items()}
         for key, sides in found.items()

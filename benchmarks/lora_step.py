@@ -1,9 +1,10 @@
-"""One step of LoRA on SmolLM2's shapes, against transformers and peft in torch.
+"""Benchmark of a LoRA step with SmolLM2's shapes against transformers and peft in torch.
 
     python benchmarks/lora_step.py [--json] [--rounds 3]
 
-2 texts of 256 tokens, rank 16 beside every linear layer of the blocks, random weights, float32 on
-both sides: forward, backward, AdamW on the adapters. Logits of all tokens are kept on both sides.
+Both sides have random weights in float32 and adapters of rank 16 at every linear layer of the
+blocks. A step is forward, backward and AdamW on the adapters, for 2 texts of 256 tokens. Both sides
+keep the logits of all tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SHAPES = {
 
 
 def ours() -> Any:
-    """The experiment; what is learned is the whole text, as theirs."""
+    """Returns the experiment; its loss covers the whole text, as in torch."""
     import jax.numpy as jnp
 
     from data_pipelines.fields.text import Text
@@ -46,7 +47,7 @@ def ours() -> Any:
 
     @dataclasses.dataclass(frozen=True)
     class Whole(Language):
-        """Every token counts, whatever random spans say."""
+        """A task whose loss covers all tokens and ignores the random spans of the batch."""
 
         def loss(self, params: Any, batch: Any, keys: Any, *, train: bool) -> Any:
             spans = jnp.broadcast_to(jnp.array([[[0, LENGTH]]]), (ROWS, 1, 2))
@@ -61,7 +62,7 @@ def ours() -> Any:
 
 
 def theirs() -> tuple[list[Any], Callable[[], Any]]:
-    """The same in torch."""
+    """Returns the same model and loss in torch."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,7 +72,7 @@ def theirs() -> tuple[list[Any], Callable[[], Any]]:
 
 
 def adapted(model: Any) -> Any:
-    """With peft's adapters beside every linear layer of the blocks, which alone are trained."""
+    """Returns the model with peft's adapters at every linear layer; only adapters are trained."""
     from peft import LoraConfig, get_peft_model
 
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -1,4 +1,4 @@
-"""What several benchmarks put together from other libraries."""
+"""Models from other libraries that several benchmarks use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 
 def m3d_encoder(width: int) -> tuple[Any, Any, Callable[[Any], Any]]:
-    """The tower, M3D's projector to `width` channels, and both with the pooling between them.
+    """Returns the tower, M3D's projector to `width` channels, and a function of both.
 
-    The last maps images (1, 1, 32, 256, 256) to the 256 tokens of the volume.
+    The function applies tower, pooling and projector. It maps images (1, 1, 32, 256, 256) to the
+    256 tokens of the volume.
     """
     from torch import nn
 
@@ -25,9 +26,9 @@ def m3d_encoder(width: int) -> tuple[Any, Any, Callable[[Any], Any]]:
 
 
 def m3d_tower() -> Any:
-    """M3D's vision tower as MONAI has it: ViT-B with a class token, 32 x 256 x 256 voxels.
+    """Returns M3D's vision tower from MONAI: ViT-B with a class token, 32 x 256 x 256 voxels.
 
-    Its classification head, which M3D leaves out, is up to the caller.
+    M3D has no classification head. The caller removes the one of this tower.
     """
     from monai.networks.nets import ViT
 

@@ -1,15 +1,16 @@
-"""Full-size scans per minute and peak memory of preparation, against MONAI, one core each.
+"""Benchmark of preparation against MONAI: full-size scans per minute and peak memory on one core.
 
     pip install -r requirements-peers.txt
     python benchmarks/prepare.py [--json] [--scans 3] [--volumes 354000]
 
 A real CT is enlarged to 512 x 512 x 600 voxels of 0.7 x 0.7 x 1 mm with scanner-like noise and
-saved as .nii.gz. Both sides read it, turn it and resample it to 1.5 x 1.5 x 3 mm: MONAI with
-LoadImage, Orientation and Spacing (bilinear), we with `read` and the same two steps, once with
-our anti-aliasing, which MONAI does not have, and once without. Each scan is a new process bound
-to one core; the import of the libraries is not counted. Then `prepare` makes a whole dataset of
-such scans with one worker per core, from file to checked records, and its cost per volume is
-carried over to a large data set.
+saved as .nii.gz. Both sides read it, orient it and resample it to 1.5 x 1.5 x 3 mm. MONAI uses
+LoadImage, Orientation and Spacing (bilinear). Our side uses `read` and the same two steps: once
+with our anti-aliasing, which MONAI does not have, and once without. Each scan is a new process
+bound to one core; the import of the libraries does not count.
+
+Then `prepare` makes a whole dataset of such scans with one worker per core, from file to checked
+records. Its cost per volume is extrapolated to a large data set.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TARGET = (3.0, 1.5, 1.5)  # D, H, W
 
 
 def make_scan(path: Path, seed: int) -> None:
-    """Writes the enlarged CT; int16, gzip as scanners' converters write it."""
+    """Writes the enlarged CT as int16 in .nii.gz, as DICOM converters do."""
     import nibabel as nib
     import numpy as np
     from scipy import ndimage
@@ -50,7 +51,7 @@ def make_scan(path: Path, seed: int) -> None:
 
 
 def ours(path: str, anti_alias: bool) -> tuple[float, tuple[int, ...]]:
-    """Seconds, and the shape that came out."""
+    """Runs our preprocessing; returns the seconds and the shape of the result."""
     from data_pipelines import preprocess, readers
 
     recipe = preprocess.Recipe(
@@ -62,7 +63,7 @@ def ours(path: str, anti_alias: bool) -> tuple[float, tuple[int, ...]]:
 
 
 def with_monai(path: str) -> tuple[float, tuple[int, ...]]:
-    """Seconds, and the shape that came out."""
+    """Runs MONAI's preprocessing; returns the seconds and the shape of the result."""
     import torch
     from monai import transforms
 
@@ -80,7 +81,7 @@ def with_monai(path: str) -> tuple[float, tuple[int, ...]]:
 
 
 def contestant(name: str, path: str) -> None:
-    """Runs one side on one scan and prints what it took."""
+    """Runs one side on one scan and prints its time and memory."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if name == "monai":
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -101,7 +102,7 @@ def contestant(name: str, path: str) -> None:
 
 
 def whole(scans: Path, out: Path) -> dict[str, Any]:
-    """`prepare` with one worker per core: seconds per volume and bytes of the dataset."""
+    """Runs `prepare` with one worker per core; returns seconds and bytes per volume."""
     from data_pipelines.prepare import Prepare
 
     start = time.perf_counter()
@@ -150,7 +151,7 @@ def main() -> None:
 def summary(
     runs: dict[str, list[dict[str, Any]]], dataset: dict[str, Any], volumes: int
 ) -> dict[str, Any]:
-    """Medians, the ratio to the peer, and the estimate for a large data set."""
+    """Returns medians, the ratios to MONAI, and the estimate for a large data set."""
     one_core = {
         name: {
             "seconds": common.middle([run["seconds"] for run in done]),

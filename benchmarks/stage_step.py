@@ -1,13 +1,14 @@
-"""M3D-LaMed's two stages against the same model from transformers, peft and MONAI in torch.
+"""Benchmark of M3D-LaMed's two stages against the same model from transformers, peft and MONAI.
 
     pip install -r requirements-peers.txt
     python benchmarks/stage_step.py [--json] [--rounds 3] [--only align]
 
-M3D's ViT-B on 32 x 256 x 256, its spatial pooling and two linear layers, and a language model of
-SmolLM2-135M's shapes with an output layer of its own; random weights, batch 1, 512 tokens of which
-256 are the volume's and 128 the answer's; float32, nothing computed twice. "align" trains the
-projector and the input embedding, "instruct" the encoder, the projector, both tables and adapters
-of rank 16 (dropout 0) beside all linear layers of the language model's blocks.
+The model is M3D's ViT-B on 32 x 256 x 256 voxels, its spatial pooling and two linear layers, and a
+language model of SmolLM2-135M's shapes with a separate output layer. Both sides have random weights
+in float32, batch 1 and no recomputation. A text has 512 tokens: 256 of the volume and 128 of the
+answer among them. "align" trains the projector and the input embedding. "instruct" trains the
+encoder, the projector, both tables, and adapters of rank 16 (dropout 0) at all linear layers of the
+language model's blocks.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ UNTIED = SHAPES | {"tie_word_embeddings": False}
 
 
 def token_ids() -> np.ndarray:
-    """(1, LENGTH): a first token, the volume's placeholders, words."""
+    """Returns ids (1, LENGTH): a first token, the volume's placeholders, words."""
     ids = np.random.default_rng(0).integers(1, 1000, (1, LENGTH), np.int32)
     ids[:, 1 : 1 + VOLUME] = IMAGE_TOKEN
     return ids
 
 
 def ours(stage: str) -> Any:
-    """The stage as its config trains it, with another language model, in float32."""
+    """Returns the stage of the config in float32, with another language model."""
     import jax.numpy as jnp
 
     from configs.m3d import align, align_released, instruct
@@ -55,7 +56,7 @@ def ours(stage: str) -> Any:
 
     @dataclasses.dataclass(frozen=True)
     class Asked(VisionLanguage):
-        """Asks the same question, whatever random tokens say."""
+        """A task with a fixed question, which replaces the random tokens of the batch."""
 
         def loss(self, params: Any, batch: Any, keys: Any, *, train: bool) -> Any:
             spans = jnp.array([[[LENGTH - ANSWER, LENGTH]]])
@@ -80,7 +81,7 @@ def ours(stage: str) -> Any:
 
 
 def theirs(stage: str) -> tuple[list[Any], Callable[[], Any]]:
-    """The same in torch; what is frozen runs without gradients."""
+    """Returns the same model and loss in torch; frozen parts have no gradients."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

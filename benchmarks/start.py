@@ -1,11 +1,12 @@
-"""Processor time until a verb shows its help, and of a whole `inspect`, against an earlier commit.
+"""Benchmark of start-up: processor time of verbs' help texts and of `inspect`, by commit.
 
     python benchmarks/start.py [--json] [--commit 978007b] [--repeats 5]
 
-Both sides are checkouts that run in turns with the same Python and packages, user and system time
-of the whole process, the least of all repeats. Each call runs once before it is measured, so that
-bytecode is compiled and the help of configs is kept; `train CONFIG, first` is measured without the
-kept help. The scan is 64 x 64 x 64 voxels in a .nii.gz file, so that the start is what counts.
+The two sides are this checkout and a checkout of an earlier commit. They run in turns with the same
+Python and packages. The result is the least user and system time of the whole process over all
+repeats. Each call runs once before the measurement, so that bytecode and the cached help texts of
+configs exist. `train CONFIG, first` is measured without the cached help text. The scan is small (64
+x 64 x 64 voxels in a .nii.gz file), so that start-up dominates.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CALLS = {
 
 
 def make_scan(path: Path) -> None:
-    """Writes a cube of water in air."""
+    """Writes a CT of a cube of water in air."""
     import nibabel as nib
     import numpy as np
 
@@ -50,7 +51,7 @@ def make_scan(path: Path) -> None:
 
 
 def seconds(root: Path, arguments: tuple[str, ...], folder: Path, side: str) -> float:
-    """Returns the processor time of one call of run.py in a checkout."""
+    """Returns the processor time in seconds of one call of run.py in a checkout."""
     files = {SCAN, PICTURE}
     given = [str(folder / a) if a in files else a for a in arguments]
     environment = os.environ | {"M3DJAX_CACHE": str(folder / side)}
@@ -84,10 +85,10 @@ def measure(before: Path, folder: Path, repeats: int) -> dict[str, dict[str, flo
 
 
 def main() -> None:
-    """Checks out the earlier commit, measures and prints."""
+    """Checks out the earlier commit, measures both sides and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--commit", default="978007b", help="what is compared with")
+    parser.add_argument("--commit", default="978007b", help="commit to compare with")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     git = ["git", "-C", str(common.ROOT), "worktree"]

@@ -1,10 +1,10 @@
-"""What benchmarks of training steps share: sides run in turns, each in a process of its own.
+"""Shared code of benchmarks of training steps; sides run in turns, each time in a new process.
 
-A side is "ours", "torch float32" or "torch bfloat16" (autocast). Ours is the compiled step that
-`run.py train` runs, with AdamW, clipping and the checks for NaN; theirs is forward, backward and
-torch's fused AdamW. In the first round our compile cache is empty, afterwards it is warm.
-Processors without AVX512 or AMX multiply bfloat16 so slowly in torch that no step ends: a side
-whose process takes --patience times as long as torch's float32 one is stopped and shown as such.
+A side is "ours", "torch float32" or "torch bfloat16" (autocast). Our side is the compiled step of
+`run.py train`, with AdamW, clipping and the checks for NaN. Torch's side is forward, backward,
+clipping and torch's fused AdamW. Our compile cache is empty in the first round and warm in later
+rounds. On processors without AVX512 or AMX, torch's bfloat16 is so slow that no step ends. So it is
+stopped if it takes --patience times as long as torch's float32; the table shows this.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """One training step, put together on both sides.
+    """A training step for both sides.
 
     Attributes:
-      title: what is trained.
+      title: name of the model, for the table.
       ours: returns an `Experiment`; called in a process without torch.
-      theirs: returns (modules, function of nothing that returns the loss).
+      theirs: returns (modules, function without arguments that returns the loss).
     """
 
     title: str
@@ -39,7 +39,7 @@ class Contest:
 
 
 def run_ours(experiment: Any, steps: int) -> dict[str, Any]:
-    """Times the compiled train step on a random batch that lies on the device."""
+    """Measures the compiled train step on a random batch that is already on the device."""
     import jax
 
     from m3djax.cli import set_up_jax
@@ -80,7 +80,7 @@ def run_ours(experiment: Any, steps: int) -> dict[str, Any]:
 def run_theirs(
     build: Callable[[], tuple[list[Any], Callable[[], Any]]], steps: int, *, bfloat16: bool
 ) -> dict[str, Any]:
-    """Times forward, backward, clipping and AdamW in torch."""
+    """Measures forward, backward, clipping and AdamW in torch."""
     import torch
 
     torch.manual_seed(0)
@@ -106,7 +106,7 @@ def run_theirs(
 
 
 def random_like(leaf: Any) -> np.ndarray:
-    """A random array for a field of a batch: voxels, ids, flags or ones."""
+    """Returns an array for a field of a batch: random integers, or ones for flags and floats."""
     rng = np.random.default_rng(0)
     if leaf.dtype == np.bool_:
         return np.ones(leaf.shape, np.bool_)
@@ -116,7 +116,7 @@ def random_like(leaf: Any) -> np.ndarray:
 
 
 def matmul_peak() -> float:
-    """Best FLOP/s of a float32 product of this size here, on all cores."""
+    """Measures the best FLOP/s of a float32 matrix product of a fixed size, on all cores."""
     import jax
     import jax.numpy as jnp
 
@@ -132,19 +132,19 @@ def matmul_peak() -> float:
 
 
 def since_start() -> float:
-    """Seconds since this process was created."""
+    """Returns the seconds since this process was created."""
     import psutil
 
     return time.time() - psutil.Process().create_time()
 
 
 def main(script: str, description: str, contests: Mapping[str, Contest], *packages: str) -> None:
-    """The command line of a benchmark of training steps."""
+    """Runs the command line of a benchmark of training steps."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
-    parser.add_argument("--patience", type=float, default=2.0, help="with torch's bfloat16")
+    parser.add_argument("--patience", type=float, default=2.0, help="limit of torch's bfloat16")
     parser.add_argument("--only", choices=sorted(contests), help="one contest instead of all")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -168,7 +168,7 @@ def main(script: str, description: str, contests: Mapping[str, Contest], *packag
 
 
 def _in_turns(script: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Every side, once a round; medians over all steps of all rounds."""
+    """Runs each side once per round; returns medians over all steps of all rounds."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["M3DJAX_CACHE"] = cache
         runs, without = common.in_turns(

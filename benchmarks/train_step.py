@@ -1,12 +1,13 @@
-"""Training steps of the ViT and of the masked autoencoder against MONAI's in torch.
+"""Benchmark of training steps of the ViT and the masked autoencoder against MONAI in torch.
 
     pip install -r requirements-peers.txt
     python benchmarks/train_step.py [--json] [--rounds 3] [--only vit]
 
-vit: M3D's ViT-B on one volume of 32 x 256 x 256, 2,048 tokens, a squared-error loss on all tokens.
-mae: E3D-GPT's masked autoencoder on one volume of 112 x 224 x 224, 686 of 2,744 tokens visible,
-decoder of 8 layers of 512 with 16 heads, loss on the hidden patches. Both sides have the same
-widths, depths, heads and tokens; float32 against float32, torch's bfloat16 beside it.
+vit: M3D's ViT-B on one volume of 32 x 256 x 256 voxels (2,048 tokens), with a squared error of all
+tokens as the loss.
+mae: E3D-GPT's masked autoencoder on one volume of 112 x 224 x 224 voxels, with 686 of 2,744 tokens
+visible. The decoder has 8 layers, width 512 and 16 heads. The loss is that of the hidden patches.
+Both sides have the same widths, depths, heads and tokens. Torch runs in float32 and in bfloat16.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import steps
 
 
 def vit_ours() -> Any:
-    """The ViT under a task that is made for this benchmark."""
+    """Returns an experiment with the ViT in a task made for this benchmark."""
     import jax.numpy as jnp
 
     from data_pipelines.pipeline import Data, Source
@@ -52,7 +53,7 @@ def vit_ours() -> Any:
 
 
 def vit_theirs() -> Any:
-    """MONAI's ViT."""
+    """Returns MONAI's ViT and its loss."""
     import torch
     from monai.networks.nets import ViT
 
@@ -62,7 +63,7 @@ def vit_theirs() -> Any:
 
 
 def mae_ours() -> Any:
-    """The config of E3D-GPT with published heads, one volume, float32 and all activations kept."""
+    """Returns E3D-GPT's config with the published heads, in float32, with batch 1 and no remat."""
     from configs.e3d_gpt import mae
     from data_pipelines.pipeline import Data, Source
     from m3djax.inputs.inputs import Inputs
@@ -82,7 +83,7 @@ def mae_ours() -> Any:
 
 
 def mae_theirs() -> Any:
-    """MONAI's masked autoencoder; its loss is left to the user."""
+    """Returns MONAI's masked autoencoder with the loss of the MAE, which MONAI does not have."""
     import torch
     from monai.networks.nets import MaskedAutoEncoderViT
 
@@ -101,7 +102,7 @@ def mae_theirs() -> Any:
         decoder_num_layers=8,
         decoder_num_heads=16,
         proj_type="perceptron",
-        decoder_pos_embed_type="learnable",  # its sin-cos table refuses a width of 512
+        decoder_pos_embed_type="learnable",  # MONAI's sin-cos table does not support a width of 512
         qkv_bias=True,
     )
     images = torch.rand(1, 1, 112, 224, 224)

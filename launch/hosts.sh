@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on plain hosts that ssh reaches without a password: one process per host, each with all of
-# its GPUs.
+# Trains on plain hosts that ssh reaches without a password. Each host runs one process, which uses
+# all GPUs of the host.
 #
 #   HOSTS="gpu1 gpu2 gpu3" launch/hosts.sh configs/e3d_gpt/mae.py [--field value ...]
 #
-# FOLDER lies on a file system that all hosts share (NFS) and holds this repository with its .venv,
-# the data and runs/. Output comes here, marked with the host. Ctrl-C saves and ends; the same
-# command goes on from there.
+# FOLDER is on a file system that all hosts share (NFS). It holds this repository with its .venv, the
+# data and runs/. The output of all hosts appears here, each line with the host's name. Ctrl-C saves a
+# checkpoint and ends training; the same command resumes it.
 set -uo pipefail
 
 : "${HOSTS:?names of the hosts, the first one is process 0}"
@@ -16,7 +16,7 @@ REMOTE="${REMOTE:-ssh -o BatchMode=yes}"
 read -ra hosts <<<"$HOSTS"
 arguments=$(printf '%q ' "$@")
 
-# A signal to one process is enough: they agree on the step at which all of them stop.
+# A signal to one process is enough: the processes agree on a step and all stop there.
 stop() {
     $REMOTE "${hosts[0]}" "kill -TERM \$(cat ${FOLDER@Q}/runs/.launched)"
 }
