@@ -12,9 +12,10 @@ from jax.sharding import PartitionSpec as P
 from m3djax import adapters
 from m3djax.mesh import sharding
 from m3djax.mesh.parameter_axes import parameter_axes, register_axes
+from m3djax.models.conditions import Conditions
 from m3djax.models.layers import Dense
 from m3djax.models.mae_decoder import MAEDecoder
-from m3djax.models.mlp import Mlp
+from m3djax.models.mlp import FeedForward, Mlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.transformer import Block, Transformer
 from m3djax.params import flatten, unflatten
@@ -35,14 +36,14 @@ class Stem(nn.Module):
         return x.reshape(len(x), -1, self.width)
 
 
-class RelativeMlp(nn.Module):
+class RelativeMlp(FeedForward):
     """Adds a table of relative positions, then routes tokens to all of its experts."""
 
     mlp: Mlp = Mlp(16)
     experts: int = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, conditions: Conditions | None = None) -> jax.Array:
         """Averages what the experts make of every token."""
         table = self.param("relative_positions", nn.initializers.ones, (3, 3, 3, x.shape[-1]))
         x = x + table.mean((0, 1, 2))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3djax.models.llm import rotary
+from m3djax.models import rotary
 from m3djax.models.rotary import (
     DynamicScaling,
     LinearScaling,
