@@ -1,4 +1,4 @@
-"""Readers: `read(path)` turns a scan of any known format, and its mask, into a Volume."""
+"""Readers: `read(path)` reads a scan of any known format, and its mask, into a `Volume`."""
 
 import lazy_loader
 

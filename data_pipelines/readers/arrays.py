@@ -1,4 +1,4 @@
-"""Arrays that numpy saved (.npy, .npz): voxels and nothing else, so no units and no place."""
+"""Reads numpy arrays (.npy, .npz). They have voxels only: no units and no affine."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from data_pipelines.readers import content, values
 from data_pipelines.volume import Units, Volume
 
 _HEAD = 1 << 14
-"""Bytes that hold the header of an array of numbers; numpy itself refuses longer ones."""
+"""Maximum size in bytes of the header of an array of numbers; numpy refuses longer ones."""
 _KEYS = ("ct", "arr_0", "arr")
-"""Names of the image in an archive: RAD-ChestCT's, numpy's own, CT-CHAT's."""
+"""Names of the image in an archive: of RAD-ChestCT, of numpy by default, of CT-CHAT."""
 _MOST_LISTED = 16
 _SAVE = "save one array of real numbers with numpy.save(file, array, allow_pickle=False)"
 
 
 def read_npy(path: epath.PathLike, *, units: Units = "raw") -> Volume:
-    """Reads an array (D, H, W), or (1, D, H, W) as M3D's prepared volumes are.
+    """Reads an array (D, H, W), or (1, D, H, W) as in M3D's prepared volumes.
 
     Args:
-      path: .npy.
-      units: of the values.
+      path: the .npy file.
+      units: units of the values.
 
     Raises:
-      DataError: not one finite 3D array of real numbers, or an array of pickled objects.
+      DataError: the file is not one finite 3D array of real numbers, or has pickled objects.
     """
     with content.open_file(path) as file:
         shape, dtype, order, start = _header(path, file)
@@ -39,17 +39,20 @@ def read_npy(path: epath.PathLike, *, units: Units = "raw") -> Volume:
 
 
 def read_npz(path: epath.PathLike, *, units: Units = "raw") -> Volume:
-    """Reads the array "ct", "arr_0" or "arr" of an archive, or its only 3D one; as `read_npy`.
+    """Reads the array "ct", "arr_0" or "arr" of an archive, or else its only 3D array.
+
+    Arguments and axes are those of `read_npy`.
 
     Raises:
-      DataError: as `read_npy`, or the archive is damaged, or which array is meant is open.
+      DataError: as in `read_npy`; or the archive is damaged, or it is not clear which array is the
+        image.
     """
     try:
         with content.open_file(path) as file, zipfile.ZipFile(file) as archive:
             return _from_archive(path, archive, units)
     except DataError:
         raise
-    except Exception:  # zipfile raises whatever it likes
+    except Exception:  # zipfile raises many types of errors
         problem = "the archive is truncated, damaged or locked"
         raise DataError(path, problem, "copy or download it again") from None
 
@@ -60,7 +63,7 @@ def _from_archive(path: epath.PathLike, archive: zipfile.ZipFile, units: Units) 
     with archive.open(member) as file:
         shape, dtype, order, start = _header(path, file)
     size = _size(path, shape, dtype)
-    # Both sizes are only what the archive claims, so the file's own is asked as well.
+    # Both sizes are claims of the archive and may be wrong, so the size of the file limits them.
     packed = min(member.compress_size, epath.Path(path).stat().length)
     if start + size > min(member.file_size, packed * content.DEFLATE_LIMIT):
         raise DataError(path, "the archive cannot hold its array", "copy or download it again")
@@ -72,9 +75,9 @@ def _from_archive(path: epath.PathLike, archive: zipfile.ZipFile, units: Units) 
 def _chosen(
     path: epath.PathLike, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]
 ) -> zipfile.ZipInfo:
-    """The one member that holds the image."""
+    """Returns the member of the archive that is the image."""
     if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
-        raise DataError(path, "packed in another way than numpy does", _SAVE)
+        raise DataError(path, "the archive uses a compression that numpy does not write", _SAVE)
     for key in _KEYS:
         for member in members:
             if member.filename == f"{key}.npy":
@@ -84,7 +87,7 @@ def _chosen(
     if len(volumes) != 1 or len(members) > _MOST_LISTED:
         raise DataError(
             path,
-            f"{len(members)} arrays, of shapes {shapes}, and none or several are a volume",
+            f"{len(members)} arrays of shapes {shapes}, and not exactly one is a volume",
             f"save one volume, or name the image {_KEYS[0]!r}",
         )
     return volumes[0]
@@ -100,7 +103,7 @@ def _shape_in(
 def _header(
     path: epath.PathLike, file: IO[bytes]
 ) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"], int]:
-    """Shape, type and order of an array, and the byte where its numbers begin."""
+    """Returns shape, dtype and order of an array, and the offset of its data in bytes."""
     start = io.BytesIO(file.read(_HEAD))
     try:
         read = {
@@ -108,14 +111,14 @@ def _header(
             (2, 0): np.lib.format.read_array_header_2_0,
         }[np.lib.format.read_magic(start)]
         shape, fortran, dtype = read(start)
-    except Exception:  # the parser raises whatever it likes, and quotes the header
+    except Exception:  # the parser raises many types of errors, which quote the header
         raise DataError(path, "not a readable header of a numpy array", _SAVE) from None
-    # numpy takes True for a length, but makes no array of it.
+    # numpy accepts True as a length in a header, but not as a length of a new array.
     return tuple(map(int, shape)), dtype, "F" if fortran else "C", start.tell()
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """(D, H, W) of an array with these axes, one channel before them or none; else None."""
+    """Returns (D, H, W) of an array of shape (D, H, W) or (1, D, H, W), else None."""
     shape = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
     return shape if len(shape) == 3 else None
 

@@ -1,7 +1,7 @@
-"""What a file is, judged by its first bytes, and reading no more of it than is needed.
+"""Recognises formats by the first bytes of a file, and reads only the bytes that are needed.
 
-Names lie, and headers do too: what one claims is held against the file's size before memory is
-taken, and a compressed file is unpacked only as far as the claim goes.
+Names and headers of files can be wrong. So a size in a header is compared with the size of the file
+before memory is allocated, and a compressed file is unpacked only up to that size.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from data_pipelines.errors import DataError
 Format = Literal["dicom", "nifti", "nrrd", "metaimage", "npy", "npz", "png", "jpeg", "unknown"]
 
 DEFLATE_LIMIT = 1032
-"""Times that deflate can shrink data at best: 258 bytes from 2 bits (zlib.net/zlib_tech.html)."""
+"""Maximum compression ratio of deflate: 258 bytes from 2 bits (zlib.net/zlib_tech.html)."""
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
-_HEAD = 540  # a NIfTI-2 header; the others show themselves earlier
+_HEAD = 540  # bytes of a NIfTI-2 header; other formats are recognised by fewer
 _PIECE = 1 << 18
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"NRRD000", "nrrd"),
@@ -38,7 +38,9 @@ _METAIMAGE = re.compile(rb"(\w+[ \t]*=[^\n]*\n)*NDims[ \t]*=")
 
 
 def file_format(path: epath.PathLike) -> Format:
-    """Recognises a file by its content; DICOM and NIfTI also when they are gzipped.
+    """Returns the format of a file, judged by its content.
+
+    DICOM and NIfTI are also recognised when they are gzipped.
 
     Raises:
       DataError: the file is missing, empty, or a damaged gzip file.
@@ -58,12 +60,12 @@ def file_format(path: epath.PathLike) -> Format:
 
 
 def magic(start: bytes) -> Format:
-    """The formats that eight bytes tell: NRRD, PNG, JPEG, npy; else "unknown"."""
+    """Returns NRRD, PNG, JPEG or npy by the first eight bytes, else "unknown"."""
     return next((kind for sign, kind in _MAGIC if start.startswith(sign)), "unknown")
 
 
 def is_gzipped(path: epath.PathLike) -> bool:
-    """Whether the file starts as gzip does.
+    """Returns whether the file starts with the magic number of gzip.
 
     Raises:
       DataError: the file is missing.
@@ -73,7 +75,7 @@ def is_gzipped(path: epath.PathLike) -> bool:
 
 
 def head(path: epath.PathLike, size: int) -> bytes:
-    """The first `size` bytes, or what there is of them, unpacked if the file is gzipped.
+    """Returns the first `size` bytes, or fewer if the file is shorter; unpacks gzip.
 
     Raises:
       DataError: the file is missing, empty, or a truncated or damaged gzip file.
@@ -95,25 +97,25 @@ def head(path: epath.PathLike, size: int) -> bytes:
 def read_exactly(
     path: epath.PathLike, size: int, *, start: int = 0, skip: int = 0, packed: bool = False
 ) -> np.ndarray:
-    """Bytes of a file; whatever follows them is left alone.
+    """Reads exactly `size` bytes of a file; bytes after them are not read.
 
     Args:
       path: the file.
-      size: how many bytes.
-      start: where the data begin in the file; -1: they are its end.
-      skip: bytes to pass over from there, counted after unpacking.
-      packed: the data are a gzip or zlib stream.
+      size: number of bytes.
+      start: offset of the data in the file; -1 means that the data are the last bytes of the file.
+      skip: number of bytes to skip after `start`, counted after unpacking.
+      packed: whether the data are a gzip or zlib stream.
 
     Returns:
       (size,) uint8.
 
     Raises:
-      DataError: the file cannot hold that much, ends before, or its checksum is wrong.
+      DataError: the file is too short, or its checksum is wrong.
     """
     with open_file(path) as file:
         length = epath.Path(path).stat().length
         start = length - size if start == -1 else start
-        # Before the allocation: a header of a few bytes may claim terabytes.
+        # Checked before the allocation: a header of a few bytes may claim terabytes.
         if start < 0 or skip + size > (length - start) * (DEFLATE_LIMIT if packed else 1):
             raise _too_short(path)
         file.seek(start if packed else start + skip)
@@ -123,20 +125,20 @@ def read_exactly(
 
 
 def fill(path: epath.PathLike, size: int, pieces: Iterator[bytes], skip: int = 0) -> np.ndarray:
-    """Gathers `size` bytes of a stream after its first `skip`; (size,) uint8.
+    """Returns the `size` bytes of a stream after its first `skip` bytes, as (size,) uint8.
 
     Raises:
-      DataError: the stream ends before.
+      DataError: the stream is too short.
     """
     array = np.empty(size, np.uint8)
-    begin, end = -skip, 0  # of the piece, in the array
+    begin, end = -skip, 0  # of the current piece, as positions in the array
     for piece in pieces:
         end = begin + len(piece)
         first, last = max(begin, 0), min(end, size)
         if first < last:
             array[first:last] = np.frombuffer(piece, np.uint8)[first - begin : last - begin]
         begin = end
-        # At the very end another piece is asked for: with it comes the stream's checksum.
+        # At the end one more piece is requested, because the stream's checksum comes with it.
         if end > size:
             break
     if end < size:
@@ -145,7 +147,10 @@ def fill(path: epath.PathLike, size: int, pieces: Iterator[bytes], skip: int = 0
 
 
 class _Bounded(io.BufferedReader):
-    """A local file. Python takes memory for as many bytes as it is asked for, read or not."""
+    """A local file whose `read` allocates no more memory than the file has bytes left.
+
+    Python itself allocates the requested size, even if the file is shorter.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _PIECE:
@@ -154,14 +159,14 @@ class _Bounded(io.BufferedReader):
 
 
 def open_file(path: epath.PathLike) -> BinaryIO:
-    """Opens a file to read its bytes; whoever asks it for too many gets those that there are.
+    """Opens a file to read its bytes; a read beyond its end returns the bytes up to the end.
 
     Raises:
-      DataError: there is none, it cannot be read, or it is a folder, pipe or device.
+      DataError: the file is missing or cannot be read, or is a folder, pipe or device.
     """
     path = epath.Path(path)
     try:
-        # Of a pipe epath says that it is a file, and opening one would wait for ever.
+        # epath takes a pipe for a file, and opening a pipe would wait forever.
         if files.is_local(path) and os.path.exists(path) and not os.path.isfile(path):
             raise DataError(path, "not a file", "give a file with an image")
         file = path.open("rb")
@@ -177,15 +182,15 @@ def _holds_arrays(path: epath.PathLike) -> bool:
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
-    except Exception:  # it says so itself once its reader opens it
+    except Exception:  # the reader of npz files will report the error
         return True
 
 
 def _unpacked(path: epath.PathLike, file: IO[bytes], piece: int) -> Iterator[bytes]:
-    """Unpacks the gzip members, or the zlib stream, that begin where the file stands."""
+    """Unpacks the gzip members, or the zlib stream, at the current position of the file."""
     packed = file.read(_PIECE)
     first = True
-    # Bytes that are no gzip member may follow the last one, as for the program gzip.
+    # Other bytes may follow the last gzip member; the program gzip ignores them too.
     while first or packed.startswith(_GZIP):
         first = False
         stream = zlib.decompressobj(wbits=47)  # gzip or zlib, with their checksums
@@ -195,7 +200,7 @@ def _unpacked(path: epath.PathLike, file: IO[bytes], piece: int) -> Iterator[byt
             except zlib.error as error:
                 raise _damaged(path) from error
             packed = stream.unconsumed_tail or stream.unused_data
-            if len(packed) < len(_GZIP):  # the next member's magic may be cut in two
+            if len(packed) < len(_GZIP):  # the next member's magic number may be split
                 packed += file.read(_PIECE)
             if not packed and not stream.eof:
                 raise _damaged(path)

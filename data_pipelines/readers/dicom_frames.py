@@ -1,8 +1,8 @@
-"""A DICOM file as slices: one of a classic file, or the frames of an enhanced multi-frame file.
+"""Reads the slices of a DICOM file: the slice of a classic file, or all frames of an enhanced file.
 
-Enhanced CT and MR, and classic series that were converted to them, store the plane of every frame
-in functional groups (PS3.3 C.7.6.16), for all frames at once or for each. Laid flat, those of a
-frame look like the header of a single slice, and are read as one.
+Enhanced multi-frame CT and MR files, also those converted from a classic series, store the plane of
+every frame in functional groups (PS3.3 C.7.6.16), either shared by all frames or for each frame.
+The groups of a frame are merged into a header like that of a single slice, and read as such.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ SLICE_TAGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One plane of voxels: where it is stored, where it lies, and what its numbers mean.
+    """A slice of a series: its file, its plane in the patient, and its rescale to values.
 
     Attributes:
-      path: its file.
-      frame: its place in the file, from 0.
+      path: the file.
+      frame: index of the frame in the file, from 0.
       shape: (rows, columns).
       position: centre of the first voxel, LPS mm.
       orientation: directions along a row and along a column, LPS; not normalised.
       pixel_mm: distance between rows and between columns, mm.
-      thickness: mm to the next slice as the header claims it; 0 when it does not.
-      units: of the rescaled values.
+      thickness: mm to the next slice according to the header; 0 if the header does not state it.
+      units: units of the rescaled values.
       slope: value = slope * stored + intercept.
-      intercept: as `slope`.
+      intercept: see `slope`.
     """
 
     path: epath.Path
@@ -75,16 +75,17 @@ class Slice:
 
 
 def slices_of(path: epath.Path, header: pydicom.Dataset, told: Units | None = None) -> list[Slice]:
-    """The slices that a file holds, in the order in which it holds them.
+    """Returns the slices of a file, in the file's order.
 
     Args:
-      path: of the file.
-      header: its tags.
-      told: units that the caller knows of, which count where the file leaves them open: CT whose
-        RescaleType is "US", unspecified (PS3.3 C.11.1.1.2), as ITK writes it.
+      path: the file.
+      header: tags of the file.
+      told: units given by the caller. They are used only if the file leaves the units open: for a
+        CT whose RescaleType is "US", unspecified (PS3.3 C.11.1.1.2), as ITK writes it.
 
     Raises:
-      DataError: a scout image, frames without a place in the patient, or an unusable number.
+      DataError: the file is a scout image, has frames without a position in the patient, or has an
+        unusable number.
     """
     if "LOCALIZER" in text(header, "ImageType"):
         raise DataError(
@@ -111,7 +112,7 @@ def slices_of(path: epath.Path, header: pydicom.Dataset, told: Units | None = No
 def _flat(
     path: epath.Path, header: pydicom.Dataset, shared: pydicom.Dataset, group: pydicom.Dataset
 ) -> pydicom.Dataset:
-    """The header of one frame, as if it were a file of its own."""
+    """Returns the header of one frame in the form of a single-slice file's header."""
     flat = pydicom.Dataset()
     flat.update(header)
     for macro in _MACROS:
@@ -150,7 +151,7 @@ def _place(path: epath.Path, header: pydicom.Dataset, tag: str, count: int) -> t
     if found is None:
         raise DataError(
             path,
-            f"no {tag}: the slice has no place in the patient",
+            f"no {tag}: the slice has no position in the patient",
             "leave out screenshots, reports and scout images, or export the series again",
         )
     return found
@@ -161,7 +162,7 @@ def _orientation(path: epath.Path, header: pydicom.Dataset) -> tuple[float, ...]
     along_row, along_column = np.array(found).reshape(2, 3)
     lengths = np.linalg.norm([along_row, along_column], axis=1)
     if (np.abs(lengths - 1) > 0.05).any():
-        raise DataError(path, "directions of rows and columns that are no unit vectors", EXPORT)
+        raise DataError(path, "directions of rows and columns that are not unit vectors", EXPORT)
     if abs(along_row @ along_column) > 1e-3:
         raise DataError(path, "rows and columns are not at right angles", EXPORT)
     return found
@@ -181,5 +182,5 @@ def _rescale(path: epath.Path, header: pydicom.Dataset, units: Units) -> tuple[f
             path, "no linear rescale from stored values to HU", "export the original CT series"
         )
     if slope == (0,):
-        raise DataError(path, "a RescaleSlope of 0, which makes all voxels alike", EXPORT)
+        raise DataError(path, "a RescaleSlope of 0, which makes all voxels equal", EXPORT)
     return (slope or (1.0,))[0], (intercept or (0.0,))[0]

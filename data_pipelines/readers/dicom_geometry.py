@@ -1,6 +1,7 @@
-"""Where the slices of a DICOM series lie: DICOM PS3.3 C.7.6.2.1.1, from LPS to RAS+ millimetres.
+"""The geometry of the slices of a DICOM series, from LPS (PS3.3 C.7.6.2.1.1) to RAS+ mm.
 
-Only positions decide the order of the slices: instance numbers and file names are free text.
+Only positions determine the order of the slices, because instance numbers and file names are free
+text.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from data_pipelines.readers.dicom_frames import Slice
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _POSITION_MM = 0.01
-"""Scanners write positions with two to six decimals."""
+"""Tolerance for positions in mm: scanners write them with two to six decimals."""
 _EVEN = 0.02
-"""Part of the slice distance by which a distance may differ from the others."""
+"""Tolerance for the distance between slices, as a fraction of the median distance."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SliceStack:
-    """Slices in the order in which they lie, and the grid they make.
+    """Slices in their spatial order, and the affine of their grid.
 
     Attributes:
-      slices: along the slice normal (row direction x column direction).
+      slices: slices sorted along the slice normal (row direction x column direction).
       affine: (4, 4) float64, (slice, row, column, 1) -> RAS+ mm.
     """
 
@@ -35,20 +36,20 @@ class SliceStack:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(slices, rows, columns)."""
+        """Returns (slices, rows, columns)."""
         return len(self.slices), *self.slices[0].shape
 
 
 def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
-    """Sorts slices in space and proves that they make an even, rectangular grid.
+    """Sorts slices in space and checks that they form an even, rectangular grid.
 
     Args:
       source: the folder or file to name in errors.
-      slices: at least one, in any order.
+      slices: one or more slices, in any order.
 
     Raises:
-      DataError: slices differ in size or direction; a slice is missing or there twice; or the
-        stack is sheared (gantry tilt).
+      DataError: slices differ in size or direction; a slice is missing or a duplicate; or the stack
+        is sheared (gantry tilt).
     """
     typical = _typical(slices)
     for slice_ in slices:
@@ -68,7 +69,7 @@ def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
 
 
 def _typical(slices: Sequence[Slice]) -> Slice:
-    """A slice like most others, so that the odd one out is blamed and not the rest."""
+    """Returns a slice of the most frequent kind, so that errors name the slices that differ."""
 
     def kind(slice_: Slice) -> tuple[object, ...]:
         return slice_.shape, tuple(np.round(slice_.orientation, 1)), slice_.units
@@ -95,7 +96,7 @@ def _check_alike(slice_: Slice, typical: Slice) -> None:
 def _slice_distance(
     source: object, positions: np.ndarray, normal: np.ndarray, typical: Slice
 ) -> float:
-    """Millimetres from a slice to the next, after checking that it is always the same."""
+    """Returns the distance between slices in mm, after checking that it is constant."""
     if len(positions) == 1:
         if typical.thickness <= 0:
             raise DataError(source, "a single slice without a thickness", "give the whole series")
@@ -125,7 +126,7 @@ def _slice_distance(
 
 
 def _check_distinct(source: object, gaps: np.ndarray) -> None:
-    """Refuses slices at the same position, of which only one can be the volume's."""
+    """Raises DataError if several slices have the same position."""
     count, shared = len(gaps) + 1, int((gaps < _POSITION_MM).sum())
     places = count - shared
     if not shared:

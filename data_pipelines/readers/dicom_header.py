@@ -1,7 +1,7 @@
-"""DICOM headers through pydicom, as checked numbers.
+"""Reads DICOM headers with pydicom and checks their numbers.
 
-A tag can hold anything, a patient's name included. So no message here quotes a value, foreign
-exceptions are dropped (`from None`), and `quiet` keeps back what the libraries would print.
+Any tag can contain private data such as a patient's name. So no message in this module quotes a
+value, exceptions of the libraries are dropped (`from None`), and `quiet` suppresses their output.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from data_pipelines.readers import content
 EXPORT = "copy or export it again"
 _LOGGERS = ("pydicom", "highdicom", "PIL")
 _LARGEST = 1e9
-"""No length in mm, rescale value or count of a scan is larger; keeps arithmetic finite."""
+"""Upper limit for lengths in mm, rescale values and counts of a scan; keeps arithmetic finite."""
 _HEAD = 4096
-"""Bytes that hold the file meta information, and with it the transfer syntax."""
+"""Bytes at the start of a file that include the file meta information with the transfer syntax."""
 _DEFLATED_LIMIT = 1 << 30
-"""Bytes; pydicom inflates a deflated file as a whole, and 1 MB can claim a gigabyte."""
+"""Maximum inflated size in bytes: pydicom inflates a whole file, and 1 MB can inflate to 1 GB."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps back warnings and logs of libraries that quote the values of tags, EXIF's too."""
+    """Suppresses warnings and logs of libraries that quote the values of tags, also of EXIF."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -47,10 +47,10 @@ def quiet() -> Iterator[None]:
 
 
 def read_header(path: epath.Path, tags: Sequence[str]) -> pydicom.Dataset:
-    """Reads the named tags of a file, and its file meta information, but no pixels.
+    """Reads the named tags of a file and its file meta information, without the pixels.
 
     Raises:
-      DataError: not a DICOM file, or one that pydicom cannot follow.
+      DataError: the file is not DICOM, or pydicom cannot parse it.
     """
     if content.is_gzipped(path):
         raise DataError(path, "a gzipped DICOM file", "unpack it (gunzip) with its whole series")
@@ -60,32 +60,35 @@ def read_header(path: epath.Path, tags: Sequence[str]) -> pydicom.Dataset:
             return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
     except DataError:
         raise
-    except Exception:  # a damaged file makes pydicom raise whatever its parsers run into
+    except Exception:  # pydicom raises many types of errors for a damaged file
         raise DataError(path, "not a readable DICOM file", EXPORT) from None
 
 
 def text(dataset: pydicom.Dataset, tag: str) -> str:
-    """The tag's value to compare with, never to show; "" when absent or unreadable."""
+    """Returns the tag's value as text, "" if it is absent or unreadable.
+
+    Use it only for comparisons and never print it, because it may be private.
+    """
     try:
         return str(dataset.get(tag) or "")
-    except Exception:  # pydicom converts values when they are asked for
+    except Exception:  # pydicom converts values at access
         return ""
 
 
 def numbers(
     path: epath.Path, dataset: pydicom.Dataset, tag: str, count: int = 1
 ) -> tuple[float, ...] | None:
-    """The tag's `count` finite numbers; None when it is absent or empty.
+    """Returns the `count` finite numbers of a tag; None if the tag is absent or empty.
 
     Raises:
-      DataError: it holds something else.
+      DataError: the tag has another value.
     """
     try:
         value = dataset.get(tag)
         if value is None or np.size(value) == 0 or str(value) == "":
             return None
         found = np.array(value, np.float64).reshape(-1)
-    except Exception:  # pydicom converts values when they are asked for
+    except Exception:  # pydicom converts values at access
         raise DataError(path, f"{tag} holds something else than numbers", EXPORT) from None
     if len(found) != count or not (np.abs(found) <= _LARGEST).all():  # also catches NaN
         wanted = "a finite number" if count == 1 else f"{count} finite numbers"
@@ -94,10 +97,10 @@ def numbers(
 
 
 def whole(path: epath.Path, dataset: pydicom.Dataset, tag: str, default: int | None = None) -> int:
-    """The tag's whole number, 0 or more.
+    """Returns the whole number, 0 or more, of a tag.
 
     Raises:
-      DataError: it is absent and there is no default, or holds something else.
+      DataError: the tag is absent and there is no default, or it has another value.
     """
     found = numbers(path, dataset, tag)
     if found is None and default is not None:
@@ -110,39 +113,39 @@ def whole(path: epath.Path, dataset: pydicom.Dataset, tag: str, default: int | N
 
 
 def items(path: epath.Path, dataset: pydicom.Dataset, tag: str) -> Sequence[pydicom.Dataset]:
-    """The items of a sequence; () when it is absent.
+    """Returns the items of a sequence; () if the sequence is absent.
 
     Raises:
-      DataError: it cannot be parsed.
+      DataError: the sequence cannot be parsed.
     """
     try:
         value = dataset.get(tag)
-    except Exception:  # pydicom parses sequences when they are asked for
+    except Exception:  # pydicom parses sequences at access
         raise DataError(path, f"{tag} cannot be parsed", EXPORT) from None
     if value is None:
         return ()
     if not isinstance(value, pydicom.Sequence):
-        raise DataError(path, f"{tag} is no sequence", EXPORT)
+        raise DataError(path, f"{tag} is not a sequence", EXPORT)
     return value
 
 
 def transfer_syntax(path: epath.Path, dataset: pydicom.Dataset) -> pydicom.uid.UID:
-    """How the file's pixels are encoded; one that the standard knows.
+    """Returns the file's transfer syntax, the encoding of its pixels.
 
     Raises:
-      DataError: the file does not say, or names something else.
+      DataError: the transfer syntax is missing, private or not part of the standard.
     """
     syntax = pydicom.uid.UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if syntax.is_private or not syntax.is_transfer_syntax:
-        raise DataError(path, "TransferSyntaxUID names no encoding of the standard", EXPORT)
+        raise DataError(path, "TransferSyntaxUID is not an encoding of the standard", EXPORT)
     return syntax
 
 
 def _check_deflated(path: epath.Path, file: IO[bytes]) -> None:
-    """Refuses deflated files that are too large to inflate; leaves `file` at its start."""
+    """Raises DataError if a deflated file is too large to inflate; rewinds `file` to its start."""
     head = file.read(_HEAD)
     if pydicom.uid.DeflatedExplicitVRLittleEndian.encode() in head:
-        # The first element of the file meta information says where it ends (PS3.10 7.1).
+        # The first element of the file meta information is its length (PS3.10 7.1).
         file.seek(144 + int.from_bytes(head[140:144], "little"))
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while chunk := inflate.unconsumed_tail or file.read(1 << 20):

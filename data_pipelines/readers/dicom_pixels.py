@@ -1,4 +1,4 @@
-"""The voxels of DICOM files: checked against the file's size, decoded frame by frame, rescaled."""
+"""Decodes and rescales the pixels of DICOM files, frame by frame, after checks of their size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data_pipelines.readers.dicom_frames import Slice
 from data_pipelines.readers.dicom_header import EXPORT, numbers, text, transfer_syntax, whole
 
 AIR_HU = -1024
-"""What stands in for voxels outside the scanner's field of view."""
+"""Value in HU for voxels outside the scanner's field of view."""
 PIXEL_TAGS = (
     "Rows",
     "Columns",
@@ -33,26 +33,28 @@ PIXEL_TAGS = (
 )
 """Tags that this module needs in a header."""
 _UNDECLARED_PADDING_HU = (-2000, -2048, -3024)
-"""What scanners write outside of the field of view, also without a PixelPaddingValue."""
+"""Values in HU that scanners write outside the field of view, also without a PixelPaddingValue."""
 _PIXELS_PER_BYTE = 4096
-"""More than JPEG 2000 and JPEG-LS make of an empty slice of 512 x 512; deflate reaches 1032."""
+"""Upper limit for compressed pixels per byte. JPEG 2000 and JPEG-LS reach less for an empty slice
+of 512 x 512, and deflate reaches 1032."""
 
 
 def check_pixels(path: epath.Path, header: pydicom.Dataset, *, hounsfield: bool) -> None:
-    """Checks that the pixels are grey values of a layout that can be told from the header.
+    """Checks that the pixels are grey values in a layout that the header determines.
 
     Raises:
-      DataError: colour, inverted or oddly packed pixels, or more of them than the file can hold.
+      DataError: the pixels are coloured, inverted or in an unusual bit layout, or more than the
+        file can hold.
     """
     photometric = text(header, "PhotometricInterpretation")
     colour = not photometric.startswith("MONOCHROME")
     if colour or whole(path, header, "SamplesPerPixel", 1) != 1:
-        raise DataError(path, "a colour image, no grey values", "leave out secondary captures")
-    # In CT the polarity only concerns display: rescaled values are HU either way.
+        raise DataError(path, "a colour image, not grey values", "leave out secondary captures")
+    # In CT the polarity only affects display: rescaled values are HU in both cases.
     if photometric == "MONOCHROME1" and not hounsfield:
         raise DataError(
             path,
-            "MONOCHROME1: high values are dark, unlike in every other scan",
+            "MONOCHROME1: high values are dark, unlike in other scans",
             "convert the series to MONOCHROME2",
         )
     allocated, stored = (whole(path, header, tag) for tag in ("BitsAllocated", "BitsStored"))
@@ -67,10 +69,12 @@ def check_pixels(path: epath.Path, header: pydicom.Dataset, *, hounsfield: bool)
 
 
 def check_size(path: epath.Path, header: pydicom.Dataset) -> None:
-    """Checks that a file is long enough for the pixels that it claims to hold.
+    """Checks that a file is long enough for the number of pixels in its header.
+
+    It runs before memory for the pixels is allocated.
 
     Raises:
-      DataError: it is not, so that memory for the claim must not be allocated.
+      DataError: the file is too short.
     """
     rows, columns, bits = (whole(path, header, tag) for tag in ("Rows", "Columns", "BitsAllocated"))
     claimed = rows * columns * (whole(path, header, "NumberOfFrames", 1) or 1)
@@ -85,10 +89,10 @@ def check_size(path: epath.Path, header: pydicom.Dataset) -> None:
 
 
 def stored_frames(path: epath.Path, header: pydicom.Dataset) -> Iterator[np.ndarray]:
-    """Decodes the frames of a file one after the other, as stored (rows, columns).
+    """Yields the frames of a file one by one, as stored numbers (rows, columns).
 
     Raises:
-      DataError: no codec, or pixel data that is not what the header says.
+      DataError: no codec is installed, or the pixel data does not agree with the header.
     """
     syntax = transfer_syntax(path, header)
     check_codec(path, syntax)
@@ -97,7 +101,7 @@ def stored_frames(path: epath.Path, header: pydicom.Dataset) -> Iterator[np.ndar
         with content.open_file(path) as file:
             if not syntax.is_encapsulated:
                 _check_length(path, header, file)
-            # pydicom decodes from the file frame by frame, except when it must inflate it.
+            # pydicom decodes the file frame by frame, except if it must inflate it.
             source = pydicom.dcmread(file) if syntax.is_deflated else file
             for frame in pixels.iter_pixels(source, raw=True):
                 found += 1
@@ -105,14 +109,14 @@ def stored_frames(path: epath.Path, header: pydicom.Dataset) -> Iterator[np.ndar
                     yield frame
     except DataError:
         raise
-    except Exception:  # codecs raise whatever they like
+    except Exception:  # codecs raise many types of errors
         raise _damaged(path, f"the pixel data cannot be decoded as {syntax.name}") from None
     if found != count:
-        raise _damaged(path, "the pixel data holds other frames than the header says")
+        raise _damaged(path, "the number of frames in the pixel data is not that of the header")
 
 
 def rescaled(stored: np.ndarray, slice_: Slice, header: pydicom.Dataset) -> np.ndarray:
-    """The values of one slice, as `values.rescaled`; padding of CT becomes air."""
+    """Returns the values of one slice, as `values.rescaled`; in CT, padding becomes air."""
     plane = values.rescaled(stored, slice_.slope, slice_.intercept)
     if slice_.units != "HU":
         return plane
@@ -121,17 +125,17 @@ def rescaled(stored: np.ndarray, slice_: Slice, header: pydicom.Dataset) -> np.n
 
 
 def is_whole(slice_: Slice) -> bool:
-    """Whether rescaled values are integers."""
+    """Returns whether rescaled values are integers."""
     return slice_.slope == 1 and slice_.intercept.is_integer()
 
 
 def _padding(path: epath.Path, header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Voxels in the padding range (PS3.3 C.7.5.1.1.2), as a mask of the slice."""
+    """Returns the mask of a slice's voxels in the padding range (PS3.3 C.7.5.1.1.2)."""
     first = numbers(path, header, "PixelPaddingValue")
     last = numbers(path, header, "PixelPaddingRangeLimit") or first
     if first is None or last is None:
         return np.zeros(stored.shape, bool)
-    # Implicit syntaxes mislead about the sign: only the stored bits are certain.
+    # With implicit transfer syntaxes the sign may be wrong; only the stored bits are reliable.
     bits = np.array([*first, *last]).astype(np.int64)
     sign = 1 << (whole(path, header, "BitsStored") - 1)
     bits &= 2 * sign - 1
@@ -142,7 +146,11 @@ def _padding(path: epath.Path, header: pydicom.Dataset, stored: np.ndarray) -> n
 
 
 def check_codec(path: epath.Path, syntax: pydicom.uid.UID) -> None:
-    """Raises: DataError, when nothing that is installed can decode the pixels."""
+    """Checks that an installed codec can decode the pixels.
+
+    Raises:
+      DataError: no installed codec can.
+    """
     try:
         decoder = pixels.get_decoder(syntax)
     except NotImplementedError:
@@ -161,9 +169,9 @@ def check_codec(path: epath.Path, syntax: pydicom.uid.UID) -> None:
 
 
 def _check_length(path: epath.Path, header: pydicom.Dataset, file: IO[bytes]) -> None:
-    """Refuses uncompressed pixels that are fewer or more than the header's, by a row or more.
+    """Raises DataError if uncompressed pixels are too few, or exceed the header by a row or more.
 
-    With a wrong BitsAllocated or Columns they would decode, to stripes.
+    With a wrong BitsAllocated or Columns, such pixels would be decoded to a pattern of stripes.
     """
     dataset = pydicom.dcmread(file, defer_size=1, specific_tags=["PixelData"])
     file.seek(0)

@@ -1,4 +1,4 @@
-"""DICOM segmentations (SEG) through highdicom: binary, fractional and label maps."""
+"""Reads DICOM segmentations (SEG) with highdicom: binary, fractional and label maps."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ from data_pipelines.readers.dicom_pixels import PIXEL_TAGS, check_codec, check_s
 from data_pipelines.volume import Volume
 
 _HALF = 0.5
-"""From which probability or occupancy on a voxel of a fractional segmentation counts."""
+"""Lowest probability or occupancy that counts as inside, in a fractional segmentation."""
 
 
 @quiet()
 def segment_names(path: epath.Path) -> list[str]:
-    """The labels of a file's segments: free text, to compare with and not to show."""
+    """Returns the labels of a file's segments.
+
+    They are free text: use them only for comparisons and never print them.
+    """
     return [text(segment, "SegmentLabel") for segment in _segments(path)]
 
 
 @quiet()
 def read_seg(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:
-    """Reads segments onto the grid of an image in the same frame of reference.
+    """Reads segments on the grid of an image in the same frame of reference.
 
-    A segmentation may cover a part of the image and leave out empty slices, but its voxels must be
-    the image's.
+    A segmentation may cover only a part of the image and omit empty slices, but its voxels must
+    coincide with voxels of the image.
 
     Args:
       path: the file.
@@ -47,10 +50,11 @@ def read_seg(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarra
       wanted: labels of segments.
 
     Returns:
-      (D, H, W) uint8: i + 1 where the i-th of `wanted` is; later ones win.
+      (D, H, W) uint8: i + 1 inside the i-th segment of `wanted`; later segments overwrite earlier
+      ones.
 
     Raises:
-      DataError: damaged, without such segments, empty, or on another grid.
+      DataError: the file is damaged, lacks such segments, is empty, or is on another grid.
     """
     numbers = [whole(path, segment, "SegmentNumber") for segment in _segments(path)]
     chosen = [numbers[i] for i in structure_names.places(path, segment_names(path), wanted)]
@@ -75,17 +79,17 @@ def _open(path: epath.Path) -> highdicom.seg.Segmentation:
     try:
         with content.open_file(path) as file:
             return highdicom.seg.segread(file)
-    except Exception:  # highdicom raises whatever it misses in a file
+    except Exception:  # highdicom raises many types of errors for an incomplete file
         raise _unreadable(path) from None
 
 
 def _segment(
     path: epath.Path, segmentation: highdicom.seg.Segmentation, number: int, like: Volume
 ) -> np.ndarray:
-    """Where one segment is, as (D, H, W) bool on the image's grid."""
+    """Returns the mask of one segment, (D, H, W) bool on the image's grid."""
     try:
         geometry = segmentation.get_volume_geometry()
-        # Slices may be missing, so this is not bounded by the size of the file.
+        # A file may omit slices, so its size does not limit the size of this volume.
         if geometry is None or not _within(geometry.spatial_shape, like.shape):
             raise _other_grid(path)
         volume = segmentation.get_volume(segment_numbers=[number])

@@ -1,4 +1,4 @@
-"""The files of one DICOM series as a volume: sorted in space, in HU, without patient tags."""
+"""Reads the files of one DICOM series as a volume: sorted in space, in HU, without patient tags."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from data_pipelines.volume import Units, Volume
 
 @quiet()
 def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = None) -> Volume:
-    """Reads the slices of one series, in any order, as (slice, row, column).
+    """Reads the slices of one series, in any order, as an array (slice, row, column).
 
-    Slices are sorted along their normal. Rescale slope and intercept are applied; CT comes as
-    int16 HU where that is exact, with padding voxels as air. Frames are decoded one at a time.
+    Slices are sorted along their normal. Rescale slope and intercept are applied. The values of a
+    CT are int16 HU if that is exact, and padding voxels become air. Frames are decoded one by one.
 
     Args:
-      files: one slice each, or enhanced multi-frame files.
-      units: None: "HU" for CT, else "raw". Something else than the file says is an error; a CT
-        whose RescaleType is "US", unspecified, is "raw" unless this says "HU".
+      files: files with one slice each, or enhanced multi-frame files.
+      units: expected units; None accepts the file's units: "HU" for CT, else "raw". Other units
+        than the file's are an error. A CT whose RescaleType is "US", unspecified, is "raw" unless
+        `units` is "HU".
 
     Raises:
-      DataError: not one even, rectangular stack of decodable grey-value slices.
+      DataError: the files are not one even, rectangular stack of decodable grey-value slices.
     """
     paths = [epath.Path(file) for file in files]
     if not paths:
@@ -53,14 +54,14 @@ def read_dicom_series(files: Sequence[epath.PathLike], *, units: Units | None = 
         raise DataError(
             source,
             f"the series holds {native!r} values, not {units!r}",
-            f"leave out units, and take what follows (a recipe, a run) for {native!r} values",
+            f"leave out units, and use a recipe or a run for {native!r} values",
         )
     array = _array(stack, headers)
     return Volume(array=array, units=native, affine=stack.affine, source=str(source))
 
 
 def _array(stack: SliceStack, headers: Mapping[epath.Path, pydicom.Dataset]) -> np.ndarray:
-    """Decodes all files of a stack, int16 where that is exact, else float32."""
+    """Returns the decoded stack, int16 if that is exact, else float32."""
     place = {(slice_.path, slice_.frame): i for i, slice_ in enumerate(stack.slices)}
     dtype = np.int16 if all(map(is_whole, stack.slices)) else np.float32
     values.count_bytes(stack.slices[0].path, stack.shape, np.dtype(dtype))

@@ -1,4 +1,4 @@
-"""Two grids in one patient: whether they are of the same voxels, in whatever order of axes."""
+"""Compares two grids in one patient: whether they have the same voxels, in any order of axes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from nibabel import orientations
 from data_pipelines.volume import corners, transform
 
 TOLERANCE = 0.1
-"""Voxels that two grids may be apart: header fields are rounded."""
+"""Tolerance for the distance of two grids, in voxels, because header fields are rounded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Turned:
-    """Labels with their axes in the order and direction of an image's.
+    """Labels with axes in the order and direction of an image's axes.
 
     Attributes:
-      labels: (D, H, W) a view.
-      offset: (3,) the image's whole voxel that the first one is nearest to.
-      apart: voxels between the labels' corners and the image's voxels, after the offset.
+      labels: (D, H, W), a view of the original array.
+      offset: (3,) index of the image's voxel that is nearest to the first voxel of the labels.
+      apart: largest distance, in voxels along an axis, between the corners of the labels and the
+        corresponding voxels of the image, after the offset.
     """
 
     labels: np.ndarray
@@ -29,7 +30,7 @@ class Turned:
 
 
 def turn(labels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> Turned:
-    """Turns labels on the grid `affine` to the axes of an image on the grid `like`."""
+    """Reorients labels with the affine `affine` to the axes of an image with the affine `like`."""
     to_image = np.linalg.inv(like) @ affine
     change = orientations.io_orientation(to_image)
     to_image = to_image @ orientations.inv_ornt_aff(change, labels.shape)

@@ -1,4 +1,4 @@
-"""`read_image`: the one place that recognises a format, by content, and calls its reader."""
+"""`read_image`: recognises the format of an image by its content, and calls the format's reader."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ def read_image(
     rescale: tuple[float, float] | None = None,
     spacing: tuple[float, float, float] | None = None,
 ) -> Volume:
-    """Reads an image, recognised by its content rather than its name.
+    """Reads an image; its format is recognised by the content, not by the name.
 
-    NIfTI (also gzipped under any name), NRRD, MetaImage, npy and npz files; a DICOM file, which
-    stands for its series; a folder with DICOM files, or with PNG or JPEG slices.
+    Formats are NIfTI (also gzipped under any name), NRRD, MetaImage, npy and npz files; a DICOM
+    file, which is read with its whole series; a folder of DICOM files, or of PNG or JPEG slices.
 
     Args:
       path: the file or folder.
-      units: what the numbers are. None: "HU" for a DICOM CT, else "raw", as no other format says.
-      series: which series of a DICOM folder, if it holds several; as `dicom.read_dicom`.
-      rescale: slope and intercept, applied once to the stored numbers in place of the file's own,
-        for when a metadata table knows better than the header.
-      spacing: mm along the array's axes in place of the file's own. The centre of the first voxel
-        stays where it is.
+      units: units of the values. None means "HU" for a DICOM CT and "raw" for all others, because
+        no other format states its units.
+      series: selects one of several series in a DICOM folder; see `dicom.read_dicom`.
+      rescale: slope and intercept, applied once to the stored numbers instead of the file's own.
+        For files with a metadata table that is more reliable than the header.
+      spacing: mm along the array's axes instead of the file's own. The centre of the first voxel
+        keeps its position.
 
     Raises:
-      DataError: nothing there, an unknown format, or a file that cannot be trusted.
+      DataError: the path does not exist, or its format is unknown or its content unreliable.
     """
     path = epath.Path(path)
     _check_numbers(path, rescale, spacing)
@@ -52,7 +53,7 @@ def read_image(
         if rescale or spacing:
             raise DataError(
                 path,
-                "a rescale or spacing from outside, for DICOM, which states both itself",
+                "a rescale or spacing was given, but DICOM files state both themselves",
                 "leave them out",
             )
         return dicom.read_dicom(path, series=series, units=units)
@@ -84,19 +85,19 @@ def _folder_kind(folder: epath.Path) -> str:
     raise DataError(
         folder,
         "no DICOM images and no PNG or JPEG slices in it",
-        "give the folder that holds the files of one series, or one volume file",
+        "give the folder with the files of one series, or one volume file",
     )
 
 
 def _is_dicom(path: epath.Path) -> bool:
-    # The first bytes alone: an empty or damaged neighbour must not stop the search.
+    # Reads only the first bytes: an empty or damaged file must not stop the search.
     with content.open_file(path) as file:
         return file.read(132).endswith(b"DICM")
 
 
 def _not_an_image(path: epath.Path, kind: str) -> DataError:
     if kind in ("png", "jpeg"):
-        problem, cure = "one slice is no volume", "give the folder with all slices of the series"
+        problem, cure = "one slice is not a volume", "give the folder with all slices of the series"
     else:
         problem = "not an image in a format that can be read"
         cure = (

@@ -1,4 +1,4 @@
-"""Masks in every form in which they come, brought onto the grid of their image."""
+"""Reads masks in all supported forms, on the grid of their image."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ _ENDINGS = {".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".npz"}
 
 
 def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()) -> np.ndarray:
-    """Reads labels that lie on the grid of `like`, whichever order their axes are stored in.
+    """Reads a mask on the grid of the image `like`; its axes may be stored in any order.
 
     Args:
       path: a label map in any format that `read_image` knows, whose values are kept; a folder with
-        one binary file per structure; a DICOM SEG or RTSTRUCT file, also alone in its folder.
+        one binary file per structure; a DICOM SEG or RTSTRUCT file, or a folder with such a file as
+        its only DICOM file.
       like: the image, as read.
-      structures: those to read, of a folder, SEG or RTSTRUCT; the i-th becomes the value i + 1 and
-        wins over earlier ones. Case does not matter. (): all files of a folder, by name.
+      structures: names of the structures to read from a folder, SEG or RTSTRUCT, regardless of
+        case. The i-th structure gets the value i + 1 and overwrites earlier ones. () reads all
+        files of a folder, ordered by name.
 
     Returns:
       (D, H, W) uint8 along the image's axes.
@@ -51,23 +53,23 @@ def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()
 
 
 def structures_in(path: epath.PathLike, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Those of the wanted structures that a folder, SEG or RTSTRUCT holds, as given.
+    """Returns the wanted structures that are in a folder, SEG or RTSTRUCT, with names as given.
 
     Raises:
-      DataError: damaged, or a label map, which has values in place of names.
+      DataError: the mask is damaged, or is a label map, which has values instead of names.
     """
     kind, path = _kind(epath.Path(path))
     if kind == "labels":
-        raise DataError(path, "a label map, which names no structures", "name its values instead")
+        raise DataError(path, "a label map has no names of structures", "name its values instead")
     names = {"organs": lambda p: list(organ_files(p)), "seg": segment_names}.get(kind, drawn_names)
     return structure_names.held(names(path), wanted)
 
 
 def organ_files(folder: epath.PathLike) -> dict[str, epath.Path]:
-    """The masks in a folder, by the names of their files without ending, in alphabetical order.
+    """Returns {file name without extension: mask file} of a folder, in alphabetical order.
 
     Raises:
-      DataError: two files of one name, or one that is empty or damaged.
+      DataError: two files have the same name, or a file is empty or damaged.
     """
     found: dict[str, epath.Path] = {}
     for path in sorted(epath.Path(folder).iterdir()):
@@ -89,7 +91,7 @@ def _name(path: epath.Path) -> str:
 
 @quiet()
 def _kind(path: epath.Path) -> tuple[str, epath.Path]:
-    """What a mask is (organs, seg, rtstruct or labels), and the file or folder that holds it."""
+    """Returns the kind of a mask (organs, seg, rtstruct or labels), and its file or folder."""
     if path.is_dir():
         if organ_files(path):
             return "organs", path
@@ -125,7 +127,7 @@ def _label_map(path: epath.Path, like: Volume) -> np.ndarray:
     image = read_image(path)
     labels = _labels(path, image.array)
     if labels.size == 1 and not labels.any() and image.affine is None:
-        return np.zeros(like.shape, np.uint8)  # how M3D-Seg stores a mask of nothing
+        return np.zeros(like.shape, np.uint8)  # M3D-Seg's form of an empty mask
     if like.affine is None or image.affine is None:
         same, grid = labels.shape == like.shape, f"shape {like.shape}"
     else:
@@ -138,8 +140,8 @@ def _label_map(path: epath.Path, like: Volume) -> np.ndarray:
         raise DataError(
             path,
             f"the mask is on another grid than the image: shape {labels.shape} against {grid}",
-            "resample the mask onto the image with nearest neighbour, or give the image it "
-            "was drawn on",
+            "resample the mask to the image with nearest neighbour, or give the image that "
+            "it was drawn on",
         )
     return np.ascontiguousarray(labels)
 

@@ -1,4 +1,4 @@
-"""MetaImage files, .mha and .mhd (itk.org/Wiki/ITK/MetaIO/Documentation)."""
+"""Reads MetaImage files, .mha and .mhd (itk.org/Wiki/ITK/MetaIO/Documentation)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
-    "MET_LONG": "i4",  # four bytes in the format, whatever a machine's long
+    "MET_LONG": "i4",  # always four bytes in this format
     "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8",
@@ -37,17 +37,17 @@ _LPS = (-1, -1, 1)
 
 
 def read_metaimage(path: epath.PathLike, *, units: Units = "raw") -> Volume:
-    """Reads a MetaImage as (z, y, x), its slowest axis first.
+    """Reads a MetaImage as an array (z, y, x), the slowest axis first.
 
-    Without a matrix, an offset and a spacing the volume has no affine; the spacing alone is kept
-    where it is stated.
+    The volume has an affine only if the header has a matrix, an offset and a spacing. A spacing
+    without the others is kept.
 
     Args:
-      path: .mha, or .mhd with its data file in the same folder or below.
-      units: of the values; MetaImage has no field for it.
+      path: the .mha file, or the .mhd file with its data file in the same folder or below.
+      units: units of the values; MetaImage has no field for them.
 
     Raises:
-      DataError: not one readable, finite 3D image of plain or zlib-packed numbers.
+      DataError: the file is not one readable, finite 3D image of plain or zlib-compressed numbers.
     """
     lines = list(_lines(content.head(path, LONGEST)))
     fields = Fields(path, _pairs(lines))
@@ -73,7 +73,7 @@ def read_metaimage(path: epath.PathLike, *, units: Units = "raw") -> Volume:
 
 
 def _lines(start: bytes) -> Iterator[bytes]:
-    """The header's lines; the field `ElementDataFile` ends it."""
+    """Yields the lines of the header, which ends with the field `ElementDataFile`."""
     for line in start.splitlines(keepends=True):
         yield line
         if line.split(b"=")[0].strip() == _LAST.encode():
@@ -119,7 +119,7 @@ def _dtype(fields: Fields) -> np.dtype:
 
 
 def _place(fields: Fields) -> tuple[tuple[float, float, float] | None, np.ndarray | None]:
-    """Spacing and affine of the array (z, y, x), as far as the header states them."""
+    """Returns spacing and affine of the array (z, y, x), None if the header does not state them."""
     if (fields.get("DistanceUnits") or "mm").lower() not in ("mm", "?"):
         fields.refuse("lengths that are not in millimetres", "convert them to millimetres")
     steps = fields.numbers(3, "ElementSpacing", "ElementSize")

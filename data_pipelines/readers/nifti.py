@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files through nibabel, with every doubt turned into an error."""
+"""Reads NIfTI-1 and NIfTI-2 files with nibabel. Every ambiguity in a header is an error."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from data_pipelines.readers import content, values
 from data_pipelines.volume import Units, Volume
 
 _SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
-"""nibabel logs what it repairs with the contents of the field."""
+"""A silent logger, because nibabel's messages about repairs quote the contents of fields."""
 _EXPORT = "export or convert the scan again (for example with dcm2niix)"
 
 
 def read_nifti(
     path: epath.PathLike, *, units: Units = "raw", rescale: tuple[float, float] | None = None
 ) -> Volume:
-    """Reads a single-file NIfTI in its own axis order (i, j, k).
+    """Reads a single-file NIfTI in the file's axis order (i, j, k).
 
-    Slope and intercept are applied once. Without them integers stay integers; whole numbers that
-    are only shifted become int16 or int32 where they fit, everything else float32. Extensions,
-    and what follows the image, are passed over.
+    Slope and intercept are applied once. Without them, integers keep their dtype. Integers that are
+    only shifted become int16 or int32 if they fit; all other values become float32. Extensions, and
+    bytes after the image, are ignored.
 
     Args:
-      path: .nii, or gzipped under any name.
-      units: of the values; NIfTI has no field for it.
-      rescale: slope and intercept for the stored numbers, in place of the header's.
+      path: the .nii file, or a gzipped file of any name.
+      units: units of the values; NIfTI has no field for them.
+      rescale: slope and intercept for the stored numbers, instead of the header's.
 
     Raises:
-      DataError: not one readable, finite 3D image with a place in the patient.
+      DataError: the file is not one readable, finite 3D image with an affine.
     """
     header = _header(path)
     stored = _stored(path, header)
@@ -52,7 +52,7 @@ def _header(path: epath.PathLike) -> nib.Nifti1Header:
     kind = nib.Nifti2Header if start[4:8] == b"n+2\0" else nib.Nifti1Header
     if len(start) < kind.sizeof_hdr:
         raise DataError(path, "the file ends inside its header", "copy or download it again")
-    # nibabel repairs headers in silence; `_check` looks at them as they are.
+    # nibabel repairs headers silently, so `_check` looks at the header before any repair.
     header = kind(start[: kind.sizeof_hdr], check=False)
     _check(path, header)
     try:
@@ -89,7 +89,7 @@ def _check(path: epath.PathLike, header: nib.Nifti1Header) -> None:
 
 
 def _stored(path: epath.PathLike, header: nib.Nifti1Header) -> np.ndarray:
-    """The numbers as the file has them, before slope and intercept; (i, j, k)."""
+    """Returns the stored numbers (i, j, k), before slope and intercept."""
     try:
         dtype = header.get_data_dtype()
     except nib.spatialimages.HeaderDataError as error:
@@ -108,7 +108,7 @@ def _own_rescale(path: epath.PathLike, header: nib.Nifti1Header) -> tuple[float,
     try:
         slope, intercept = header.get_slope_inter()
     except nib.spatialimages.HeaderDataError as error:
-        raise DataError(path, "an intercept (scl_inter) that is no number", _EXPORT) from error
+        raise DataError(path, "an intercept (scl_inter) that is not a number", _EXPORT) from error
     return (1.0, 0.0) if slope is None else (slope, intercept)
 
 
@@ -116,6 +116,6 @@ def _affine(path: epath.PathLike, header: nib.Nifti1Header) -> np.ndarray:
     try:
         affine = header.get_best_affine()
     except (ValueError, nib.spatialimages.HeaderDataError) as error:
-        raise DataError(path, "a qform that is no rotation", _EXPORT) from error
+        raise DataError(path, "a qform that is not a rotation", _EXPORT) from error
     values.check_lengths(path, affine)
     return affine

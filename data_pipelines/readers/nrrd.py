@@ -1,4 +1,4 @@
-"""NRRD files, attached and detached (teem.sourceforge.net/nrrd/format.html)."""
+"""Reads NRRD files, attached and detached (teem.sourceforge.net/nrrd/format.html)."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ _SPACES = {
     "left-anterior-superior": (-1, 1, 1),
     "las": (-1, 1, 1),
 }
-"""Spaces that lie in the patient, with the signs that turn them into RAS."""
+"""Patient spaces, with the signs that convert their coordinates to RAS."""
 
 
 def read_nrrd(path: epath.PathLike, *, units: Units = "raw") -> Volume:
-    """Reads an NRRD image as (z, y, x), its slowest axis first.
+    """Reads an NRRD image as an array (z, y, x), the slowest axis first.
 
-    Without a patient space, directions and an origin the volume has no affine; the spacing alone
-    is kept where it is stated.
+    The volume has an affine only if the header has a patient space, directions and an origin. A
+    spacing without these is kept.
 
     Args:
-      path: .nrrd, or .nhdr with its data file in the same folder or below.
-      units: of the values; NRRD has no field for it.
+      path: the .nrrd file, or the .nhdr file with its data file in the same folder or below.
+      units: units of the values; NRRD has no field for them.
 
     Raises:
-      DataError: not one readable, finite 3D image in raw or gzip encoding.
+      DataError: the file is not one readable, finite 3D image in raw or gzip encoding.
     """
     start = content.head(path, LONGEST)
     blank = re.search(rb"\n\r?\n", start)
@@ -85,7 +85,7 @@ def read_nrrd(path: epath.PathLike, *, units: Units = "raw") -> Volume:
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    """Fields ("name: value"), without comments and free "key:=value" pairs."""
+    """Yields the fields ("name: value"), without comments and free "key:=value" pairs."""
     for line in text.split("\n")[1:]:
         name, colon, value = line.partition(":")
         if colon and not value.startswith("=") and not line.startswith("#"):
@@ -93,7 +93,10 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _encoding(fields: Fields) -> tuple[bool, int]:
-    """Whether the voxels are packed, and how many bytes lie before them, -1 for all but them."""
+    """Returns whether the voxels are compressed, and the number of bytes to skip before them.
+
+    The number -1 means that the voxels are the last bytes of the data.
+    """
     encoding = fields.need("encoding").lower()
     if encoding not in ("raw", "gz", "gzip"):
         fields.refuse("an encoding that is neither raw nor gzip", "save it as raw or gzip")
@@ -123,14 +126,14 @@ def _dtype(fields: Fields) -> np.dtype:
 
 
 def _place(fields: Fields) -> tuple[tuple[float, float, float] | None, np.ndarray | None]:
-    """Spacing and affine of the array (z, y, x), as far as the header states them."""
+    """Returns spacing and affine of the array (z, y, x), None if the header does not state them."""
     for name in ("spaceunits", "units"):
         if not set((fields.get(name) or "").replace('"', " ").lower().split()) <= {"mm", "???"}:
             fields.refuse("lengths that are not in millimetres", "convert them to millimetres")
     directions = fields.numbers(9, "spacedirections")
     if directions is None:
         steps = fields.numbers(3, "spacings")
-        # NaN is how the format says that it does not know.
+        # In this format NaN means unknown.
         if steps is None or np.isnan(steps).all():
             return None, None
         x, y, z = steps.tolist()

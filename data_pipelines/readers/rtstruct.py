@@ -1,4 +1,4 @@
-"""RTSTRUCT: contours in patient space (PS3.3 C.8.8.6), filled on the grid of an image."""
+"""Reads RTSTRUCT contours (PS3.3 C.8.8.6) and fills them on the grid of an image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from data_pipelines.readers.dicom_header import EXPORT, items, quiet, read_heade
 from data_pipelines.volume import Volume, transform
 
 _FLAT = 0.25
-"""Slices by which the points of a contour may miss the centre of a slice."""
+"""Tolerance for the distance of a contour's points from the centre of a slice, in slices."""
 _ASIDE = (1e-4, 2e-4)
-"""Voxels by which polygons are moved: centres on an edge, common where tools draw from voxel to
-voxel, then fall to one side in all polygons alike, and the two edges of a keyhole cancel out."""
+"""Shift of all polygons, in voxels. Tools that draw from voxel to voxel put edges on voxel centres.
+With the shift, such a centre is on the same side of the edge in all polygons, and the two edges of
+a keyhole cancel out."""
 _REDRAW = "give the scan that the contours were drawn on, with all of its slices"
 _TAGS = (
     "FrameOfReferenceUID",
@@ -31,15 +32,18 @@ _TAGS = (
 
 @quiet()
 def drawn_names(path: epath.Path) -> list[str]:
-    """Names of the structures that have contours: free text, to compare with and not to show."""
+    """Returns the names of the structures with contours.
+
+    They are free text: use them only for comparisons and never print them.
+    """
     return [text(roi, "ROIName") for roi, _ in _drawn(path, read_header(path, _TAGS))]
 
 
 @quiet()
 def read_rtstruct(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:
-    """Fills closed contours on the slices of the image that they were drawn on.
+    """Reads structures as a mask: fills their closed contours on the slices of the image.
 
-    A voxel is inside when its centre is; where contours of a structure overlap on a slice, the
+    A voxel is inside a contour if its centre is. If contours of a structure overlap on a slice, the
     inner one is a hole.
 
     Args:
@@ -48,11 +52,12 @@ def read_rtstruct(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.n
       wanted: names of structures.
 
     Returns:
-      (D, H, W) uint8: i + 1 where the i-th of `wanted` is; later ones win.
+      (D, H, W) uint8: i + 1 inside the i-th structure of `wanted`; later structures overwrite
+      earlier ones.
 
     Raises:
-      DataError: no such structure; contours that are not closed and planar, in another frame of
-        reference, between the slices or outside of the image; or a structure without voxels.
+      DataError: a structure is missing or has no voxels; or contours are not closed and planar, or
+        are in another frame of reference, between the slices or outside of the image.
     """
     header = read_header(path, _TAGS)
     drawn = _drawn(path, header)
@@ -62,7 +67,7 @@ def read_rtstruct(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.n
         structure_names.check_frame(path, _frame(path, header, roi), like)
         inside = _filled(path, [_points(path, contour) for contour in contours], like)
         if not inside.any():
-            problem = f"the contours of {wanted[value - 1]!r} hold no voxel"
+            problem = f"the contours of {wanted[value - 1]!r} contain no voxel"
             raise DataError(path, problem, _REDRAW)
         mask[inside] = value
     return mask
@@ -71,7 +76,7 @@ def read_rtstruct(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.n
 def _drawn(
     path: epath.Path, header: pydicom.Dataset
 ) -> list[tuple[pydicom.Dataset, Sequence[pydicom.Dataset]]]:
-    """Each structure that has contours, with them."""
+    """Returns (structure, its contours) for each structure that has contours."""
     contours = {
         whole(path, item, "ReferencedROINumber"): items(path, item, "ContourSequence")
         for item in items(path, header, "ROIContourSequence")
@@ -82,30 +87,30 @@ def _drawn(
 
 
 def _frame(path: epath.Path, header: pydicom.Dataset, roi: pydicom.Dataset) -> str:
-    """The frame of reference of a structure, or of the file when it does not say."""
+    """Returns the UID of a structure's frame of reference, or of the file's as a fallback."""
     referenced = items(path, header, "ReferencedFrameOfReferenceSequence")[:1]
     named = [text(item, "FrameOfReferenceUID") for item in (*referenced, header)]
     return next(filter(None, [text(roi, "ReferencedFrameOfReferenceUID"), *named]), "")
 
 
 def _points(path: epath.Path, contour: pydicom.Dataset) -> np.ndarray:
-    """(n, 3) LPS mm, n of 3 or more."""
+    """Returns the points of a contour, (n, 3) in LPS mm, n at least 3."""
     if text(contour, "ContourGeometricType") != "CLOSED_PLANAR":
         cure = "export the structure as closed contours (CLOSED_PLANAR)"
         raise DataError(path, "a structure of points or open lines", cure)
     try:
         points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
-    except Exception:  # pydicom converts values when they are asked for
+    except Exception:  # pydicom converts values at access
         raise DataError(path, "ContourData holds something else than points", EXPORT) from None
     if len(points) < 3 or len(points) != whole(path, contour, "NumberOfContourPoints", len(points)):
-        raise DataError(path, "a contour with fewer points than it claims, or than 3", EXPORT)
+        raise DataError(path, "a contour has fewer points than it claims, or fewer than 3", EXPORT)
     if not (np.abs(points) < 1e6).all():  # also catches NaN
-        raise DataError(path, "ContourData that is no place in a patient", EXPORT)
+        raise DataError(path, "ContourData is not a position in a patient", EXPORT)
     return points
 
 
 def _filled(path: epath.Path, contours: list[np.ndarray], like: Volume) -> np.ndarray:
-    """(D, H, W) bool: the inside of one structure's contours."""
+    """Returns the inside of one structure's contours, (D, H, W) bool."""
     assert like.affine is not None
     to_index = np.linalg.inv(like.affine) @ LPS_TO_RAS
     voxels = [transform(to_index, points) for points in contours]
@@ -123,13 +128,17 @@ def _filled(path: epath.Path, contours: list[np.ndarray], like: Volume) -> np.nd
 
 
 def _normal_axis(path: epath.Path, voxels: list[np.ndarray]) -> int:
-    """The axis of the image along which every contour is flat, on the centre of a slice."""
+    """Returns the axis of the image that all contours are perpendicular to.
+
+    Raises:
+      DataError: a contour is not flat along any axis, or not near the centre of a slice.
+    """
     off = [
         max(np.abs(points - np.rint(points[:, axis].mean()))[:, axis].max() for points in voxels)
         for axis in range(3)
     ]
     if min(off) > _FLAT:
-        problem = "contours that lie across the slices of the image, or between them"
+        problem = "contours are oblique to the slices of the image, or between them"
         raise DataError(path, problem, _REDRAW)
     return int(np.argmin(off))
 
@@ -139,7 +148,7 @@ def _check_levels(path: epath.Path, levels: list[int], depth: int) -> None:
         raise DataError(path, "contours outside of the image", _REDRAW)
     gaps = np.diff(np.unique(levels))
     if len(gaps) > 1 and gaps.min() > 1:
-        problem = f"contours on one slice of the image in {gaps.min()} only"
+        problem = f"at most one in {gaps.min()} slices of the image has a contour"
         raise DataError(path, problem, _REDRAW)
 
 

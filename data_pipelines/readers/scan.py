@@ -1,4 +1,4 @@
-"""An image and the mask on its grid, each of any known format, as one Volume."""
+"""Reads an image and the mask on its grid, each in any known format, as one `Volume`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def read(
     patient_id: str = "",
     study_id: str = "",
 ) -> Volume:
-    """Reads an image and, if there is one, the mask on its grid.
+    """Reads an image and, if one is given, the mask on its grid.
 
     Args:
-      path: the image: a file or folder, as `read_image`.
-      mask: a label map, a folder with a file per structure, DICOM SEG or RTSTRUCT: `read_mask`.
-      units: what the numbers are. None: "HU" for a DICOM CT, else "raw".
-      series: which series of a DICOM folder.
-      rescale: slope and intercept in place of the file's own.
-      spacing: mm along the array's axes, in place of the file's own.
-      structures: which structures of the mask become the values 1, 2, ...
-      mask_names: label value -> name. None: the given structures.
-      patient_id: to store with the volume; nothing is taken from the file's tags.
-      study_id: as `patient_id`.
+      path: file or folder of the image; see `read_image`.
+      mask: a label map, a folder with one file per structure, a DICOM SEG or an RTSTRUCT; see
+        `read_mask`.
+      units: units of the values. None means "HU" for a DICOM CT, else "raw".
+      series: selects one of several series in a DICOM folder.
+      rescale: slope and intercept instead of the file's own.
+      spacing: mm along the array's axes, instead of the file's own.
+      structures: names of the structures of the mask that get the values 1, 2, ...
+      mask_names: label value -> name. None means the names in `structures`.
+      patient_id: stored with the volume; it is never read from the file's tags.
+      study_id: stored with the volume, like `patient_id`.
 
     Raises:
-      DataError: nothing there, an unknown format, or a file that cannot be trusted.
+      DataError: a path does not exist, or its format is unknown or its content unreliable.
     """
     volume = readers.read_image(path, units=units, series=series, rescale=rescale, spacing=spacing)
     labels = None if mask is None else readers.read_mask(mask, like=volume, structures=structures)

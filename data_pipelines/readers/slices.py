@@ -1,4 +1,4 @@
-"""A folder of PNG or JPEG slices, as M3D-Cap is released: grey values without units or place."""
+"""Reads a folder of PNG or JPEG slices, as in M3D-Cap: grey values without units or affine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from data_pipelines.volume import Units, Volume
 _NAMED = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _NUMBER = re.compile("([0-9]+)")
 _MOST_PIXELS = 1 << 26
-"""8,192 x 8,192; a larger slice is a decompression bomb."""
+"""8,192 x 8,192; a larger slice is treated as a decompression bomb."""
 _MODES = {8: ("L", "LA", "RGB", "RGBA"), 16: ("I;16", "I")}
-"""Kinds of pixels that Pillow may report, by their bits."""
+"""Pillow's accepted pixel modes, by bits per channel."""
 _GREY = "save the slices as 8 or 16 bit grey without transparency"
 
 
 def find_slices(folder: epath.PathLike) -> list[epath.Path]:
-    """The PNG and JPEG files directly in a folder, whatever their names; hidden ones are not seen.
+    """Returns the PNG and JPEG files directly in a folder, of any name; hidden files are ignored.
 
     Raises:
-      DataError: a file that is named as an image and is none, so that a slice may be missing.
+      DataError: a file is named as an image but is not one, so a slice may be missing.
     """
     found = []
     for path in sorted(epath.Path(folder).iterdir()):
@@ -40,7 +40,7 @@ def find_slices(folder: epath.PathLike) -> list[epath.Path]:
         if kind in ("png", "jpeg"):
             found.append(path)
         elif _NAMED.search(path.name):
-            raise DataError(path, "named as an image, but it is none", "copy the slices again")
+            raise DataError(path, "named as an image, but it is not one", "copy the slices again")
     return found
 
 
@@ -50,15 +50,15 @@ def read_slices(
     """Stacks slices in the order of the numbers in their names, as (slice, row, column).
 
     Args:
-      folder: for the volume and the errors to name.
-      files: PNG or JPEG, one slice each.
-      units: of the grey values.
+      folder: folder that is named as the source in the volume and in errors.
+      files: PNG or JPEG files, one slice each.
+      units: units of the grey values.
 
     Returns:
-      uint8 or uint16, without affine and spacing.
+      A volume of uint8 or uint16, without affine and spacing.
 
     Raises:
-      DataError: not one gapless series of grey slices of one size.
+      DataError: the files are not one series of grey slices of one size without gaps.
     """
     files = _in_order(folder, files)
     with _opened(files[0]) as image:
@@ -76,7 +76,7 @@ def read_slices(
 
 
 def _in_order(folder: epath.PathLike, files: Sequence[epath.Path]) -> list[epath.Path]:
-    """Sorts by the one number that changes from name to name, and proves that none is missing."""
+    """Sorts files by the only number that changes in their names; checks that none is missing."""
     parts = [_NUMBER.split(_NAMED.sub("", path.name)) for path in files]
     texts = {tuple(name[::2]) for name in parts}
     if len(texts) != 1:
@@ -88,7 +88,7 @@ def _in_order(folder: epath.PathLike, files: Sequence[epath.Path]) -> list[epath
         raise DataError(folder, problem, "give the slices of one series, named 0.png, 1.png, ...")
     order = sorted(zip(numbers, files, strict=True))
     pairs = itertools.pairwise(order)
-    # At most one number changes, so that the sums differ by what it does.
+    # At most one number changes, so the difference of two sums is the difference of this number.
     steps = [(sum(after) - sum(before), path) for (before, _), (after, path) in pairs]
     least, path = min(steps)
     if least == 0:
@@ -101,9 +101,9 @@ def _in_order(folder: epath.PathLike, files: Sequence[epath.Path]) -> list[epath
 
 @contextlib.contextmanager
 def _opened(path: epath.Path) -> Iterator[Image.Image]:
-    """An image whose header is read; whatever goes wrong with it is a `DataError`."""
+    """Opens an image and reads its header; turns every error into a `DataError`."""
     try:
-        # Neither warnings, logs nor errors may show what somebody wrote into the file.
+        # Warnings, logs and errors must not quote metadata of the file.
         with (
             quiet(),
             content.open_file(path) as file,
@@ -117,19 +117,19 @@ def _opened(path: epath.Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         problem = f"a slice of more than {_MOST_PIXELS:,} pixels"
         raise DataError(path, problem, "cut or resample the slices") from None
-    except Exception:  # decoders raise whatever they like
+    except Exception:  # decoders raise many types of errors
         problem = "the image is truncated or damaged"
         raise DataError(path, problem, "copy or export it again") from None
 
 
 def _plane(path: epath.Path, size: tuple[int, int]) -> np.ndarray:
-    """One slice (height, width), uint8 or uint16."""
+    """Returns one slice (height, width), uint8 or uint16."""
     with _opened(path) as image:
         if image.size != size:
             raise DataError(path, "a slice of another size than the first", "split the series")
         if getattr(image, "n_frames", 1) != 1 or "transparency" in image.info:
             raise DataError(path, "several frames, or a transparent colour", _GREY)
-        # By the file's own word: Pillow cuts 16 bit colours to 8 bit in silence.
+        # Read from the file itself, because Pillow silently reduces 16 bit colours to 8 bit.
         depth = content.head(path, 25)[24] if image.format == "PNG" else 8
         if image.mode not in _MODES.get(depth, ()):
             raise DataError(path, f"{depth} bit pixels of the kind {image.mode}", _GREY)

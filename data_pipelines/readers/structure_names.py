@@ -1,7 +1,7 @@
-"""Structures by name: what DICOM SEG and RTSTRUCT files share.
+"""Finds structures by name; shared by the readers of DICOM SEG and RTSTRUCT files.
 
-Their names of structures are free text, which may hold anything: only names that the user wrote
-are ever shown.
+The names in files are free text and may contain private data. So messages show only names that the
+user gave.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from data_pipelines.volume import NOT_LABELLED, Volume
 
 
 def key(name: str) -> str:
-    """What two names must have in common: "Left Kidney" is "left  kidney"."""
+    """Returns the normalised name for comparisons: "Left Kidney" equals "left  kidney"."""
     return " ".join(name.casefold().split())
 
 
 def held(names: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
-    """Those of the wanted names that are among a file's, as the user wrote them."""
+    """Returns the wanted names that are among a file's names, in the user's spelling."""
     keys = set(map(key, names))
     return tuple(name for name in wanted if key(name) in keys)
 
 
 def places(path: epath.Path, names: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Where each of the wanted names stands among a file's.
+    """Returns the index of each wanted name among a file's names.
 
     Raises:
-      DataError: none, or too many, are wanted; one is not there, or there twice.
+      DataError: no names or too many are wanted, or a wanted name is missing or not unique.
     """
     if not wanted:
         raise DataError(
             path,
             f"it holds {len(names)} structures, and none was asked for",
-            "name those to read, such as structures=('liver', 'spleen')",
+            "name the structures to read, such as structures=('liver', 'spleen')",
         )
     check_count(path, wanted)
     keys = list(map(key, names))
     for name in wanted:
         if (count := keys.count(key(name))) != 1:
             problem = f"{count or 'no'} structures are called {name!r} among its {len(names)}"
-            raise DataError(path, problem, "ask for names that it holds once")
+            raise DataError(path, problem, "ask for names that are in the file exactly once")
     return [keys.index(key(name)) for name in wanted]
 
 
 def check_count(path: object, wanted: Sequence[str]) -> None:
-    """Raises: DataError, when there are more structures than label values."""
+    """Raises DataError if there are more structures than label values."""
     if len(wanted) >= NOT_LABELLED:
         problem = f"{len(wanted)} structures for {NOT_LABELLED - 1} label values"
         raise DataError(path, problem, "ask for fewer of them")
 
 
 def check_frame(path: epath.Path, frame: str, like: Volume) -> None:
-    """Refuses structures in another frame of reference than the image's, if its file tells.
+    """Checks that structures have the image's frame of reference, if the image's files state it.
 
     Raises:
-      DataError: the image's files are DICOM and all of them name other frames of reference.
+      DataError: the image's files are DICOM and all of them have other frames of reference.
     """
     image = epath.Path(like.source)
     if not like.source or not image.exists():
@@ -77,5 +77,5 @@ def check_frame(path: epath.Path, frame: str, like: Volume) -> None:
         raise DataError(
             path,
             "its frame of reference is not the image's",
-            "give the scan that the structures were drawn on, or register the two before",
+            "give the scan that the structures were drawn on, or register the two first",
         )

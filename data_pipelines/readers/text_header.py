@@ -1,8 +1,8 @@
-"""What NRRD and MetaImage share: a header of text fields before, or beside, plain voxels.
+"""Shared code of the NRRD and MetaImage readers: text headers before, or beside, plain voxels.
 
-ITK is what the tests hold these readers against, and not what reads the files: it makes up an
-identity where a header is silent, returns damaged MetaImage voxels without an error, and opens
-whatever file a header names.
+The tests compare these readers with ITK. ITK itself does not read the files for three reasons: it
+assumes an identity affine if a header has none, it returns damaged MetaImage voxels without an
+error, and it opens any file that a header names.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from data_pipelines.readers import content, values
 from data_pipelines.volume import Units, Volume
 
 LONGEST = 1 << 20
-"""Bytes of a header; segmentations with a hundred described organs take a tenth of it."""
+"""Maximum size of a header in bytes. A segmentation of a hundred organs needs a tenth of it."""
 _CURE = "repair the header, or save the image again with ITK, 3D Slicer or another tool"
 
 
 class Fields:
-    """The fields of a header, which hold whatever somebody typed, so no error quotes a value."""
+    """The fields of a header. Values are free text and may be private, so no error quotes them."""
 
     def __init__(self, path: epath.PathLike, pairs: Iterable[tuple[str, str]]):
-        """Takes names and values; comments and other fields that nobody asks for may repeat."""
+        """Stores names and values; fields that are never read, such as comments, may repeat."""
         self.path = epath.Path(path)
         self._values: dict[str, set[str]] = {}
         for name, value in pairs:
             self._values.setdefault(name, set()).add(value)
 
     def refuse(self, problem: str, cure: str = _CURE) -> NoReturn:
-        """Raises a `DataError` for this file; whatever was caught before may quote a value."""
+        """Raises a `DataError` for this file, without its cause, which may quote a value."""
         raise DataError(self.path, problem, cure) from None
 
     def get(self, *names: str) -> str | None:
-        """The value of the first of these fields that is there."""
+        """Returns the value of the first of these fields that exists; None if there is none."""
         name = next((name for name in names if name in self._values), None)
         if name is None:
             return None
@@ -49,12 +49,12 @@ class Fields:
         return self.refuse(f"two values in the field {name!r}") if others else value
 
     def need(self, name: str) -> str:
-        """The value of a field without which there is no image."""
+        """Returns the value of a required field."""
         value = self.get(name)
         return self.refuse(f"no field {name!r} in the header") if value is None else value
 
     def numbers(self, count: int, *names: str) -> np.ndarray | None:
-        """`count` float64 from the first of these fields that is there, brackets or not."""
+        """Returns `count` float64 from the first of these fields that exists; ignores brackets."""
         value = self.get(*names)
         if value is None:
             return None
@@ -63,18 +63,18 @@ class Fields:
             found = np.array([float(word) for word in words], np.float64).reshape(count)
         except ValueError:
             self.refuse(f"the field {names[0]!r} does not hold {count} numbers")
-        values.check_lengths(self.path, found)  # here, before they are multiplied
+        values.check_lengths(self.path, found)  # before any multiplication can overflow
         return found
 
     def sizes(self, name: str) -> list[int]:
-        """Three whole numbers."""
+        """Returns the three whole numbers of a required field."""
         words = self.need(name).split()
         if len(words) != 3 or not all(re.fullmatch("[0-9]{1,18}", word) for word in words):
             self.refuse(f"the field {name!r} does not hold three lengths", "save one 3D image")
         return [int(word) for word in words]
 
     def whole(self, *names: str) -> int:
-        """A whole number from -1 on; 0 when the field is not there."""
+        """Returns a whole number of at least -1; 0 if the field is missing."""
         value = self.get(*names) or "0"
         if not re.fullmatch("-1|[0-9]{1,18}", value):
             self.refuse(f"the field {names[0]!r} is not a whole number")
@@ -83,17 +83,18 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the voxels are: in the file, and in the patient.
+    """The position of the voxels in the file, and their geometry in the patient.
 
     Attributes:
       shape: (z, y, x), the slowest axis first.
-      dtype: of the stored numbers, with their byte order.
+      dtype: dtype of the stored numbers, with their byte order.
       data: the file with the voxels.
-      start: the byte at which they begin, packed or not; -1: they are the end of the file.
-      skip: bytes to pass over from there, counted after unpacking.
-      packed: whether they are a gzip or zlib stream.
-      spacing: mm along `shape`, where the header states it.
-      affine: (4, 4) index (z, y, x, 1) -> RAS+ mm, where the header states all of it.
+      start: offset in bytes of the voxels or of their compressed stream; -1 means that the voxels
+        are the last bytes of the file.
+      skip: bytes to skip after `start`, counted after unpacking.
+      packed: whether the voxels are a gzip or zlib stream.
+      spacing: mm along `shape`; None if the header does not state it.
+      affine: (4, 4) index (z, y, x, 1) -> RAS+ mm; None if the header does not state all of it.
     """
 
     shape: tuple[int, ...]
@@ -107,11 +108,11 @@ class Layout:
 
 
 def read_layout(path: epath.PathLike, layout: Layout, units: Units) -> Volume:
-    """Reads the voxels that a header describes, as (z, y, x).
+    """Reads the voxels of a layout as an array (z, y, x).
 
     Raises:
-      DataError: the data file cannot hold them, they are damaged, NaN or infinite, or the affine
-        is singular.
+      DataError: the data file is too short, voxels are damaged, NaN or infinite, or the affine is
+        singular.
     """
     size = values.count_bytes(path, layout.shape, layout.dtype)
     data = content.read_exactly(
@@ -131,12 +132,12 @@ def read_layout(path: epath.PathLike, layout: Layout, units: Units) -> Volume:
 
 
 def to_ras(directions: np.ndarray, origin: np.ndarray, signs: tuple[int, int, int]) -> np.ndarray:
-    """The affine of an array (z, y, x).
+    """Returns the affine of an array (z, y, x) to RAS+ mm.
 
     Args:
-      directions: (3, 3) mm, the step along x, then y, then z.
+      directions: (3, 3) mm; the rows are the steps along x, y and z.
       origin: (3,) mm, the centre of the first voxel.
-      signs: what turns the file's world axes into Right, Anterior, Superior.
+      signs: signs that convert the file's world axes to Right, Anterior, Superior.
     """
     affine = np.eye(4)
     affine[:3, :3] = directions[::-1].T
@@ -145,23 +146,23 @@ def to_ras(directions: np.ndarray, origin: np.ndarray, signs: tuple[int, int, in
 
 
 def data_file(fields: Fields, name: str) -> epath.Path:
-    """The data file that a header names, which has to lie in the header's folder or below.
+    """Returns the data file that a header names; it must be in the header's folder or below.
 
     Raises:
-      DataError: it lies elsewhere, is not there, or the voxels are spread over several files.
+      DataError: the data file is elsewhere or missing, or the voxels are spread over several files.
     """
     if name.split(None, 1)[:1] == ["LIST"] or "%" in name:
         fields.refuse("the voxels are spread over several files", "save the image as one file")
     inside = pathlib.PurePosixPath(name.replace("\\", "/").replace("\0", "/../"))
     folder = fields.path.parent
     data = folder / inside
-    # Links are followed: one that leads out would show a file that its owner never gave.
+    # Links are resolved: a link out of the folder would read a file that the user did not give.
     real = [pathlib.PurePath(os.path.realpath(os.fspath(path))) for path in (data, folder)]
     if ".." in inside.parts or not real[0].is_relative_to(real[1]):
         fields.refuse("its data file lies outside of its folder", "put both files into one folder")
     try:
         content.open_file(data).close()
     except DataError as error:
-        # Without its name, which is free text as long as no file has it.
+        # The message omits the name, which is free text if no such file exists.
         fields.refuse(f"its data file: {error.problem}", "put it where the header says")
     return data

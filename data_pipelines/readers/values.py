@@ -1,4 +1,4 @@
-"""What all formats share once the stored numbers are at hand: size, rescaling, finite values."""
+"""Shared code of all readers for stored numbers: checks of size and values, and rescaling."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from numpy.typing import ArrayLike
 from data_pipelines.errors import DataError
 
 MOST_VOXELS = 2**31
-"""1024 x 1024 pixels on 2,048 slices; a header that claims more is damaged or hostile."""
+"""1024 x 1024 pixels on 2,048 slices; a header with more is damaged or malicious."""
 _FARTHEST = 1e5
-"""mm; nothing in a scan is 100 m large or away."""
+"""Upper limit for lengths in mm: 100 m."""
 
 
 def count_bytes(path: object, shape: Sequence[int], dtype: np.dtype) -> int:
-    """How many bytes an array of real numbers takes.
+    """Returns the size in bytes of an array of real numbers.
 
     Raises:
-      DataError: its axes are not positive or absurdly long, or its type is not a real number.
+      DataError: the shape is empty or has more than `MOST_VOXELS` voxels, or the dtype is not a
+        real number.
     """
     if dtype.kind not in "biuf":
         kind = "several numbers" if dtype.names else dtype  # names are free text
@@ -39,17 +40,17 @@ def count_bytes(path: object, shape: Sequence[int], dtype: np.dtype) -> int:
 def as_array(
     data: np.ndarray, dtype: np.dtype, shape: Sequence[int], order: Literal["C", "F"] = "C"
 ) -> np.ndarray:
-    """Bytes as (D, H, W) numbers in this machine's byte order."""
+    """Returns bytes as an array (D, H, W) in the native byte order."""
     array = data.view(dtype).reshape(shape, order=order)
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
 def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """The values that stored numbers mean: stored * slope + intercept.
+    """Returns stored * slope + intercept.
 
     Returns:
-      Integers as they are when nothing changes, as int16 or int32 when they are only shifted by a
-      whole number and fit; everything else as float32.
+      Integers without any change keep their dtype. Integers that are only shifted by a whole number
+      become int16 or int32 if they fit. All other values become float32.
     """
     whole = stored.dtype.kind in "iub"
     if whole and (slope, intercept) == (1, 0):
@@ -60,9 +61,9 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         for dtype in (np.int16, np.int32):
             if np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max:
                 out = np.empty_like(stored, dtype=dtype)
-                # Exact in int64, which numpy takes for a buffer and not for the whole image.
+                # Exact in int64, which numpy uses only for a buffer, not for the whole image.
                 return np.add(stored, shift, out=out, dtype=np.int64, casting="unsafe")
-    with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` says it better
+    with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` gives a better message
         array = stored.astype(np.float32, copy=False)
         if (slope, intercept) != (1, 0):
             array = array * np.float32(slope)
@@ -71,26 +72,26 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def check_finite(path: object, array: np.ndarray) -> None:
-    """Refuses NaN and infinite voxels.
+    """Checks that no voxel is NaN or infinite.
 
     Raises:
-      DataError: there are some.
+      DataError: a voxel is NaN or infinite.
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(
             path,
             f"{np.count_nonzero(~np.isfinite(array))} voxels are NaN or infinite",
-            "find out what they stand for and replace them, for CT usually with -1024",
+            "find out what they mean and replace them, for CT usually with -1024",
         )
 
 
 def check_lengths(path: object, lengths: ArrayLike | None) -> None:
-    """Refuses absurd affines and spacings, before arithmetic overflows on them.
+    """Checks affines and spacings for impossible numbers, before arithmetic overflows.
 
     Raises:
-      DataError: one of the numbers (mm) is larger than any scan.
+      DataError: a number (mm) is larger than 100 m.
     """
-    if lengths is not None and (np.abs(lengths) > _FARTHEST).any():  # beside NaN, too
+    if lengths is not None and (np.abs(lengths) > _FARTHEST).any():  # also if others are NaN
         raise DataError(
             path,
             f"lengths of more than {_FARTHEST:.0e} mm in the header",

@@ -145,7 +145,11 @@ KINDS = (
         "cannot hold",
         bomb=True,
     ),
-    Kind("npz with two volumes", _npz({"a.npy": npy(CT), "b.npy": npy(CT)}), "none or several"),
+    Kind(
+        "npz with two volumes",
+        _npz({"a.npy": npy(CT), "b.npy": npy(CT)}),
+        "not exactly one is a volume",
+    ),
     Kind("npz, encrypted", _npz({"ct.npy": npy(CT)}, _encrypted), "damaged or locked"),
     Kind("npz, cut short", _npz({"ct.npy": npy(CT)}, lambda d: d[:-30]), "damaged or locked"),
     Kind("npz of other things", _npz({"../../notes.txt": b"text"}), "not an image in a format"),
@@ -170,7 +174,7 @@ KINDS = (
     Kind(
         "slices, one of them text",
         _slices(lambda f: (f / "3.png").write_text("text")),
-        "it is none",
+        "it is not one",
     ),
     Kind(
         "one slice alone",

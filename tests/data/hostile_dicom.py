@@ -167,7 +167,7 @@ KINDS = (
     Kind("pixels of 0 mm", _all(PixelSpacing=[0.8, 0]), "not positive"),
     Kind("pixels of -1 mm", _all(PixelSpacing=[-1, 0.7]), "not positive"),
     Kind("slanted axes", _all(ImageOrientationPatient=[1, 0, 0, 0.6, 0.8, 0]), "right angles"),
-    Kind("no axes", _all(ImageOrientationPatient=[0] * 6), "no unit vectors"),
+    Kind("no axes", _all(ImageOrientationPatient=[0] * 6), "not unit vectors"),
     Kind("video", _syntax("1.2.840.10008.1.2.4.100", True), "MPEG2 .* cannot be decoded"),
     Kind("no JPEG-LS inside", _syntax(JPEGLSLossless, True), "JPEG-LS"),
     Kind("RLE", _edited(_compressed), equals(_HU)),

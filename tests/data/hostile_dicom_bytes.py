@@ -78,7 +78,7 @@ KINDS = (
     ),
     Kind("infinite position", _bytes(lambda d: d.replace(b"10.0\\-20", b"1e99\\-20")), "3 finite"),
     Kind("text for numbers", _bytes(lambda d: d.replace(b"0.8\\0.7", b"Doe^Jan")), "PixelSpacing"),
-    Kind("unknown syntax", _bytes(_unknown_syntax), "names no encoding of the standard"),
+    Kind("unknown syntax", _bytes(_unknown_syntax), "is not an encoding of the standard"),
     Kind("deflated bomb of 2 GB", _deflated_bomb, "inflates beyond 1 GiB", bomb=True),
     Kind("10,000 sequences deep", _insert(_nested(10_000)), _TEXT, bomb=True),
     Kind(

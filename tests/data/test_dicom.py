@@ -355,7 +355,7 @@ def _another_syntax(uid: str) -> Callable[[list[pydicom.Dataset]], None]:
         (_changed(3, ImagePositionPatient=[15, -20, 37.5]), "displaced by 5.0 mm"),
         (_everywhere(PixelSpacing=[0.8, 0]), "not positive"),
         (_everywhere(PixelSpacing=[-0.8, 0.7]), "not positive"),
-        (_everywhere(ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), "no unit vectors"),
+        (_everywhere(ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), "not unit vectors"),
         (_everywhere(ImageOrientationPatient=[1, 0, 0]), "6 finite numbers"),
         (_everywhere(RescaleSlope=0), "RescaleSlope of 0"),
         (_everywhere(Rows=0), "Rows or Columns is 0"),

@@ -215,7 +215,7 @@ def test_a_series_that_is_missing_or_broken_is_named(copy: Path) -> None:
     rows = {row["file"]: row["reason"] for row in csv.DictReader((out / "quarantine.csv").open())}
     assert rows == {
         "ct_case/000001/Gone.npy": "no such file",
-        "ct_quizze/000002/Axial/2.png": "named as an image, but it is none",
+        "ct_quizze/000002/Axial/2.png": "named as an image, but it is not one",
     }
     assert json.loads((out / "card.json").read_text())["subsets"] == {"released_train": 1}
 

@@ -225,8 +225,8 @@ def test_contours_in_another_plane(cube: Volume, tmp_path: pathlib.Path) -> None
         ([-1], 1.5, 4.5, "outside of the image"),
         ([2], 1.5, 14, "outside of the image"),
         ([2], -400, -300, "outside of the image"),
-        ([0, 2, 4], 1.5, 4.5, "one slice of the image in 2"),
-        ([2], 1.2, 1.8, "hold no voxel"),
+        ([0, 2, 4], 1.5, 4.5, "one in 2 slices of the image"),
+        ([2], 1.2, 1.8, "contain no voxel"),
     ],
 )
 def test_refuses_contours_that_miss_the_slices(
@@ -254,7 +254,7 @@ def test_refuses_contours_that_miss_the_slices(
         ({"ContourData": [1.0, 2, 3, 4]}, "something else than points"),
         ({"ContourData": [1.0, 2, 3]}, "fewer points"),
         ({"ContourData": None}, "something else than points"),
-        ({"ContourData": ["1e300"] * 12}, "no place in a patient"),
+        ({"ContourData": ["1e300"] * 12}, "not a position in a patient"),
     ],
 )
 def test_refuses_contours(
@@ -353,7 +353,7 @@ def test_label_maps_of_other_formats(small: Scan, tmp_path: pathlib.Path, name: 
     else:
         _save(_turned(small.labels, small.image), path, _canonical(small.image))
     np.testing.assert_array_equal(read_mask(path, small.image), small.labels)
-    with pytest.raises(DataError, match="names no structures"):
+    with pytest.raises(DataError, match="has no names of structures"):
         structures_in(path, ["liver"])
 
 

@@ -136,5 +136,5 @@ def test_refuses_other_numbers_of_compressed_frames(tmp_path: pathlib.Path, fram
     dataset.compress(RLELossless, generate_instance_uid=False)
     encoded = list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=6))
     dataset.PixelData = pydicom.encaps.encapsulate((encoded * 2)[:frames])
-    with pytest.raises(DataError, match="cannot be decoded|other frames than"):
+    with pytest.raises(DataError, match="cannot be decoded|number of frames"):
         readers.read(write(tmp_path / "a", [dataset]) / "03")
