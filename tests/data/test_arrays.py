@@ -73,7 +73,7 @@ def test_chooses_the_image_of_an_archive(tmp_path: pathlib.Path) -> None:
     np.savez(path, spacing=np.ones(3), anything=NOISE)
     np.testing.assert_array_equal(readers.read(path).array, NOISE)
     np.savez(path, doe_jane=NOISE, john=other)
-    with pytest.raises(DataError, match=r"2 arrays, of shapes \[\(3, 4, 5\), \(2, 2, 2\)\]") as one:
+    with pytest.raises(DataError, match=r"2 arrays of shapes \[\(3, 4, 5\), \(2, 2, 2\)\]") as one:
         readers.read(path)
     assert "doe" not in str(one.value)
 

@@ -164,7 +164,7 @@ def test_two_series_in_one_folder(tmp_path: pathlib.Path, series: list[pydicom.D
     for number in ("0", "7"):
         with pytest.raises(DataError, match=f"no series '{number}'"):
             readers.read(folder, series=number)
-    with pytest.raises(DataError, match="no series with the SeriesInstanceUID") as caught:
+    with pytest.raises(DataError, match="no series with the given SeriesInstanceUID") as caught:
         readers.read(folder, series="1.2.7")
     assert "1.2.7" not in str(caught.value)
 

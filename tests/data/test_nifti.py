@@ -130,7 +130,7 @@ def _colour(array: np.ndarray) -> bytes:
         (lambda a: _image(a, vox_offset=1000), "ends before"),
         (lambda a: _image(a, scl_slope=1, scl_inter=np.nan), "scl_inter"),
         (lambda a: _image(a, scl_slope=1e38), "voxels are NaN or infinite"),
-        (lambda a: _image(a, sform_code=0, qform_code=1, quatern_b=2), "no rotation"),
+        (lambda a: _image(a, sform_code=0, qform_code=1, quatern_b=2), "not a rotation"),
         (lambda a: _image(a, srow_x=[1e30, 0, 0, 0]), "lengths of more than"),
         (lambda a: _image(a, sform_code=99, qform_code=0), "neither qform nor sform"),
         (lambda a: _image(a, magic=b"ni1"), "a pair of files"),

@@ -401,7 +401,7 @@ def test_without_an_affine_there_are_no_millimetres(tmp_path: epath.Path) -> Non
     volume = preprocess.m3d_cap((2, 4, 4))(Volume(random_volume((3, 9, 9)).array, "raw"))
     back = preprocess.put_back(volume.array, volume, order=1)
     assert back.shape == (3, 9, 9)
-    with pytest.raises(DataError, match="where its voxels lie"):
+    with pytest.raises(DataError, match="where its voxels are"):
         preprocess.points_to_world(np.zeros(3), volume)
-    with pytest.raises(DataError, match="where its voxels lie"):
+    with pytest.raises(DataError, match="where its voxels are"):
         preprocess.save_like(back, tmp_path / "a.nii", volume)
