@@ -54,7 +54,7 @@ class PrepareOptions:
       beam: Make the records with Apache Beam instead of local processes. The values are Beam's
         pipeline options as NAME=VALUE, for example runner=DataflowRunner project=P. Without any
         option, the DirectRunner runs on this machine.
-      overwrite: Replace a dataset that was made with another recipe or from other files.
+      overwrite: Replace a dataset made with another recipe or from other files.
     """
 
     dataset: tyro.conf.Positional[
