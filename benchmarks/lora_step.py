@@ -57,7 +57,7 @@ def ours() -> Any:
     text = Text(Passage("nowhere", LENGTH, SHAPES["vocab_size"]))
     data = Data((Source("nowhere"),), batch_size=ROWS, fields={"text": text})
     adapters, trainable = LoRA(RANK, 2.0 * RANK, dropout=0.0), ".*lora_[ab]"
-    task = Whole(model, chunk=LENGTH)
+    task = Whole(model, logits_chunk=LENGTH)
     return Experiment("lora", task, data, AdamW(1e-4), adapters=adapters, trainable=trainable)
 
 

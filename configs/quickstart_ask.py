@@ -59,9 +59,9 @@ SMOLLM2 = Decoder(
     hidden_size=576,
     stages=(Transformer(30, BLOCK),),
     rotary=Rotary(100000.0),
-    tie_embeddings=True,
+    tie_word_embeddings=True,
     norm_eps=1e-5,
-    context=8192,
+    max_position_embeddings=8192,
 )
 TOKENS = DialogueTokens(WEIGHTS, image_tokens=9, length=42, vocab_size=SMOLLM2.vocab_size)
 COUNTED = 25  # tokens of the longest answer
@@ -113,7 +113,7 @@ def get_config() -> Experiment:
             ),
             projector=Projector(SMOLLM2.hidden_size, "concat", (2, 2, 2)),
             llm=SMOLLM2,
-            image_token=IMAGE_TOKEN,
+            image_token_id=IMAGE_TOKEN,
             counted=COUNTED,
         ),
         adapters=LoRA(dropout=0.0, targets=ADAPTERS),

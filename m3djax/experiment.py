@@ -34,7 +34,8 @@ class Experiment:
       init_from: component -> run, or folder of the verb `convert`, to take its start from.
       evaluators: what is measured, by name.
       steps: optimizer steps.
-      accumulate: parts that a batch is computed in, to save memory; the update is the same.
+      gradient_accumulation_steps: number of parts that a batch is computed in, one after the other,
+        to save memory; the update is the same.
       seed: of everything random.
       mesh: devices along (data, fsdp, tensor); -1 takes what is left.
       log_every: steps between two lines of metrics.
@@ -54,7 +55,7 @@ class Experiment:
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
     evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
     steps: int = 100
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     seed: int = 0
     mesh: tuple[int, int, int] = (-1, 1, 1)
     log_every: int = 10
@@ -63,17 +64,30 @@ class Experiment:
     profile: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        if self.data.batch_size % self.accumulate:
+        if self.data.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
-                f"accumulate={self.accumulate} does not divide batch_size={self.data.batch_size}."
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"batch_size={self.data.batch_size}."
             )
-        if self.accumulate > 1 and self.task.no_accumulation:
+        if self.gradient_accumulation_steps > 1 and self.task.no_accumulation:
             raise ConfigError(
-                f"accumulate={self.accumulate}: {self.task.no_accumulation}. Cure: accumulate=1, "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}: "
+                f"{self.task.no_accumulation}. Cure: gradient_accumulation_steps=1, "
                 'and more devices, a smaller batch or remat="full" in the encoders.'
             )
-        if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep) < 1:
-            raise ConfigError("steps, accumulate, log_every, save_every and keep start at 1.")
+        if (
+            min(
+                self.steps,
+                self.gradient_accumulation_steps,
+                self.log_every,
+                self.save_every,
+                self.keep,
+            )
+            < 1
+        ):
+            raise ConfigError(
+                "steps, gradient_accumulation_steps, log_every, save_every and keep start at 1."
+            )
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
             raise ConfigError(f"profile={self.profile} must be two rising steps of {self.steps}.")
 

@@ -110,7 +110,7 @@ class Trainer:
         They are sums over the parts of the batch; gradients are divided by the weight at the very
         end.
         """
-        e, parts = self.experiment, self.experiment.accumulate
+        e, parts = self.experiment, self.experiment.gradient_accumulation_steps
         weights = e.task.weights(batch) if parts > 1 else {}
 
         def total(trainable: FlatParams, batch: Batch, keys: Array) -> tuple[Array, Loss]:
@@ -167,10 +167,10 @@ def _check_parts(task: Task, loss: Loss, weights: Mapping[str, Array]) -> None:
     missing = sorted(loss.terms.keys() - weights.keys())
     if missing and (weights or not loss.one_weight):
         raise ConfigError(
-            f"accumulate: {type(task).__name__}.weights does not tell the weight of "
-            f"{', '.join(missing)}, and the terms of the loss have different weights: a part of "
-            "the batch does not know those of the whole. Cure: accumulate=1, or a `weights` of "
-            "the task that computes all of them from the batch."
+            f"gradient_accumulation_steps: {type(task).__name__}.weights does not tell the weight "
+            f"of {', '.join(missing)}, and the terms of the loss have different weights: a part of "
+            "the batch does not know those of the whole. Cure: gradient_accumulation_steps=1, or a "
+            "`weights` of the task that computes all of them from the batch."
         )
 
 

@@ -63,8 +63,8 @@ def clip(**changes: Any) -> Clip:
 def vision_language(**changes: Any) -> VisionLanguage:
     """`mae`'s encoder, four tokens per volume, and two layers of a decoder over 64 words."""
     block = DecoderBlock(CausalAttention(4, 2, 8), GatedMlp(48))
-    llm = Decoder(64, None, 32, (Transformer(2, block),), context=256)
-    default = VisionLanguage(mae().vision, Projector(32), llm, image_token=60, chunk=7)
+    llm = Decoder(64, None, 32, (Transformer(2, block),), max_position_embeddings=256)
+    default = VisionLanguage(mae().vision, Projector(32), llm, image_token_id=60, logits_chunk=7)
     return dataclasses.replace(default, **changes)
 
 
@@ -101,7 +101,11 @@ def text_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
     lengths[-1] = lengths[-2]
     mask = np.arange(10) < lengths[:, None]
     text_id = np.append(np.arange(rows - 1), rows - 2).astype(np.int32)
-    return batch(number, rows) | {"token_ids": ids * mask, "text_mask": mask, "text_id": text_id}
+    return batch(number, rows) | {
+        "token_ids": ids * mask,
+        "attention_mask": mask,
+        "text_id": text_id,
+    }
 
 
 def dialogue_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
@@ -115,7 +119,7 @@ def dialogue_batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:
     ids[np.arange(rows), ends] = 2
     valid = np.arange(20) <= ends[:, None]
     spans = np.stack([np.full(rows, 10), ends + 1], axis=1).astype(np.int32)[:, None]
-    fields = {"token_ids": ids * valid, "valid": valid, "spans": spans}
+    fields = {"token_ids": ids * valid, "attention_mask": valid, "spans": spans}
     return batch(number, rows) | fields
 
 

@@ -27,7 +27,7 @@ LLAMA2_7B = Decoder(
     hidden_size=4096,
     stages=(Transformer(32, BLOCK, remat="full"),),
     norm_eps=1e-5,
-    context=4096,
+    max_position_embeddings=4096,
     dtype="bfloat16",
 )
 REPORTS = Data(

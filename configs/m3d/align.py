@@ -52,7 +52,7 @@ LLAMA2_7B = Decoder(
     hidden_size=4096,
     stages=(Transformer(32, BLOCK, remat="full"),),
     norm_eps=1e-5,
-    context=4096,
+    max_position_embeddings=4096,
     dtype="bfloat16",
 )
 # The encoder of configs/m3d/clip.py.
@@ -66,7 +66,7 @@ INPUTS = Inputs(
     ScaleIntensityRange(0, 1),
     Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1),
 )
-TASK = VisionLanguage(VISION, Projector(4096), LLAMA2_7B, image_token=32000)
+TASK = VisionLanguage(VISION, Projector(4096), LLAMA2_7B, image_token_id=32000)
 
 
 def texts(split: str = "") -> Mixture:

@@ -26,7 +26,7 @@ PHI3 = align_released.LLM.clone(
     vocab_size=32015, hidden_size=3072, stages=(Transformer(32, BLOCK, remat="full"),)
 )
 TASK = dataclasses.replace(
-    align_released.TASK, llm=PHI3, projector=Projector(3072), image_token=32011
+    align_released.TASK, llm=PHI3, projector=Projector(3072), image_token_id=32011
 )
 
 

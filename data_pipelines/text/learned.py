@@ -16,7 +16,7 @@ def learned_spec(length: int, spans: int = 1) -> dict[str, ArraySpec]:
     """Shapes and dtypes of what `learned_fields` returns."""
     return {
         "token_ids": ArraySpec((length,), np.dtype(np.int32)),
-        "valid": ArraySpec((length,), np.dtype(np.bool_)),
+        "attention_mask": ArraySpec((length,), np.dtype(np.bool_)),
         "spans": ArraySpec((spans, 2), np.dtype(np.int32)),
     }
 
@@ -41,6 +41,6 @@ def learned_fields(
     fields = {n: np.zeros(s.shape, s.dtype) for n, s in learned_spec(length, most).items()}
     fields["token_ids"][:] = pad
     fields["token_ids"][: len(ids)] = ids
-    fields["valid"][: len(ids)] = True
+    fields["attention_mask"][: len(ids)] = True
     fields["spans"][: len(spans)] = spans
     return fields

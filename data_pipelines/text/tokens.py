@@ -48,7 +48,7 @@ class ReportTokens(Tokens):
         return {
             "token_ids": numbers,
             "sentence_ids": numbers,
-            "text_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
+            "attention_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
         }
 
     def check(self) -> None:
@@ -72,7 +72,7 @@ class ReportTokens(Tokens):
           token_ids: int32 (length,), special tokens included, padded at the end.
           sentence_ids: int32 (length,), 1 for the tokens of the first sentence that is kept, 2 for
             those of the next ..., and 0 for special tokens and padding.
-          text_mask: bool (length,), True where there is a token, special ones included.
+          attention_mask: bool (length,), True where there is a token, special ones included.
 
         Raises:
           TextError: the text has no words.
@@ -98,7 +98,7 @@ class ReportTokens(Tokens):
         fields["token_ids"][:] = pad
         fields["token_ids"][:count] = ids[keep]
         fields["sentence_ids"][:count] = numbers
-        fields["text_mask"][:count] = True
+        fields["attention_mask"][:count] = True
         return fields
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -113,10 +113,10 @@ class Run:
           ConfigError: the tokens of the volumes do not fit the model's context.
         """
         tokens = self.task.tokens_per_volume(self.experiment.data.size) * volumes
-        if tokens >= self.task.llm.context:
+        if tokens >= self.task.llm.max_position_embeddings:
             raise ConfigError(
                 f"{volumes} volumes become {tokens} tokens, and the context of the model has "
-                f"{self.task.llm.context}. Cure: fewer scans."
+                f"{self.task.llm.max_position_embeddings}. Cure: fewer scans."
             )
         return dataclasses.replace(self.tokens.prompt, image_tokens=tokens)
 

@@ -22,6 +22,21 @@ Node = dict[str, Any]
 RENAMED: dict[str, str] = {"Intensity": "Inputs", "Window": "ScaleIntensityRange"}
 
 
+# Fields of classes of format 1 that have another name today: those of transformers.
+RENAMED_FIELDS: dict[str, dict[str, str]] = {
+    "Decoder": {"context": "max_position_embeddings", "tie_embeddings": "tie_word_embeddings"},
+    "CausalAttention": {"num_kv_heads": "num_key_value_heads"},
+    "GatedMlp": {"mlp_dim": "intermediate_size"},
+    "Language": {"chunk": "logits_chunk"},
+    "VisionLanguage": {
+        "chunk": "logits_chunk",
+        "image_token": "image_token_id",
+        "layer": "vision_feature_layer",
+    },
+    "Experiment": {"accumulate": "gradient_accumulation_steps"},
+}
+
+
 def _data(node: Node) -> Node:
     """Turns `text` into a field beside the image, which every batch had."""
     text = node.pop("text", None)
@@ -109,6 +124,8 @@ def _from_1(value: Any) -> Any:
     if not _is_place(value.get("class")):
         return value
     name = value["class"].partition(":")[2]
+    fields = RENAMED_FIELDS.get(name, {})
+    value = {fields.get(key, key): item for key, item in value.items()}
     return RULES.get(name, dict)({**value, "class": RENAMED.get(name, name)})
 
 

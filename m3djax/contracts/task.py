@@ -69,8 +69,9 @@ class Task(abc.ABC):
     def weights(self, batch: Batch) -> Mapping[str, Float[Array, ""]]:
         """Returns the weight of every term of `loss`, by name, from the batch alone.
 
-        A task whose terms have different weights says them here, so that `Experiment.accumulate`
-        can compute a batch in parts: every part then divides by the weights of the whole batch.
+        A task whose terms have different weights returns them here, so that a batch can be computed
+        in parts (`Experiment.gradient_accumulation_steps`): every part then divides by the weights
+        of the whole batch.
         A task whose terms share one weight needs none.
 
         Args:

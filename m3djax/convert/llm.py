@@ -14,7 +14,7 @@ def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ..
       prefix: start of the published names, such as "base_model.model.".
       ours: our component.
     """
-    head: str | tuple[()] = () if model.tie_embeddings else f"{ours}/head/kernel"
+    head: str | tuple[()] = () if model.tie_word_embeddings else f"{ours}/head/kernel"
     found = [
         Rule(f"{prefix}model.embed_tokens.weight", f"{ours}/token_embed/embedding"),
         Rule(f"{prefix}model.norm.weight", f"{ours}/norm/scale"),

@@ -93,9 +93,9 @@ def decoder(
         hidden_size=config.hidden_size,
         stages=stages,
         rotary=_rotary(config),
-        tie_embeddings=bool(config.tie_word_embeddings),
+        tie_word_embeddings=bool(config.tie_word_embeddings),
         norm_eps=config.rms_norm_eps,
-        context=_context(config),
+        max_position_embeddings=_context(config),
         dtype=dtype,
     )
 
@@ -116,7 +116,7 @@ def _block(config: Any, window: int | None) -> DecoderBlock:
     bias = bool(getattr(config, "attention_bias", False))
     attention = CausalAttention(
         num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads or config.num_attention_heads,
         head_dim=_head_dim(config),
         fused=family == "phi3",
         qkv_bias=bias or family == "qwen2",

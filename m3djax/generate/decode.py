@@ -111,7 +111,7 @@ def empty_cache(model: Decoder, rows: int, slots: int) -> Cache:
     layers = []
     for stage in model.stages:
         attention = block_of(stage).attention
-        shape = (rows, attention.num_kv_heads, attention.head_dim, slots)
+        shape = (rows, attention.num_key_value_heads, attention.head_dim, slots)
         for _ in range(2 * stage.num_layers):
             zeros = jnp.zeros(shape, model.dtype)
             layers.append(constrain(zeros, ("batch", "heads", None, None)))

@@ -115,13 +115,14 @@ class Generator:
             embeds, length = self.embed(np.maximum(ids, 0)), int(lengths[0])
         else:
             length = embeds.shape[1]
-        if length >= self.model.context:
+        if length >= self.model.max_position_embeddings:
             raise ConfigError(
-                f"the prefix has {length} tokens and the model's context only {self.model.context}."
+                f"the prefix has {length} tokens and the model's context only "
+                f"{self.model.max_position_embeddings}."
             )
         slots = bucket(length)
         embeds, valid = _padded(embeds, np.full(len(embeds), length), slots)
-        total = self.rotated_for(min(length + reserve, self.model.context))
+        total = self.rotated_for(min(length + reserve, self.model.max_position_embeddings))
         with self.on_mesh():
             _, cache = decode.prefill(
                 self.model, self.weights, embeds, valid, None, slots=slots, length=total
@@ -288,13 +289,13 @@ class Generator:
         """Returns `rotated_for` of the whole text, or raises ConfigError if it is too long."""
         before = prefix.length if prefix else 0
         total = before + longest + options.max_new_tokens
-        if total > self.model.context:
-            room = self.model.context - before - longest
+        if total > self.model.max_position_embeddings:
+            room = self.model.max_position_embeddings - before - longest
             cure = f"max_new_tokens <= {room}" if room > 0 else "a shorter prompt"
             raise ConfigError(
                 f"a prompt of {before + longest} tokens and max_new_tokens="
-                f"{options.max_new_tokens} do not fit the context of {self.model.context}. "
-                f"Cure: {cure}."
+                f"{options.max_new_tokens} do not fit the context of "
+                f"{self.model.max_position_embeddings}. Cure: {cure}."
             )
         rotated_for = self.rotated_for(total)
         if prefix and rotated_for != prefix.rotated_for:

@@ -168,7 +168,7 @@ class VolumeReader:
 
     def _cut(self, prompt: tuple[int, ...]) -> int:
         """Returns where the last placeholder ends; what follows must not be empty."""
-        here = [at for at, token in enumerate(prompt) if token == self.task.image_token]
+        here = [at for at, token in enumerate(prompt) if token == self.task.image_token_id]
         if not here or here[-1] + 1 == len(prompt):
             raise ConfigError(
                 "a prompt needs image tokens and text behind them, and has "

@@ -74,12 +74,12 @@ class GatedMlp(FeedForward):
     """down(silu(gate(x)) * up(x)).
 
     Attributes:
-      mlp_dim: width of the middle.
+      intermediate_size: width of the middle.
       fused: one projection (gate | up), as Phi-3 keeps them.
       use_bias: whether the projections have biases.
     """
 
-    mlp_dim: int = 11008
+    intermediate_size: int = 11008
     fused: bool = False
     use_bias: bool = False
 
@@ -89,11 +89,11 @@ class GatedMlp(FeedForward):
     ) -> Float[Array, "b n c"]:
         """Transforms every token on its own."""
         if self.fused:
-            joined = dense(2 * self.mlp_dim, x, name="gate_up", use_bias=self.use_bias)(x)
+            joined = dense(2 * self.intermediate_size, x, name="gate_up", use_bias=self.use_bias)(x)
             gate, up = jnp.split(joined, 2, axis=-1)
         else:
             gate, up = (
-                dense(self.mlp_dim, x, name=name, use_bias=self.use_bias)(x)
+                dense(self.intermediate_size, x, name=name, use_bias=self.use_bias)(x)
                 for name in ("gate", "up")
             )
         hidden = constrain(nn.silu(gate) * up, ("batch", None, "mlp"))

@@ -26,7 +26,7 @@ class Attention(nn.Module):
 
     Attributes:
       num_heads: query heads.
-      num_kv_heads: key and value heads; must divide `num_heads`. None: as many.
+      num_key_value_heads: key and value heads; must divide `num_heads`. None: as many.
       head_dim: channels of a head; None: the width of the tokens divided by `num_heads`.
       fused: one projection (query | key | value), as Phi-3 keeps them; not with a context.
       qkv_bias: whether queries, keys and values have a bias (M3D: no; E3D-GPT, Qwen2: yes).
@@ -39,7 +39,7 @@ class Attention(nn.Module):
     """
 
     num_heads: int = 12
-    num_kv_heads: int | None = None
+    num_key_value_heads: int | None = None
     head_dim: int | None = None
     fused: bool = False
     qkv_bias: bool = True
@@ -121,9 +121,9 @@ class Attention(nn.Module):
 
     def _sizes(self, width: int) -> tuple[int, int, int]:
         """Returns the query heads, the key and value heads, and the channels of a head."""
-        heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads
+        heads, kv_heads = self.num_heads, self.num_key_value_heads or self.num_heads
         if heads % kv_heads:
-            raise ConfigError(f"num_kv_heads={kv_heads} does not divide num_heads={heads}.")
+            raise ConfigError(f"num_key_value_heads={kv_heads} does not divide num_heads={heads}.")
         if self.head_dim is None and width % heads:
             raise ConfigError(f"num_heads={heads} does not divide the width {width}.")
         return heads, kv_heads, self.head_dim or width // heads

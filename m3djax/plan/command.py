@@ -44,7 +44,7 @@ def plan(config: Any, topology: Topology, *, fit: bool = False) -> Record:
         if not isinstance(config, Experiment):
             raise ConfigError("--fit finds the batch of a train step only. Cure: leave it out.")
         mesh = sharding.make_mesh(config.mesh, topology.devices())
-        unit = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
+        unit = mesh.shape["data"] * mesh.shape["fsdp"] * config.gradient_accumulation_steps
         search = Search(
             config, lambda e: compile_for(TrainStep(e), topology), topology.chip.memory, unit
         )
@@ -55,7 +55,7 @@ def plan(config: Any, topology: Topology, *, fit: bool = False) -> Record:
         except OutOfMemory as refused:
             raise ConfigError(
                 f"{refused}; {topology.name} has {topology.chip.memory / 2**30:.2f} GiB. Cure: "
-                "--fit, which finds the largest batch; or more remat, a larger accumulate, or "
-                "weights split over fsdp."
+                "--fit, which finds the largest batch; or more remat, a larger "
+                "gradient_accumulation_steps, or weights split over fsdp."
             ) from refused
     return record(target_of(config), topology, step)

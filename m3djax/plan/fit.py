@@ -63,7 +63,7 @@ class Search:
             if fits < 1:
                 raise ConfigError(
                     f"not even a batch of {self.unit} leaves {FREE:.0%} of the memory free. Cure: "
-                    "more remat, a larger accumulate, or weights split over fsdp."
+                    "more remat, a larger gradient_accumulation_steps, or weights split over fsdp."
                 )
             self.say(f"predicted batch {fits * self.unit}: compiling")
             experiment = self._with(fits)

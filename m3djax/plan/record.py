@@ -59,7 +59,7 @@ def record(target: Target, topology: Topology, step: Step) -> Record:
         "batch": {
             "global": target.rows,
             "per_device": target.rows / (step.mesh.shape["data"] * step.mesh.shape["fsdp"]),
-            "accumulate": target.accumulate,
+            "accumulate": target.gradient_accumulation_steps,
         },
         "parameters": step.parameters,
         "memory": {

@@ -34,7 +34,7 @@ _STEP_FIELDS = (
     "trainable",
     "groups",
     "steps",
-    "accumulate",
+    "gradient_accumulation_steps",
     "mesh",
 )
 
@@ -47,14 +47,14 @@ class Target(abc.ABC):
       looped: whether the program is a loop of unknown length, and a step one iteration of it.
       mesh: devices along (data, fsdp, tensor); -1 stands for all remaining devices.
       rows: samples or answers of one step.
-      accumulate: number of parts in which a step is computed.
+      gradient_accumulation_steps: number of parts in which a step is computed.
     """
 
     kind: str
     looped: bool = False
     mesh: tuple[int, int, int]
     rows: int
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
 
     @abc.abstractmethod
     def fields(self) -> dict[str, Any]:
@@ -75,10 +75,12 @@ class Target(abc.ABC):
     def split(self, mesh: Mesh) -> None:
         """Raises ConfigError if the rows cannot be split over a mesh."""
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        if self.rows % (shards * self.accumulate):
+        multiple = shards * self.gradient_accumulation_steps
+        if self.rows % multiple:
             raise ConfigError(
                 f"batch_size={self.rows} cannot be split over data x fsdp = {shards} devices and "
-                f"accumulate={self.accumulate}. Cure: a multiple of {shards * self.accumulate}."
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}. Cure: a multiple "
+                f"of {multiple}."
             )
 
 
@@ -89,7 +91,10 @@ class TrainStep(Target):
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.mesh, self.accumulate = experiment.mesh, experiment.accumulate
+        self.mesh, self.gradient_accumulation_steps = (
+            experiment.mesh,
+            experiment.gradient_accumulation_steps,
+        )
         self.rows = experiment.data.batch_size
 
     def fields(self) -> dict[str, Any]:

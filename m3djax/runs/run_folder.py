@@ -25,7 +25,15 @@ CONFIG = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # These may change between the start of a run and its continuation.
 _FREE = (
-    *("mesh", "accumulate", "log_every", "save_every", "keep", "profile", "evaluators"),
+    *(
+        "mesh",
+        "gradient_accumulation_steps",
+        "log_every",
+        "save_every",
+        "keep",
+        "profile",
+        "evaluators",
+    ),
     *(f"data.{field}" for field in LOADING),
 )
 

@@ -22,19 +22,21 @@ class AnsweringTask(Task):
     Attributes:
       vision: component that encodes volumes.
       llm: component that writes the answers.
-      image_token: id of the placeholder that a token of a volume takes the place of.
+      image_token_id: id of the placeholder that a token of a volume takes the place of.
     """
 
     vision: Encoder
     llm: Decoder
-    image_token: int
+    image_token_id: int
 
     def token_problems(self, tokenizer: Any) -> list[str]:
         """See `Task.token_problems`: the placeholder must be the token `<im_patch>`."""
         token = tokenizer.convert_tokens_to_ids(llm_tokenizer.IMAGE)
-        if token == self.image_token:
+        if token == self.image_token_id:
             return []
-        return [f"{llm_tokenizer.IMAGE} is token {token}, and task.image_token={self.image_token}"]
+        return [
+            f"{llm_tokenizer.IMAGE} is token {token}, and task.image_token_id={self.image_token_id}"
+        ]
 
     @abc.abstractmethod
     def tokens_per_volume(self, size: tuple[int, ...]) -> int:

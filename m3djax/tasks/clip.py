@@ -101,8 +101,8 @@ class Clip(EmbeddingTask):
 
         Args:
           params: one entry per component.
-          batch: image (B, D, H, W, 1) in network units; token_ids and text_mask (B, L), text_id
-            (B,), equal for equal captions; report_valid (B,), if there may be rows without text.
+          batch: image (B, D, H, W, 1) in network units; token_ids and attention_mask (B, L),
+            text_id (B,), equal for equal captions; report_valid (B,), if rows may lack text.
           keys: one per sample.
           train: changes nothing.
         """
@@ -112,7 +112,7 @@ class Clip(EmbeddingTask):
             self.objective,
             params["objective"],
             self.embed_images(params, images),
-            self.embed_texts(params, batch["token_ids"], batch["text_mask"]),
+            self.embed_texts(params, batch["token_ids"], batch["attention_mask"]),
             batch["text_id"],
             valid,
         )

@@ -23,14 +23,14 @@ class Language(Task):
 
     Attributes:
       llm: the language model.
-      chunk: see `next_token_loss`.
+      logits_chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
       counted: see `next_token_loss`.
       reduction: see `next_token_loss`.
     """
 
     llm: Decoder = Decoder()
-    chunk: int = 128
+    logits_chunk: int = 128
     z_loss: float = 0.0
     counted: int = 0
     reduction: Reduction = "token"
@@ -48,14 +48,14 @@ class Language(Task):
         """Sum of the tokens' negative log-likelihoods; the weight is their number."""
         llm, ids = params["llm"], batch["token_ids"]
         embeds = apply(self.llm, llm, ids, method="embed")
-        hidden, _ = apply(self.llm, llm, embeds, batch["valid"], method="encode")
+        hidden, _ = apply(self.llm, llm, embeds, batch["attention_mask"], method="encode")
         labels = spans_to_labels(ids, batch["spans"])
         return next_token_loss(
             self.llm,
             llm,
             hidden,
             labels,
-            chunk=self.chunk,
+            logits_chunk=self.logits_chunk,
             z_loss=self.z_loss,
             counted=self.counted,
             reduction=self.reduction,

@@ -26,7 +26,7 @@ def next_token_loss(
     hidden: Float[Array, "b n c"],
     labels: Int[Array, "b n"],
     *,
-    chunk: int = 128,
+    logits_chunk: int = 128,
     z_loss: float = 0.0,
     counted: int = 0,
     reduction: Reduction = "token",
@@ -34,14 +34,14 @@ def next_token_loss(
     """Sum of the negative log-likelihoods of the tokens after each token, and of their weights.
 
     The sequence is scanned in chunks whose logits the backward pass computes again: (b, n, v) never
-    exists, only (b, chunk, v). What fits into one chunk is computed once.
+    exists, only (b, logits_chunk, v). What fits into one chunk is computed once.
 
     Args:
       model: the decoder, for its head.
       params: its parameters.
       hidden: what `Decoder.encode` returned.
       labels: the token ids themselves, not shifted; `IGNORE` where they do not count.
-      chunk: tokens per row whose logits exist at once.
+      logits_chunk: tokens per row whose logits exist at once.
       z_loss: weight of the squared log of the softmax's denominator, which keeps logits small
         (arXiv 2204.02311, section 5).
       counted: most tokens of a row that count, where most of a text is prompt: the head is applied
@@ -57,13 +57,13 @@ def next_token_loss(
     numbers = jnp.sum(shifted != IGNORE, axis=1)
     weights = jnp.maximum(numbers, 1).astype(jnp.float32) ** _POWERS[reduction]
     b, n, c = hidden.shape
-    chunk = min(chunk, n)
-    rest = -n % chunk
+    logits_chunk = min(logits_chunk, n)
+    rest = -n % logits_chunk
     hidden = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0)))
     shifted = jnp.pad(shifted, ((0, 0), (0, rest)), constant_values=IGNORE)
     parts = (
-        jnp.moveaxis(hidden.reshape(b, -1, chunk, c), 1, 0),
-        jnp.moveaxis(shifted.reshape(b, -1, chunk), 1, 0),
+        jnp.moveaxis(hidden.reshape(b, -1, logits_chunk, c), 1, 0),
+        jnp.moveaxis(shifted.reshape(b, -1, logits_chunk), 1, 0),
     )
 
     def one(params: dict[str, Any], hidden: Array, labels: Array) -> tuple[Array, Array]:
@@ -74,14 +74,14 @@ def next_token_loss(
         right = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
         return jnp.sum((total - right) * weighed), jnp.sum(jnp.square(total) * weighed)
 
-    if chunk < n:  # of a single chunk the logits may as well be kept
+    if logits_chunk < n:  # of a single chunk the logits may as well be kept
         one = jax.checkpoint(one)
 
     def step(sums: tuple[Array, Array], part: tuple[Array, Array]) -> Any:
         return jax.tree.map(jnp.add, sums, one(head, *part)), None
 
     # Only what the head needs, so that the scan carries no other gradients.
-    part = "token_embed" if model.tie_embeddings else "head"
+    part = "token_embed" if model.tie_word_embeddings else "head"
     flat = flatten({part: params[part]})
     head = unflatten({path: _whole(model, path, leaf, hidden) for path, leaf in flat.items()})
     zero = jnp.float32(0)

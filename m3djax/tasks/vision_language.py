@@ -38,10 +38,11 @@ class VisionLanguage(AnsweringTask):
       vision: encoder of volumes.
       projector: its tokens to the language model's.
       llm: the language model.
-      image_token: id of the placeholder, such as M3D's <im_patch>.
-      layer: whose features are projected: -1 are those that `vision` returns; any other index, as
-        in a Python list, are those of that inner layer (of a ViT: a block, before the last norm).
-      chunk: see `next_token_loss`.
+      image_token_id: id of the placeholder, such as M3D's <im_patch>.
+      vision_feature_layer: layer of `vision` whose features are projected. -1 takes what `vision`
+        returns; another index, as of a Python list, takes that inner layer (of a ViT: a block,
+        before the last norm).
+      logits_chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
       counted: see `next_token_loss`: most tokens of an answer, the one that ends it included.
       reduction: see `next_token_loss`.
@@ -50,9 +51,9 @@ class VisionLanguage(AnsweringTask):
     vision: Encoder = ViT3D()
     projector: Projector = Projector()
     llm: Decoder = Decoder()
-    image_token: int = 32000
-    layer: int = -1
-    chunk: int = 128
+    image_token_id: int = 32000
+    vision_feature_layer: int = -1
+    logits_chunk: int = 128
     z_loss: float = 0.0
     counted: int = 0
     reduction: Reduction = "token"
@@ -65,14 +66,17 @@ class VisionLanguage(AnsweringTask):
                 f"model, llm.hidden_size={self.llm.hidden_size}."
             )
         size = self.llm.num_tokens or self.llm.vocab_size
-        if not 0 <= self.image_token < size:
+        if not 0 <= self.image_token_id < size:
             raise ConfigError(
-                f"image_token={self.image_token} is none of the language model's {size} tokens. "
-                "Cure: add it to the vocabulary (m3djax/convert/new_tokens.py)."
+                f"image_token_id={self.image_token_id} is none of the language model's {size} "
+                "tokens. Cure: add it to the vocabulary (m3djax/convert/new_tokens.py)."
             )
         depth = self.vision.depth
-        if not -depth <= self.layer < depth:
-            raise ConfigError(f"layer={self.layer}, and the encoder has {depth} layers.")
+        if not -depth <= self.vision_feature_layer < depth:
+            raise ConfigError(
+                f"vision_feature_layer={self.vision_feature_layer}, and the encoder has {depth} "
+                "layers."
+            )
 
     @property
     def stochastic(self) -> bool:
@@ -90,7 +94,7 @@ class VisionLanguage(AnsweringTask):
     @property
     def _asked(self) -> tuple[int, ...]:
         """Inner layers that the encoder has to return."""
-        return () if self.layer == -1 else (self.layer,)
+        return () if self.vision_feature_layer == -1 else (self.vision_feature_layer,)
 
     @property
     def _stride(self) -> Size:
@@ -121,10 +125,10 @@ class VisionLanguage(AnsweringTask):
                 f"becomes {needed} tokens. Cure: data.fields.text.tokens.image_tokens={needed}."
             )
         length = tokens.spec()["token_ids"].shape[-1]
-        if not needed < length <= llm.context:
+        if not needed < length <= llm.max_position_embeddings:
             raise ConfigError(
                 f"texts have {length} tokens: more than the volume's {needed}, and no more than "
-                f"the model's context of {llm.context}, must they be. "
+                f"the model's context of {llm.max_position_embeddings}, must they be. "
                 "Cure: another data.fields.text.tokens.length."
             )
 
@@ -149,7 +153,7 @@ class VisionLanguage(AnsweringTask):
           keys: one per sample.
           train: changes nothing.
         """
-        ids, valid = batch["token_ids"], batch["valid"]
+        ids, valid = batch["token_ids"], batch["attention_mask"]
         embeds = apply(self.llm, params["llm"], ids, method="embed")
         embeds = self.place(embeds, self.encode(params, batch["image"]), ids, valid)
         hidden, _ = apply(self.llm, params["llm"], embeds, valid, method="encode")
@@ -159,7 +163,7 @@ class VisionLanguage(AnsweringTask):
             params["llm"],
             hidden,
             labels,
-            chunk=self.chunk,
+            logits_chunk=self.logits_chunk,
             z_loss=self.z_loss,
             counted=self.counted,
             reduction=self.reduction,
@@ -197,7 +201,7 @@ class VisionLanguage(AnsweringTask):
         Raises:
           ConfigError: another number, if it can be seen.
         """
-        here = jnp.asarray(token_ids) == self.image_token
+        here = jnp.asarray(token_ids) == self.image_token_id
         used = jnp.ones(len(here), bool) if valid is None else jnp.any(valid, axis=1)
         expected = volumes.shape[1]
         wrong = (jnp.sum(here, axis=1) != expected) & used

@@ -60,7 +60,7 @@ def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("model")
     model = grow(tiny_llm.pretrained(), SPECIAL, PLAIN, multiple=8)
     tiny_llm.tokenizer().save_pretrained(str(root / "tokenizer"))
-    task = VisionLanguage(tiny.mae().vision, Projector(32), model.model, image_token=258)
+    task = VisionLanguage(tiny.mae().vision, Projector(32), model.model, image_token_id=258)
     tokens = DialogueTokens(str(root / "tokenizer"), 4, 128, model.model.vocab_size)
     data = Data(
         (Source(dataset),),

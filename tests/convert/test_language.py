@@ -73,7 +73,7 @@ def test_what_the_first_stages_start_from_can_be_read(
     task = config.get_config().task
     stage = task.llm.stages[0]
     attention = stage.block.attention.clone(**_sizes(theirs.model))
-    block = stage.block.clone(attention=attention, mlp=stage.block.mlp.clone(mlp_dim=48))
+    block = stage.block.clone(attention=attention, mlp=stage.block.mlp.clone(intermediate_size=48))
     tokens = len(theirs.tokenizer) + 4
     rows = 384 if task.llm.vocab_size % 128 == 0 else tokens
     llm = task.llm.clone(
@@ -82,7 +82,7 @@ def test_what_the_first_stages_start_from_can_be_read(
         hidden_size=32,
         stages=(stage.clone(num_layers=2, block=block),),
     )
-    parts = {"llm": llm, "projector": task.projector.clone(features=32), "image_token": 258}
+    parts = {"llm": llm, "projector": task.projector.clone(features=32), "image_token_id": 258}
     wanted = tiny.experiment(task=dataclasses.replace(task, **parts))
     out = tmp_path / "out"
     said = Convert(str(tmp_path / "published"), str(out), layout="llm").load(wanted)
@@ -94,7 +94,9 @@ def test_what_the_first_stages_start_from_can_be_read(
 
 def _sizes(model: Any) -> dict[str, int]:
     attention = model.stages[0].block.attention
-    return {name: getattr(attention, name) for name in ("num_heads", "num_kv_heads", "head_dim")}
+    return {
+        name: getattr(attention, name) for name in ("num_heads", "num_key_value_heads", "head_dim")
+    }
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,10 @@ def _sizes(model: Any) -> dict[str, int]:
     [
         ({"hidden_size": 48}, "llm.hidden_size: 32 in the file, 48 in the config"),
         ({"vocab_size": 261}, "llm.vocab_size: 522 in the file, 261 in the config"),
-        ({"context": 128}, "llm.context: 256 in the file, 128 in the config"),
+        (
+            {"max_position_embeddings": 128},
+            "llm.max_position_embeddings: 256 in the file, 128 in the config",
+        ),
     ],
 )
 def test_another_model_is_named(

@@ -57,7 +57,7 @@ def test_the_prompt_of_training_is_the_prompt_of_asking(folder: str, form: Any) 
     assert ids[:start].tolist() == made.prompt(tokenizer, f"What fills {BOX}?")
     assert made.decode(ids[start:end]).strip() == "It is large."
     assert ids[end - 1] == tokenizer.eos_token_id == made.prompt.end(tokenizer)
-    assert fields["valid"].sum() == end and fields["valid"][:end].all()
+    assert fields["attention_mask"].sum() == end and fields["attention_mask"][:end].all()
     assert (ids == IMAGE).sum() == 3
     if form == "m3d":
         assert ids[0] == tokenizer.bos_token_id and (ids[1:4] == IMAGE).all()
@@ -177,7 +177,7 @@ def test_cells_without_a_value_never_reach_a_prompt(folder: str, nothing: str) -
     for answer, question in ((nothing, "Why?"), ("None.", nothing)):
         with pytest.raises(DataError, match="has no words"):
             tokens(folder)(answer, None, question)
-    assert tokens(folder)("None.", None, "Which stones?")["valid"].any()
+    assert tokens(folder)("None.", None, "Which stones?")["attention_mask"].any()
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(folder: str, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_fields_of_a_question_and_what_a_box_forbids(folder: str) -> None:
         assert fields["allowed_flips"].any() != still and fields["allowed_turns"] != still
         assert fields["report_valid"] and fields["spans"].any()
     nothing = text.arrays(record, None, None)
-    assert not nothing["valid"].any() and not nothing["spans"].any()
+    assert not nothing["attention_mask"].any() and not nothing["spans"].any()
     with pytest.raises(ConfigError, match="ReportTokens puts no questions"):
         Text(ReportTokens(folder)).arrays(record, Question("Yes.", "m", "Is it?"), None)
     with pytest.raises(DataError, match="its text question has no words|its text has no words"):

@@ -385,7 +385,7 @@ def test_both_stages_as_shipped_on_tiny_parts(
     assert Prepare("m3d_seg", str(seg), out="data/m3d_seg", workers=0).run() == 0
     Path("data/m3d_cap").symlink_to(dataset)
     grown = grow(tiny_llm.pretrained(), SPECIAL, PLAIN, multiple=8)
-    small = tiny.vision_language(llm=grown.model, image_token=258)
+    small = tiny.vision_language(llm=grown.model, image_token_id=258)
     tokens = DialogueTokens("weights/llama2_7b", 4, 230, vocab_size=264)
 
     def data(shipped: Data) -> Data:

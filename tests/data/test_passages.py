@@ -38,7 +38,10 @@ def test_all_but_the_begin_is_learned(passage: Passage, words: list[str]) -> Non
     }
     wanted = [0, *(WORDS[word] for word in words), 1][:6]
     assert fields["token_ids"].tolist() == wanted + [0] * (6 - len(wanted))
-    assert fields["valid"].sum() == len(wanted) and fields["valid"][: len(wanted)].all()
+    assert (
+        fields["attention_mask"].sum() == len(wanted)
+        and fields["attention_mask"][: len(wanted)].all()
+    )
     assert fields["spans"].tolist() == [[1, len(wanted)]]
     assert passage.decode(wanted) == " ".join(words[:5]), "special tokens are not text"
 

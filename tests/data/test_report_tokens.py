@@ -52,7 +52,7 @@ def tokens(vocabulary: str, length: int = 16, **changes: object) -> ReportTokens
 
 
 def words(vocabulary: str, fields: dict) -> str:
-    return load_tokenizer(vocabulary).decode(fields["token_ids"][fields["text_mask"]].tolist())
+    return load_tokenizer(vocabulary).decode(fields["token_ids"][fields["attention_mask"]].tolist())
 
 
 def test_a_short_report_is_kept_whole(vocabulary: str) -> None:
@@ -61,7 +61,7 @@ def test_a_short_report_is_kept_whole(vocabulary: str) -> None:
     np.testing.assert_array_equal(
         fields["sentence_ids"], [0, 1, 1, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0]
     )
-    np.testing.assert_array_equal(fields["text_mask"], [1] * 10 + [0] * 6)
+    np.testing.assert_array_equal(fields["attention_mask"], [1] * 10 + [0] * 6)
     assert fields["token_ids"][0] == 2 and fields["token_ids"][9] == 3
 
 
@@ -97,7 +97,7 @@ def test_without_a_generator_the_choice_is_fixed(vocabulary: str) -> None:
 
 def test_a_first_sentence_that_is_too_long_is_cut(vocabulary: str) -> None:
     fields = tokens(vocabulary, 6)("The lung is large, normal, clear. No effusion.")
-    assert words(vocabulary, fields) == "the lung is large" and fields["text_mask"].all()
+    assert words(vocabulary, fields) == "the lung is large" and fields["attention_mask"].all()
     fields = tokens(vocabulary, 6, shorten="head")("The lung. The heart is normal.")
     assert words(vocabulary, fields) == "the lung. the"
     np.testing.assert_array_equal(fields["sentence_ids"], [0, 1, 1, 1, 2, 0])
@@ -118,7 +118,7 @@ def test_byte_level_tokens_begin_with_the_blank_before_them(byte_level: str) -> 
     text = ReportTokens(byte_level, 24, 263)
     fields = text("the. The the?")
     assert fields["token_ids"][0] == 0 and fields["token_ids"][-1] == 1
-    count = fields["text_mask"].sum()
+    count = fields["attention_mask"].sum()
     assert (
         load_tokenizer(byte_level).decode(fields["token_ids"][:count].tolist()) == "the. The the?"
     )
@@ -235,7 +235,7 @@ def test_every_text_keeps_the_contract(
 ) -> None:
     text = "The " + " ".join(parts)
     fields = tokens(vocabulary, length, shorten=shorten)(text, np.random.default_rng(seed))
-    ids, sentences, mask = (fields[k] for k in ("token_ids", "sentence_ids", "text_mask"))
+    ids, sentences, mask = (fields[k] for k in ("token_ids", "sentence_ids", "attention_mask"))
     count = int(mask.sum())
     assert mask[:count].all() and 3 <= count <= length
     assert ids[0] == 2 and ids[count - 1] == 3 and not ids[count:].any()

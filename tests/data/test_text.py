@@ -66,7 +66,7 @@ def test_batches_with_text_follow_the_spec_and_are_pure(
     spec = {name: (s.shape, s.dtype) for name, s in data.spec().items()}
     for batch in expected:
         assert {name: (v.shape, v.dtype) for name, v in batch.items()} == spec
-        assert batch["report_valid"].all() and batch["text_mask"].any(1).all()
+        assert batch["report_valid"].all() and batch["attention_mask"].any(1).all()
     workers = int(source == "organs")
     parts = [
         take(dataclasses.replace(data, workers=workers * half), 1, start=2, rows=rows)[0]
@@ -103,7 +103,7 @@ def test_a_record_without_a_report_gives_zeros_and_no_restrictions(prepared: str
     data = organs(prepared).with_fields(text=Text(WordLengths()))
     (batch,) = take(data, 1)
     assert not batch["report_valid"].any() and batch["allowed_flips"].all()
-    for name in ("token_ids", "sentence_ids", "text_mask", "text_id"):
+    for name in ("token_ids", "sentence_ids", "attention_mask", "text_id"):
         assert not batch[name].any()
 
 

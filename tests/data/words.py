@@ -24,7 +24,7 @@ class WordLengths(Tokens):
         return {
             "token_ids": ids,
             "sentence_ids": ids,
-            "text_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
+            "attention_mask": ArraySpec((self.length,), np.dtype(np.bool_)),
         }
 
     def check(self) -> None:
@@ -40,7 +40,7 @@ class WordLengths(Tokens):
         return {
             "token_ids": tokens,
             "sentence_ids": np.zeros_like(tokens),
-            "text_mask": np.arange(self.length) < len(words),
+            "attention_mask": np.arange(self.length) < len(words),
         }
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -28,9 +28,9 @@ def task(golden: Golden) -> VisionLanguage:
         vision=_tower(c),
         projector=_projector(c),
         llm=decoder(golden),
-        image_token=c["special"]["im_patch"],
-        layer=c["vision_select_layer"],
-        chunk=7,
+        image_token_id=c["special"]["im_patch"],
+        vision_feature_layer=c["vision_select_layer"],
+        logits_chunk=7,
     )
 
 
@@ -67,7 +67,7 @@ def batch(golden: Golden) -> dict[str, jax.Array]:
     return {
         "image": images(golden),
         "token_ids": jnp.asarray(ids, jnp.int32),
-        "valid": jnp.asarray(golden.given("attention_mask") > 0),
+        "attention_mask": jnp.asarray(golden.given("attention_mask") > 0),
         "spans": jnp.asarray(spans, jnp.int32)[:, None],
     }
 

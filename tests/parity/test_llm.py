@@ -44,7 +44,7 @@ def test_logits_and_loss(golden: Golden, model: Decoder, params: dict) -> None:
         variables = {"params": params}
         embeds = model.apply(variables, ids, method="embed")
         hidden, _ = model.apply(variables, embeds, valid, positions, method="encode")
-        loss = next_token_loss(model, params, hidden, jnp.where(valid, ids, IGNORE), chunk=4)
+        loss = next_token_loss(model, params, hidden, jnp.where(valid, ids, IGNORE), logits_chunk=4)
         return model.apply(variables, hidden, method="logits"), loss
 
     for side in ("right", "left"):

@@ -57,7 +57,7 @@ def batch(golden: Golden) -> dict[str, np.ndarray]:
     return {
         "image": np.moveaxis(golden.given("images"), 1, -1),
         "token_ids": golden.given("input_ids").astype(np.int32),
-        "text_mask": golden.given("attention_mask").astype(bool),
+        "attention_mask": golden.given("attention_mask").astype(bool),
         "text_id": golden.given("labels").astype(np.int32),
     }
 
@@ -97,7 +97,7 @@ def _compare_vision(golden: Golden, batch: dict[str, np.ndarray], params: dict[s
 def _compare_text(golden: Golden, batch: dict[str, np.ndarray], params: dict[str, Any]) -> None:
     model = task_of(golden).text
     apply = jax.jit(lambda p, *inputs: model.apply({"params": p}, *inputs))
-    features = apply(params["text"], batch["token_ids"], batch["text_mask"])
+    features = apply(params["text"], batch["token_ids"], batch["attention_mask"])
     golden.compare("bert_embeddings", features.embeddings, TOLERANCE)
     golden.compare("bert_last_hidden", features.tokens, TOLERANCE)
     golden.compare("text_feats_all", _every(features.tokens, params["text_head"]), TOLERANCE)
@@ -109,7 +109,7 @@ def _compare_loss(golden: Golden, batch: dict[str, np.ndarray], params: dict[str
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         image = task.embed_images(params, batch["image"])
-        text = task.embed_texts(params, batch["token_ids"], batch["text_mask"])
+        text = task.embed_texts(params, batch["token_ids"], batch["attention_mask"])
         result = task.loss(params, batch, keys, train=False)
         return result.total / result.weight, (image, text)
 

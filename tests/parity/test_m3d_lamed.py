@@ -42,7 +42,7 @@ def test_features_logits_and_hidden_states(
     golden: Golden, task: VisionLanguage, params: Params
 ) -> None:
     batch = lamed.batch(golden)
-    ids, valid, images = batch["token_ids"], batch["valid"], batch["image"]
+    ids, valid, images = batch["token_ids"], batch["attention_mask"], batch["image"]
 
     @jax.jit
     def run(params: Params) -> dict[str, jax.Array]:

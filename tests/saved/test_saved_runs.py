@@ -34,6 +34,8 @@ HERE = Path(__file__).parent
 EXPECTED: dict[str, Any] = json.loads((HERE / "v1.json").read_text())
 CONFIGS: dict[str, Any] = json.loads((HERE / "v1_configs.json").read_text())
 TOLERANCE = 1e-4
+# Fields of batches that had another name then.
+RENAMED = {"valid": "attention_mask", "text_mask": "attention_mask"}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,7 @@ def test_batches_are_the_same(home: Path, name: str) -> None:
         batches = experiment.data.batches(experiment.seed, start)
         batch = next(batches)
         batches.close()
+        hashes = {RENAMED.get(field, field): value for field, value in hashes.items()}
         found = {field: hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
                  for field, value in batch.items()}  # fmt: skip
         assert found == hashes

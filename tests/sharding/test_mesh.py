@@ -53,7 +53,9 @@ def test_accumulation_is_the_same_training(
     parts: int, alone: tuple[TrainState, list[dict]]
 ) -> None:
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    _state, history = tiny.updates(tiny.experiment(accumulate=parts, optimizer=SMOOTH), mesh)
+    _state, history = tiny.updates(
+        tiny.experiment(gradient_accumulation_steps=parts, optimizer=SMOOTH), mesh
+    )
     for here, there in zip(history, alone[1], strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=5e-6)
         np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=5e-5)

@@ -249,7 +249,7 @@ def test_a_real_model_blind_and_of_text_alone(
     studies: Split, data: Data, tmp_path: pathlib.Path
 ) -> None:
     llm = dataclasses.replace(tiny.vision_language().llm, vocab_size=264, num_tokens=262)
-    task = tiny.vision_language(llm=llm, image_token=258)
+    task = tiny.vision_language(llm=llm, image_token_id=258)
     params = jax.tree.map(
         lambda leaf: leaf * 4 if leaf.ndim > 1 else leaf,
         jax.jit(task.init)(jax.random.key(0), tiny.batch(rows=1)),

@@ -90,15 +90,15 @@ def test_attention_looks_at_a_context() -> None:
         jax.random.normal(KEYS[i], shape) for i, shape in ((0, (2, 3, 8)), (1, (2, 5, 6)))
     )
     mask = jnp.arange(5)[None, None, None] < jnp.array([3, 5])[:, None, None, None]
-    attention = Attention(4, num_kv_heads=2, head_dim=4)
+    attention = Attention(4, num_key_value_heads=2, head_dim=4)
     variables = attention.init(KEYS[2], x, context, mask=mask)
     out = attention.apply(variables, x, context, mask=mask)
     wanted = reference(variables["params"], x, context, mask, 4, 2)
     np.testing.assert_allclose(out, wanted, atol=1e-5)
     with pytest.raises(ValueError, match="fused"):
         attention.clone(fused=True).init(KEYS[2], x, context)
-    with pytest.raises(ValueError, match="num_kv_heads=3 does not divide num_heads=4"):
-        attention.clone(num_kv_heads=3).init(KEYS[2], x)
+    with pytest.raises(ValueError, match="num_key_value_heads=3 does not divide num_heads=4"):
+        attention.clone(num_key_value_heads=3).init(KEYS[2], x)
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_pytorch_tanh", "quick_gelu"])
@@ -224,7 +224,7 @@ def test_sown_terms_are_trained_in_parts_of_a_batch() -> None:
     task = balanced("vision", "none")
     counted = Counted(task.vision, task.mae_decoder)
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    config = tiny.experiment(task=counted, accumulate=2)
+    config = tiny.experiment(task=counted, gradient_accumulation_steps=2)
     state, (metrics,) = tiny.updates(config, mesh, steps=1)
     np.testing.assert_allclose(metrics["loss/balance"], SCALE * 2.0**2, rtol=1e-6)
     both = metrics["loss/balance"] + metrics["loss/reconstruction"]
@@ -234,7 +234,7 @@ def test_sown_terms_are_trained_in_parts_of_a_batch() -> None:
 
 
 def test_sown_terms_without_a_weight_are_not_accumulated() -> None:
-    config = tiny.experiment(task=balanced("vision", "none"), accumulate=2)
+    config = tiny.experiment(task=balanced("vision", "none"), gradient_accumulation_steps=2)
     trainer = trainer_of(config)
     key = jax.random.key(0)
     state = jax.eval_shape(trainer.init, key)

@@ -36,9 +36,12 @@ def params() -> dict[str, Any]:
 
 
 def test_parts_of_a_batch_are_another_loss() -> None:
-    with pytest.raises(ConfigError, match="accumulate=2: Clip compares the samples.*accumulate=1"):
-        tiny.experiment(task=tiny.clip(), accumulate=2)
-    assert tiny.experiment(accumulate=2).accumulate == 2
+    with pytest.raises(
+        ConfigError,
+        match="accumulation_steps=2: Clip compares the samples.*accumulation_steps=1",
+    ):
+        tiny.experiment(task=tiny.clip(), gradient_accumulation_steps=2)
+    assert tiny.experiment(gradient_accumulation_steps=2).gradient_accumulation_steps == 2
 
 
 def test_configs_survive_json() -> None:
@@ -86,7 +89,7 @@ def forward(params: dict[str, Any]) -> Any:
     def run(batch: dict[str, Any]) -> tuple[Any, jax.Array, jax.Array]:
         batch = tiny.network(batch)
         image = task.embed_images(params, batch["image"])
-        text = task.embed_texts(params, batch["token_ids"], batch["text_mask"])
+        text = task.embed_texts(params, batch["token_ids"], batch["attention_mask"])
         return task.loss(params, batch, KEYS, train=False), image, text
 
     return lambda batch: run({"report_valid": np.ones(8, bool)} | batch)

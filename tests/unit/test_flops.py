@@ -130,10 +130,10 @@ def test_the_backward_pass_is_what_differentiation_makes_of_it(trainable: str) -
 
 def test_frozen_weights_need_no_gradient() -> None:
     """6 FLOPs per weight and token when all is trained, 4 beside adapters."""
-    task = Language(tiny_llm.pretrained().model, chunk=8)
+    task = Language(tiny_llm.pretrained().model, logits_chunk=8)
     int32 = lambda *shape: jax.ShapeDtypeStruct((8, *shape), jnp.int32)  # noqa: E731
     spec = {"token_ids": int32(16), "spans": int32(1, 2)}
-    spec["valid"] = jax.ShapeDtypeStruct((8, 16), jnp.bool_)
+    spec["attention_mask"] = jax.ShapeDtypeStruct((8, 16), jnp.bool_)
     adapted, tokens = Adapted(task, LoRA(rank=1)), 8 * 16
     logits = 2 * tokens * 32 * 264  # the loss computes them twice, and is worth them once
     for each, trainable in ((task, ".*"), (adapted, ".*lora_[ab]"), (adapted, ".*")):

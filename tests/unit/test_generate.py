@@ -299,7 +299,7 @@ def test_long_and_short_rotations(tiny: Pretrained) -> None:
 def test_a_dynamic_scaling_reaches_beyond_the_trained_positions() -> None:
     scaling = {"rope_type": "dynamic", "factor": 2.0}
     model = tiny_llm.pretrained(rope_scaling=scaling, max_position_embeddings=32).model
-    assert model.context == 64
+    assert model.max_position_embeddings == 64
     within, beyond = (model.rotary.frequencies(8, length) for length in (32, 64))
     np.testing.assert_array_equal(within, model.rotary.frequencies(8, 1))
     assert (beyond[1:] < within[1:]).all()

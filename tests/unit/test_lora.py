@@ -31,7 +31,7 @@ ROWS, LENGTH = 8, 12
 
 @pytest.fixture(scope="module")
 def task() -> Adapted:
-    language = Language(tiny_llm.pretrained("phi3").model, chunk=8)
+    language = Language(tiny_llm.pretrained("phi3").model, logits_chunk=8)
     return Adapted(language, LoRA(rank=4, alpha=8, dropout=0.0))
 
 
@@ -39,7 +39,7 @@ def task() -> Adapted:
 def batch() -> dict[str, jax.Array]:
     ids = jax.random.randint(jax.random.key(5), (ROWS, LENGTH), 0, 258)
     spans = jnp.broadcast_to(jnp.array([[[4, LENGTH]]]), (ROWS, 1, 2))
-    return {"token_ids": ids, "valid": jnp.ones((ROWS, LENGTH), bool), "spans": spans}
+    return {"token_ids": ids, "attention_mask": jnp.ones((ROWS, LENGTH), bool), "spans": spans}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_remat_changes_nothing(task: Adapted, batch: dict, flat: dict) -> None:
     stages = (dataclasses.replace(task.task.llm.stages[0], remat="full"),)
     model = dataclasses.replace(task.task.llm, stages=stages)
     same = dropping(task, 0.3)
-    other = dataclasses.replace(same, task=Language(model, chunk=8))
+    other = dataclasses.replace(same, task=Language(model, logits_chunk=8))
 
     def grads(task: Adapted) -> Any:
         def run(flat: dict) -> jax.Array:
@@ -145,7 +145,7 @@ def test_the_base_has_neither_gradients_nor_moments(task: Adapted, batch: dict) 
         return moments, size.argument_size_in_bytes + size.temp_size_in_bytes
 
     wide = tiny_llm.pretrained("phi3", hidden_size=128, intermediate_size=256).model
-    language = Language(wide, chunk=8)
+    language = Language(wide, logits_chunk=8)
     full_moments, full_bytes = cost(None, ".*")
     moments, size = cost(LoRA(rank=2, dropout=0.0), ".*lora_[ab]")
     assert moments < 0.1 * full_moments

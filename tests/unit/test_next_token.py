@@ -42,7 +42,7 @@ def test_value_and_gradients_are_those_of_the_plain_loss(
         return jnp.sum((entropy + z_loss * z) * (wanted != IGNORE))
 
     def chunked(params: dict, hidden: jax.Array) -> jax.Array:
-        loss = next_token_loss(model, params, hidden, labels, chunk=8, z_loss=z_loss)
+        loss = next_token_loss(model, params, hidden, labels, logits_chunk=8, z_loss=z_loss)
         return loss.total
 
     hidden = hidden_of((4, 21, 32))
@@ -57,10 +57,10 @@ def test_spans_count_and_parts_add_up(tiny: Pretrained, labels: jax.Array) -> No
     """Rows of very different numbers of tokens: sums over parts are the sum of the whole."""
     model, params = tiny.model, tiny.params["llm"]
     hidden = hidden_of((4, 21, 32))
-    whole = next_token_loss(model, params, hidden, labels, chunk=5)
+    whole = next_token_loss(model, params, hidden, labels, logits_chunk=5)
     assert int(whole.weight) == 3 * (6 + 9) + 1
     parts = [
-        next_token_loss(model, params, hidden[rows], labels[rows], chunk=5)
+        next_token_loss(model, params, hidden[rows], labels[rows], logits_chunk=5)
         for rows in (slice(0, 3), slice(3, 4))
     ]
     np.testing.assert_allclose(sum(part.total for part in parts), whole.total, rtol=1e-6)
@@ -82,7 +82,7 @@ def test_reduction_says_what_counts_alike(
     np.testing.assert_array_equal(numbers, [15, 15, 15, 1])
     shares = {"token": numbers, "square": np.sqrt(numbers), "sample": np.ones(4)}[reduction]
     means = np.array([row.total for row in rows]) / numbers
-    whole = next_token_loss(model, params, hidden, labels, chunk=5, reduction=reduction)
+    whole = next_token_loss(model, params, hidden, labels, logits_chunk=5, reduction=reduction)
     np.testing.assert_allclose(whole.weight, shares.sum(), rtol=1e-6)
     np.testing.assert_allclose(whole.total, (means * shares).sum(), rtol=1e-5)
 
@@ -97,9 +97,11 @@ def test_logits_of_the_whole_batch_never_exist() -> None:
         jax.ShapeDtypeStruct((b, n), jnp.int32),
     )
 
-    def peak(chunk: int) -> int:
+    def peak(logits_chunk: int) -> int:
         def loss(params: dict, hidden: jax.Array, labels: jax.Array) -> jax.Array:
-            return next_token_loss(tiny.model, params, hidden, labels, chunk=chunk).total
+            return next_token_loss(
+                tiny.model, params, hidden, labels, logits_chunk=logits_chunk
+            ).total
 
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -113,7 +115,9 @@ def test_only_tokens_that_count_need_the_head(tiny: Pretrained, labels: jax.Arra
     model, params = tiny.model, tiny.params["llm"]
 
     def total(hidden: jax.Array, counted: int) -> jax.Array:
-        loss = next_token_loss(model, params, hidden, labels, chunk=5, z_loss=1e-2, counted=counted)
+        loss = next_token_loss(
+            model, params, hidden, labels, logits_chunk=5, z_loss=1e-2, counted=counted
+        )
         return loss.total / loss.weight
 
     hidden = hidden_of((4, 21, 32))

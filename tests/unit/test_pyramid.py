@@ -56,7 +56,9 @@ def vision_language(layer: int = -1) -> Experiment:
     return dataclasses.replace(
         old,
         name="pyramid_answers",
-        task=dataclasses.replace(old.task, vision=ENCODER, projector=projector, layer=layer),
+        task=dataclasses.replace(
+            old.task, vision=ENCODER, projector=projector, vision_feature_layer=layer
+        ),
         adapters=None,
         trainable="vision/|projector/",
         init_from={"llm": "weights/llm"},

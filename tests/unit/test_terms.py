@@ -75,7 +75,7 @@ def step(
     task: Task, batch: Batch, parts: int, adapters: LoRA | None = None
 ) -> tuple[TrainState, Metrics]:
     """Takes one step from the same start, without clipping."""
-    changes = {"task": task, "accumulate": parts, "adapters": adapters}
+    changes = {"task": task, "gradient_accumulation_steps": parts, "adapters": adapters}
     trainer = Trainer(tiny.experiment(**changes, optimizer=AdamW(clip_norm=0)), {})
     state = trainer.init(jax.random.key(0))
     return jax.jit(trainer.step)(state, batch, jax.random.key(1))

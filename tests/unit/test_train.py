@@ -230,5 +230,7 @@ def test_sizes_that_do_not_divide_are_explained(prepared: str) -> None:
     data = dataclasses.replace(tiny.experiment(prepared).data, size=(8, 16, 18))
     with pytest.raises(ValueError, match="side W of the volume has 18 voxels.*a size of 16 or 20"):
         train(tiny.experiment(prepared, name="sizes", data=data))
-    with pytest.raises(ValueError, match="accumulate=3 does not divide batch_size=8"):
-        tiny.experiment(prepared, accumulate=3)
+    with pytest.raises(
+        ValueError, match="gradient_accumulation_steps=3 does not divide batch_size=8"
+    ):
+        tiny.experiment(prepared, gradient_accumulation_steps=3)

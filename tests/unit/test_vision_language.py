@@ -64,7 +64,7 @@ def test_rows_of_padding_need_no_placeholders(params: Params) -> None:
     """A sample without text is worth nothing, and does no harm."""
     batch = tiny.dialogue_batch(rows=ROWS)
     alone = loss_of(TASK, params, {name: value[1:] for name, value in batch.items()})
-    for name in ("token_ids", "valid", "spans"):
+    for name in ("token_ids", "attention_mask", "spans"):
         batch[name][0] = 0
     found = loss_of(TASK, params, batch)
     np.testing.assert_allclose(found.total, alone.total, rtol=1e-5)
@@ -76,7 +76,7 @@ def test_only_answers_count_and_eos_is_one_of_them(params: Params) -> None:
     found = loss_of(TASK, params, batch)
     first, end = batch["spans"][:, 0].T
     assert found.weight == np.sum(end - first)
-    ids, valid = jnp.asarray(batch["token_ids"]), jnp.asarray(batch["valid"])
+    ids, valid = jnp.asarray(batch["token_ids"]), jnp.asarray(batch["attention_mask"])
     volumes = TASK.encode(params, tiny.network(batch)["image"])
     embeds = apply(TASK.llm, params["llm"], ids, method="embed")
     embeds = TASK.place(embeds, volumes, ids)
@@ -98,7 +98,7 @@ def test_several_volumes(params: Params) -> None:
     ids = np.full((2, 14), 5, np.int32)
     ids[:, 1:5] = ids[:, 6:10] = 60
     spans = np.array([[[11, 14]]] * 2, np.int32)
-    fields = {"token_ids": ids, "valid": ids > 0, "spans": spans}
+    fields = {"token_ids": ids, "attention_mask": ids > 0, "spans": spans}
     assert np.isfinite(loss_of(TASK, params, pairs | fields).total)
     both = TASK.encode(params, tiny.network(pairs)["image"])
     apart = TASK.encode(params, tiny.network(batch)["image"])
@@ -123,7 +123,7 @@ def test_any_layer_is_projected(params: Params, layer: int) -> None:
     images = tiny.network(tiny.batch(rows=2))["image"]
     features = apply(TASK.vision, params["vision"], images, hidden=(layer,))
     wanted = apply(TASK.projector, params["projector"], features.hidden[0])
-    found = dataclasses.replace(TASK, layer=layer).encode(params, images)
+    found = dataclasses.replace(TASK, vision_feature_layer=layer).encode(params, images)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.any(np.abs(found - TASK.encode(params, images)) > 1e-3)
 
@@ -160,9 +160,9 @@ def test_trains_what_it_is_told_to() -> None:
     ("changes", "message"),
     [
         ({"projector": Projector(16)}, "projector.features=16 must be the width"),
-        ({"image_token": 64}, "none of the language model's 64 tokens"),
-        ({"layer": 2}, "layer=2, and the encoder has 2 layers"),
-        ({"layer": -3}, "layer=-3"),
+        ({"image_token_id": 64}, "none of the language model's 64 tokens"),
+        ({"vision_feature_layer": 2}, "vision_feature_layer=2, and the encoder has 2 layers"),
+        ({"vision_feature_layer": -3}, "vision_feature_layer=-3"),
     ],
 )
 def test_parts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

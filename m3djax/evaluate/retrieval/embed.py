@@ -13,7 +13,7 @@ from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from m3djax.params import Params
 from m3djax.tasks.embedding import EmbeddingTask
 
-FIELDS = ("image", "scale", "offset", "token_ids", "text_mask")
+FIELDS = ("image", "scale", "offset", "token_ids", "attention_mask")
 """The fields of a batch that `embed` takes."""
 _SIDE = 96  # pixels of a small slice at most
 
@@ -27,7 +27,7 @@ def embed(
     images = inputs(batch)["image"]
     return {
         "images": task.embed_images(params, images),
-        "texts": task.embed_texts(params, batch["token_ids"], batch["text_mask"]),
+        "texts": task.embed_texts(params, batch["token_ids"], batch["attention_mask"]),
         "middle": _small_slices(inputs.window, images),
     }
 

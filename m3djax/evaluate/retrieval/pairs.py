@@ -16,7 +16,7 @@ from m3djax.evaluate.split import patients
 from m3djax.models.patches import Size
 
 DIRECTIONS = ("image_to_text", "text_to_image")
-KEPT = ("record", "crop", "place", "text_id", "token_ids", "text_mask", "report_valid")
+KEPT = ("record", "crop", "place", "text_id", "token_ids", "attention_mask", "report_valid")
 """Fields of the samples that stay beside their vectors."""
 
 
@@ -33,7 +33,7 @@ class Pairs:
       crop: number of the crop of the record.
       place: voxel of the record in the middle of the crop.
       token_ids: of the caption.
-      text_mask: where it has a token.
+      attention_mask: where it has a token.
       middle: the middle axial slice of the volume, small, 0..255.
       size: voxels along (D, H, W) of a crop.
     """
@@ -46,7 +46,7 @@ class Pairs:
     crop: Int[np.ndarray, " n"]
     place: Int[np.ndarray, "n 3"]
     token_ids: Int[np.ndarray, "n l"]
-    text_mask: Bool[np.ndarray, "n l"]
+    attention_mask: Bool[np.ndarray, "n l"]
     middle: UInt8[np.ndarray, "n h w"]
     size: Size
 

@@ -125,5 +125,5 @@ def _empty(cell: Axes) -> None:
 
 def _caption(pairs: Pairs, row: int, tokens: Tokens) -> str:
     # "$" would start a formula.
-    text = tokens.decode(pairs.token_ids[row][pairs.text_mask[row]].tolist())
+    text = tokens.decode(pairs.token_ids[row][pairs.attention_mask[row]].tolist())
     return printable(" ".join(text.split())).replace("$", r"\$")

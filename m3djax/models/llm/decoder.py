@@ -23,7 +23,7 @@ class CausalAttention(Attention):
     """Attention with the settings of a language model; see `Attention`."""
 
     num_heads: int = 32
-    num_kv_heads: int = 32
+    num_key_value_heads: int = 32
     head_dim: int = 128
     qkv_bias: bool = False
     out_bias: bool = False
@@ -49,9 +49,9 @@ class Decoder(nn.Module):
       hidden_size: width of a token.
       stages: stacks of equal blocks; one, unless some layers have a window and others do not.
       rotary: the positions.
-      tie_embeddings: whether the output projection is the embedding table.
+      tie_word_embeddings: whether the output projection is the embedding table.
       norm_eps: epsilon of the last norm.
-      context: longest text in tokens.
+      max_position_embeddings: longest text in tokens.
       dtype: what is computed in: "float32", or "bfloat16" on accelerators. Norms' statistics,
         rotations and softmax are float32.
     """
@@ -61,9 +61,9 @@ class Decoder(nn.Module):
     hidden_size: int = 4096
     stages: tuple[Transformer, ...] = (Transformer(32, DecoderBlock()),)
     rotary: Rotary = Rotary()
-    tie_embeddings: bool = False
+    tie_word_embeddings: bool = False
     norm_eps: float = 1e-6
-    context: int = 4096
+    max_position_embeddings: int = 4096
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def setup(self) -> None:
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
             self.vocab_size, self.hidden_size, embedding_init=nn.initializers.normal(0.02)
         )
         self.norm = nn.RMSNorm(self.norm_eps, self.dtype)
-        if not self.tie_embeddings:
+        if not self.tie_word_embeddings:
             init = nn.initializers.normal(0.02)
             self.head = nn.Dense(self.vocab_size, False, self.dtype, kernel_init=init)
 
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Float[Array, "b n c"]) -> Float[Array, "b n v"]:
         """Scores of all rows of the vocabulary, in `dtype`, for normalised hidden states."""
-        if not self.tie_embeddings:
+        if not self.tie_word_embeddings:
             return self.head(hidden)
         table = self.token_embed.embedding.astype(hidden.dtype)
         # The table comes first: as the second factor CPUs would transpose all of it every time.
