@@ -5,14 +5,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Packages are installed without bytecode (see .venv/runtime), so keep what Python compiles at import.
+# Packages are installed without bytecode (see .venv/runtime), so keep what imports compile.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: setup quickstart test plans format clean
 
 setup: .venv/runtime
 
-# XLA allocates buffers in every step; with large pages, this takes up to a tenth less time on Linux.
+# XLA allocates buffers in every step. On Linux, large pages save up to a tenth of the step's time.
 quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: .venv/runtime
 	$(BIN)/python run.py quickstart

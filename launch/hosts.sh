@@ -4,9 +4,9 @@
 #
 #   HOSTS="gpu1 gpu2 gpu3" launch/hosts.sh configs/e3d_gpt/mae.py [--field value ...]
 #
-# FOLDER is on a file system that all hosts share (NFS). It holds this repository with its .venv, the
-# data and runs/. The output of all hosts appears here, each line with the host's name. Ctrl-C saves a
-# checkpoint and ends training; the same command resumes it.
+# FOLDER is on a file system that all hosts share (NFS). It holds this repository with its .venv,
+# the data and runs/. The output of all hosts appears here, each line with the host's name. Ctrl-C
+# saves a checkpoint and ends training; the same command resumes it.
 set -uo pipefail
 
 : "${HOSTS:?names of the hosts, the first one is process 0}"

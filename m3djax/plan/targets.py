@@ -98,18 +98,18 @@ class TrainStep(Target):
         self.rows = experiment.data.batch_size
 
     def fields(self) -> dict[str, Any]:
-        """See `Target.fields`."""
+        """Returns the values that the program depends on; see `Target.fields`."""
         spec = self.experiment.data.spec()
         batch = {name: [list(s.shape), str(s.dtype)] for name, s in spec.items()}
         return {name: getattr(self.experiment, name) for name in _STEP_FIELDS} | {"batch": batch}
 
     def work(self, traced: Traced) -> int:
-        """See `Target.work`."""
+        """Returns the FLOPs of a step; see `Target.work`."""
         e = self.experiment
         return flops.model_flops(e.adapted, specification(e), e.trainable)
 
     def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
-        """See `Target.trace`."""
+        """Traces the program and counts its parameters; see `Target.trace`."""
         self.split(mesh)
         state = abstract_state(self.experiment, mesh)
         batch = abstract_batch(self.experiment, mesh)
@@ -141,15 +141,15 @@ class Decoding(Target):
     looped = True
 
     def fields(self) -> dict[str, Any]:
-        """See `Target.fields`."""
+        """Returns the values that the program depends on; see `Target.fields`."""
         return {"decoding": self}
 
     def work(self, traced: Traced) -> int:
-        """See `Target.work`."""
+        """Returns the FLOPs of a step; see `Target.work`."""
         return flops.count_jaxpr(traced.jaxpr.jaxpr)  # the loop's body once; nothing is recomputed
 
     def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
-        """See `Target.trace`."""
+        """Traces the program and counts its parameters; see `Target.trace`."""
         self.split(mesh)
         sizes = shapes(self.llm)
         flat = {
