@@ -1,1 +1,1 @@
-"""Fields of a batch: what is made of the crop of a record, each kind in a file of its own."""
+"""Fields of a batch: the arrays that are made from the crop of a record. One file per kind."""

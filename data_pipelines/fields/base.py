@@ -1,4 +1,4 @@
-"""The contract of a field: what a batch holds of the crop of a record."""
+"""The base class of a field, and the crop from which fields make the arrays of a batch."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ Kind = Literal["image", "mask", "points", "boxes", "slice", "slice_at"]
 
 @dataclasses.dataclass(frozen=True)
 class Spatial:
-    """Tells how an array of a sample moves when the sample is flipped or turned.
+    """A rule for an array of a sample: how it moves when the sample is flipped or turned.
 
-    Positions are in voxels of the sample along (D, H, W): a voxel is addressed by its centre, so
-    that a flip along an axis of n voxels moves position p to n - 1 - p.
+    Positions are in voxels of the sample along (D, H, W). A position addresses the centre of a
+    voxel, so that a flip along an axis of n voxels moves position p to n - 1 - p.
 
     Attributes:
       kind: what the array holds:
         "image": intensities on the grid of the sample, such as (D, H, W, 1);
         "mask": labels or truth values on the grid of the sample, such as (D, H, W);
         "points": (..., 3) positions; NaN where there is none;
-        "boxes": (..., 6) half-open boxes d0, h0, w0, d1, h1, w1 between faces of voxels, so that a
-          flip moves a face f to n - f; NaN where there is none;
-        "slice": intensities of one plane of the sample. Its rows and columns are the two axes of
-          (D, H, W) that the plane keeps, in this order, resampled to any number of voxels;
-        "slice_at": (2,) integers: the axis 0, 1, 2 that a slice is perpendicular to, and the
-          position of the slice along it.
-      axes: dimensions of the array, without that of the batch: D, H, W for "image" and "mask",
-        rows and columns for "slice", () for the others.
-      at: for "slice" the name of the array of kind "slice_at" that tells its plane.
+        "boxes": (..., 6) half-open boxes d0, h0, w0, d1, h1, w1 between faces of voxels. A flip
+          moves a face f to n - f. NaN where there is none;
+        "slice": intensities of one plane of the sample. Rows and columns are the two axes of
+          (D, H, W) that lie in the plane, in this order, resampled to any number of voxels;
+        "slice_at": (2,) integers: the axis (0, 1 or 2) perpendicular to a slice, and the position
+          of the slice along that axis.
+      axes: indices of the array's spatial dimensions, without the batch dimension: D, H, W for
+        "image" and "mask", rows and columns for "slice", () for the others.
+      at: for "slice", the name of the array of kind "slice_at" that gives its plane.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class Spatial:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """The crop of a record, as fields see it; voxels are decoded when they are first asked for.
+    """The crop of a record from which fields make arrays. Voxels are decoded at their first use.
 
     Attributes:
       record: see `datasets.records`.
@@ -62,8 +62,8 @@ class Sample:
       size: voxels along (D, H, W) that the crop is resampled to.
       mask_names: {label value: name} of the record's mask.
       label_names: names of the entries of the record's `labels`.
-      caption: what is said of the sample; None for nothing.
-      rng: makes the choices of training; None makes the same choices every time.
+      caption: the text about the sample; None if there is none.
+      rng: makes the random choices of training; with None the choices are always the same.
     """
 
     record: Record
@@ -76,67 +76,74 @@ class Sample:
 
     @functools.cached_property
     def image(self) -> np.ndarray:
-        """(D, H, W) voxels as stored: uint8 or int16; the volume's lowest value outside of it."""
+        """Returns (D, H, W) voxels as stored, uint8 or int16.
+
+        Voxels outside the volume have its lowest value.
+        """
         return cut(self.record["image"], self.window, self.size, self.record["low"])
 
     @functools.cached_property
     def mask(self) -> np.ndarray:
-        """(D, H, W) uint8 label map, by nearest neighbour; 0 outside of the volume."""
+        """Returns the (D, H, W) uint8 label map, by nearest neighbour; 0 outside the volume."""
         patch = self.window.of(self.record["mask"], 0)
         step = self.step
         return nearest(patch, self.size, (step - 1) / 2, step)
 
     @property
     def step(self) -> np.ndarray:
-        """(3,) voxels of the record per voxel of the sample."""
+        """Returns (3,) voxels of the record per voxel of the sample."""
         return np.array(self.window.shape) / np.array(self.size)
 
     def positions(self, voxels: np.ndarray) -> np.ndarray:
-        """Returns positions (..., 3) in voxels of the record in voxels of the sample."""
+        """Converts positions (..., 3) from voxels of the record to voxels of the sample."""
         return transform(np.linalg.inv(self.window.to_volume(self.size)), voxels)
 
 
 class Field(abc.ABC):
-    """A part of a batch; frozen dataclasses implement this and travel to worker processes."""
+    """A part of a batch.
+
+    Subclasses are frozen dataclasses, because they are sent to worker processes.
+    """
 
     @property
     def needs_image(self) -> bool:
-        """Whether it looks at the record's voxels."""
+        """Returns True if the field reads the record's voxels."""
         return False
 
     @property
     def needs_mask(self) -> bool:
-        """Whether it looks at the record's mask."""
+        """Returns True if the field reads the record's mask."""
         return False
 
     @abc.abstractmethod
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """Returns shapes and dtypes of the arrays of one sample; needs no data on disk.
+        """Returns shapes and dtypes of the arrays of one sample, without data on disk.
 
         Args:
-          name: of the field in `Data.fields`; a field that may occur twice names its arrays by it.
+          name: name of the field in `Data.fields`. If a kind of field may occur twice in
+            `Data.fields`, the names of its arrays begin with it.
           size: voxels along (D, H, W) of a sample.
         """
 
     def spatial(self, name: str) -> dict[str, Spatial]:
-        """Returns how arrays move with the sample; one that is not named stays as it is."""
+        """Returns how arrays move with the sample. Arrays that are not named do not change."""
         return {}
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:  # noqa: B027
-        """Reads what the field needs, so that what is missing is found before compilation.
+        """Reads the files that the field needs, so that errors appear before compilation.
 
         Args:
           name: see `spec`.
           sources: the prepared datasets of the mixture.
 
         Raises:
-          ConfigError: no dataset has what the field asks for.
-          DataError: a file is missing, or of another model.
+          ConfigError: no dataset has the data that the field needs.
+          DataError: a file is missing, or belongs to another model.
         """
 
     @abc.abstractmethod
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
         """Returns the arrays of one sample, as in `spec`.
 
-        An array may be of a narrower dtype than its spec, which stacking widens.
+        The dtype of an array may be narrower than in its spec: stacking widens it.
         """

@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Labels(Field):
-    """The labels of the study that the crop is of.
+    """The labels of the study to which the crop belongs.
 
     A sample has
       NAME: (N,) float32 in the order of `names`: 1 present, 0 absent, NaN not known.
 
     Attributes:
-      names: names of labels, each a label column of the table that a dataset was prepared with; a
-        label that a dataset does not have is not known there.
+      names: names of labels. Each is a label column of the table from which a dataset was
+        prepared. If a dataset does not have a label, its value there is NaN.
     """
 
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for names that mean nothing."""
+        """Raises ConfigError if there are no names or a name occurs twice."""
         if not self.names or len(set(self.names)) < len(self.names):
-            raise ConfigError(f"names={self.names} must name labels, each of them once.")
+            raise ConfigError(f"names={self.names} must name at least one label, each once.")
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
         """See `Field.spec`."""
         return {name: ArraySpec((len(self.names),), np.dtype(np.float32))}
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:
-        """See `Field.check`: every label must be one of a dataset."""
+        """See `Field.check`: at least one dataset must have each label."""
         known = {label for source in sources for label in source.label_names}
         if unknown := [label for label in self.names if label not in known]:
             has = ", ".join(sorted(known)) or "none"
             raise ConfigError(
-                f"data.fields.{name}.names: no dataset has the label {unknown[0]!r}. Cure: one of "
-                f"those that the datasets have: {has}."
+                f"data.fields.{name}.names: no dataset has the label {unknown[0]!r}. Cure: choose "
+                f"from the labels of the datasets: {has}."
             )
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The mask of a crop: all of it, some structures, or the structure that a question asks for."""
+"""The mask of a crop: all labels, groups of labels, or the structure in a question."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _VALUES = 256
 
 @dataclasses.dataclass(frozen=True)
 class Mask(Field):
-    """The mask of the crop, by nearest neighbour where the crop is resized.
+    """The mask of the crop, resampled by nearest neighbour if the crop is resized.
 
     Without groups, a sample has
       NAME: (D, H, W) uint8 label map, 0 for background and 255 where nothing was labelled;
-      NAME_known: bool (256,), whether the mask was drawn for a label; where it is False, the
-        absence of the label says nothing.
+      NAME_known: bool (256,), True for labels for which the mask was drawn. Where it is False, the
+        absence of the label in the mask does not mean that the structure is absent.
     With G groups,
       NAME: (D, H, W, G) uint8, 1 where a voxel has a label of the group, else 0, and 255 where
-        nothing was labelled; groups may overlap, such as a liver that includes its tumours;
-      NAME_known: bool (G,), whether the record's dataset has labels of the group and the mask was
+        nothing was labelled. Groups may overlap, such as a liver that includes its tumours;
+      NAME_known: bool (G,), True if the record's dataset has labels of the group and the mask was
         drawn for all of them.
 
     Attributes:
-      groups: {name of a group: regular expressions of the names of its labels}.
+      groups: {name of a group: regular expressions that match the names of its labels}.
     """
 
     groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -45,7 +45,7 @@ class Mask(Field):
     needs_mask = True
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for groups that cannot be read."""
+        """Raises ConfigError for a group without labels or an invalid regular expression."""
         for name, patterns in self.groups.items():
             if not patterns:
                 raise ConfigError(f"groups: {name!r} has no labels. Cure: name one.")
@@ -54,7 +54,7 @@ class Mask(Field):
                     re.compile(pattern)
                 except re.error as error:
                     raise ConfigError(
-                        f"groups: {pattern!r} is no regular expression: {error}"
+                        f"groups: {pattern!r} is not a regular expression: {error}"
                     ) from error
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
@@ -77,7 +77,7 @@ class Mask(Field):
                 has = ", ".join(labels[:8]) or "none"
                 raise ConfigError(
                     f"data.fields.{name}.groups: {pattern!r} matches no label of the datasets. "
-                    f"Cure: one that does; the first labels are: {has}."
+                    f"Cure: change it; the first labels are: {has}."
                 )
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
@@ -93,13 +93,13 @@ class Mask(Field):
 
 @dataclasses.dataclass(frozen=True)
 class AskedMask(Field):
-    """The mask of the structure that the question of the sample asks for.
+    """The mask of the structure that the question of the sample is about.
 
     A sample has
-      NAME: (D, H, W) uint8, 1 in the structure, else 0, and 255 where nothing was labelled; zeros
-        for a structure that the crop does not show;
-      NAME_valid: whether the sample has a question, and the question is about a label of the mask.
-        Of several questions in one text the first one counts.
+      NAME: (D, H, W) uint8, 1 in the structure, else 0, and 255 where nothing was labelled. All
+        zeros if the crop does not show the structure;
+      NAME_valid: True if the sample has a question, and the question is about a label for which
+        the mask was drawn. If a text has several questions, only the first one is used.
     """
 
     needs_mask = True
@@ -125,12 +125,12 @@ class AskedMask(Field):
 
 
 def _matching(names: Mapping[int, str], patterns: Sequence[str]) -> list[int]:
-    """Returns the label values whose names one of the expressions matches as a whole."""
+    """Returns the label values whose whole name matches one of the expressions."""
     return [v for v, label in names.items() if any(re.fullmatch(p, label) for p in patterns)]
 
 
 def _binary(mask: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Returns 1 for these label values and 0 for others; voxels without a label keep theirs."""
+    """Returns 1 for these label values and 0 for others; `NOT_LABELLED` voxels do not change."""
     table = np.zeros(_VALUES, np.uint8)
     table[list(values)] = 1
     table[NOT_LABELLED] = NOT_LABELLED

@@ -1,4 +1,4 @@
-"""Points of a study that lie in a crop, such as centres of candidates for nodules."""
+"""Points of a study that lie in a crop, such as centres of nodule candidates."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Points(Field):
 
     A sample has
       NAME: (count, 3) float32 positions along (D, H, W) in voxels of the sample, in the order of
-        the table; NaN behind the last one.
+        the table; rows after the last point are NaN.
 
     Attributes:
       column: name of the points; see `datasets.points`.
-      count: points of a sample at most; further ones are left out.
+      count: maximum number of points in a sample; further points are left out.
     """
 
     column: str = "candidates"
     count: int = 16
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values that cannot work."""
+        """Raises ConfigError if `count` is less than 1."""
         if self.count < 1:
             raise ConfigError(f"count={self.count} must be at least 1.")
 

@@ -18,18 +18,19 @@ Axis = Literal["D", "H", "W"]
 
 @dataclasses.dataclass(frozen=True)
 class Slice(Field):
-    """A slice of the sample, resampled to a fixed size. It belongs beside `Image`.
+    """A slice of the sample, resampled to a fixed size. Use it together with `Image`.
 
     A sample has
-      NAME: (h, w, 1) int16, in the stored units of `Image`: its scale and offset apply. Rows and
-        columns are the two axes of (D, H, W) that the slice keeps, in this order;
-      NAME_at: (2,) int32, the axis that the slice is perpendicular to (0 for D, 1 for H, 2 for W)
-        and its position along this axis, in voxels of the sample.
+      NAME: (h, w, 1) int16, in the stored units of `Image`: the scale and offset of `Image` apply.
+        Rows and columns are the two axes of (D, H, W) that lie in the slice, in this order;
+      NAME_at: (2,) int32, the axis perpendicular to the slice (0 for D, 1 for H, 2 for W) and the
+        position of the slice along this axis, in voxels of the sample.
 
-    In training the axis and the position are drawn; else they are the first axis and its middle.
+    In training the axis and the position are random. Otherwise the slice is in the middle of the
+    first axis.
 
     Attributes:
-      axes: axes that the slice may be perpendicular to.
+      axes: possible axes perpendicular to the slice.
       size: voxels along the rows and the columns.
     """
 
@@ -39,7 +40,7 @@ class Slice(Field):
     needs_image = True
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values that cannot work."""
+        """Raises ConfigError if there are no axes or the size is not positive."""
         if not self.axes or min(self.size) < 1:
             raise ConfigError("axes must not be empty, and size must be positive.")
 

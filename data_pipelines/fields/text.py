@@ -1,4 +1,4 @@
-"""What is said of a crop, as tokens."""
+"""The text about a crop, as tokens."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Text(Field):
-    """The caption of the crop as tokens. `Data` has one at most, as a sample has one caption.
+    """The caption of the crop as tokens. `Data` has at most one, because a sample has one caption.
 
     A sample has the arrays of the tokenizer, and
-      report_valid: False where there is no text; its tokens are zeros;
-      text_id: int32 hash of the meaning of the text, equal for captions that say the same;
-      allowed_flips: bool (3,), flips along D, H, W that leave the text true;
-      allowed_turns: bool, whether quarter turns of H and W do.
+      report_valid: False if the sample has no text; its tokens are then zeros;
+      text_id: int32 hash of the meaning of the text, equal for captions of the same meaning;
+      allowed_flips: bool (3,), True for flips along D, H, W after which the text is still true;
+      allowed_turns: bool, True if the text is still true after quarter turns of H and W.
 
     Attributes:
       tokens: the tokenizer.
@@ -55,8 +55,8 @@ class Text(Field):
         return {
             **self.tokens.spec(),
             "report_valid": ArraySpec((), np.dtype(np.bool_)),
-            # 32 bits, as wide as JAX's integers: among 4096 captions, two that differ share a hash
-            # once in 500 batches, and count as equally right there.
+            # 32 bits, because JAX's integers have 32. In batches of 4096 captions, two different
+            # captions have the same hash in one of 500 batches, and count as the same text there.
             "text_id": ArraySpec((), np.dtype(np.int32)),
             "allowed_flips": ArraySpec((3,), np.dtype(np.bool_)),
             "allowed_turns": ArraySpec((), np.dtype(np.bool_)),
@@ -69,10 +69,11 @@ class Text(Field):
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
         """See `Field.__call__`.
 
-        In training a text that the tokenizer cannot use is left out, and a warning names it.
+        In training, a text that the tokenizer cannot use is left out, and a warning names it.
 
         Raises:
-          TextError: the tokenizer cannot use the text, outside of training; it names the record.
+          TextError: the tokenizer cannot use the text, and this is not training. The error names
+            the record.
           DataError: the tokenizer itself cannot be used.
         """
         try:
@@ -80,8 +81,8 @@ class Text(Field):
         except TextError as error:
             if sample.rng is None:
                 raise
-            # A single text among many must not end a training that has run for days.
-            _warn_once(f"{error} It is left out: its volume is seen without a text.")
+            # One bad text must not stop a training run that has run for days.
+            _warn_once(f"{error} It is left out: its volume is used without a text.")
             return self.arrays(sample.record, None, sample.rng)
 
     def arrays(
@@ -90,12 +91,12 @@ class Text(Field):
         """Returns the arrays of a caption.
 
         Args:
-          record: what the caption is about.
-          caption: None gives zeros, and no restrictions.
-          rng: chooses the sentences of long texts; None takes the same ones every time.
+          record: the record that the caption describes.
+          caption: None gives zeros and allows all flips and turns.
+          rng: chooses the sentences of long texts; with None the choice is always the same.
 
         Raises:
-          TextError: the tokenizer cannot use the text; it names the record.
+          TextError: the tokenizer cannot use the text. The error names the record.
           DataError: the tokenizer itself cannot be used.
         """
         if caption is None:
@@ -107,7 +108,7 @@ class Text(Field):
             except TextError as error:
                 raise TextError(record["source"], f"its text {error.problem}", error.cure) from None
             meaning, text = _hash(caption.meaning), _words(caption)
-        # A question is as false of a mirrored volume as its answer.
+        # Flips can make a question false as well as its answer, so both are searched.
         may = allowed(text, record["affine"] if record["affine_valid"] else None)
         return {
             **arrays,
@@ -120,7 +121,7 @@ class Text(Field):
 
 @functools.lru_cache(1 << 12)
 def _warn_once(message: str) -> None:
-    """Warns; threads that meet here may warn once each."""
+    """Logs each message once; threads that run this at the same time may log it once each."""
     log.warning(message)
 
 

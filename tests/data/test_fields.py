@@ -291,7 +291,7 @@ def test_what_cannot_be_made_is_an_error(path: str, tmp_path: Path) -> None:
         data(path, {"findings": Labels(("cist",))}).check()
     with pytest.raises(ConfigError, match="'lung' matches no label of the datasets"):
         data(path, {"mask": Mask({"lungs": ("lung",)})}).check()
-    with pytest.raises(ConfigError, match=r"'\(' is no regular expression"):
+    with pytest.raises(ConfigError, match=r"'\(' is not a regular expression"):
         Mask({"lungs": ("(",)})
     with pytest.raises(ConfigError, match="both make the array 'image'"):
         data(path, {"image": Image(), "other": Image()})
