@@ -1,1 +1,1 @@
-"""Text of reports: sentences, tokenizers, token ids."""
+"""Texts of reports and questions: sentences, tokenizers and token ids."""

@@ -1,4 +1,4 @@
-"""The contract of a tokenizer."""
+"""The base class of a tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from data_pipelines.specs import ArraySpec
 
 
 class Tokens(abc.ABC):
-    """A tokenizer; frozen dataclasses implement this and travel to worker processes."""
+    """A tokenizer that turns texts into arrays.
+
+    Subclasses are frozen dataclasses, because they are sent to worker processes.
+    """
 
     @abc.abstractmethod
     def spec(self) -> Mapping[str, ArraySpec]:
@@ -21,31 +24,31 @@ class Tokens(abc.ABC):
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Reads the files it needs, so that what is missing is found before compilation.
+        """Reads the files of the tokenizer, so that errors appear before compilation.
 
         Raises:
-          DataError: a file is missing, or of another model.
+          DataError: a file is missing, or belongs to another model.
         """
 
     @abc.abstractmethod
     def __call__(
         self, text: str, rng: np.random.Generator | None = None
     ) -> Mapping[str, np.ndarray]:
-        """Returns the arrays of a text; `rng` chooses the sentences of a text that is too long."""
+        """Returns the arrays of a text. If the text is too long, `rng` chooses its sentences."""
 
     def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
         """Returns the arrays of a caption.
 
         Raises:
-          ConfigError: the caption answers a question, and this tokenizer puts none.
+          ConfigError: the caption answers a question, but this tokenizer supports none.
         """
         if caption.question:
             raise ConfigError(
-                f"{type(self).__name__} puts no questions. Cure: DialogueTokens, or a source of "
-                "text that asks nothing."
+                f"{type(self).__name__} does not support questions. Cure: use DialogueTokens, or "
+                "a source of text without questions."
             )
         return self(caption.text, rng)
 
     @abc.abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Returns the text that token ids stand for, without special tokens."""
+        """Returns the text of token ids, without special tokens."""

@@ -1,4 +1,4 @@
-"""Questions about volumes and their answers as token ids: what a language model is tuned on."""
+"""Questions about volumes and their answers as token ids, for tuning a language model."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from data_pipelines.text.tokenizer_files import rows_fit
 
 @dataclasses.dataclass(frozen=True)
 class DialogueTokens(Tokens):
-    """Tokenises a question with the placeholders of its volumes, and the answer.
+    """A tokenizer of a question, the placeholders of its volumes, and its answer.
 
     Attributes:
       tokenizer: folder with tokenizer.json, or a GGUF file, or "SmolLM2-135M-Instruct", which is
-        downloaded (93 MB). <im_patch>, <bx_start>, <bx_end> and [SEG] are added if need be.
-      image_tokens: placeholders, as many as the volumes become tokens.
-      length: tokens of prompt and answer; shorter ones are padded.
-      vocab_size: rows of the language model's token table, with which the tokenizer must agree.
-      format: how questions are put; see `Prompt`.
+        downloaded (93 MB). <im_patch>, <bx_start>, <bx_end> and [SEG] are added if missing.
+      image_tokens: number of placeholders, equal to the number of image tokens of the volumes.
+      length: tokens of prompt and answer together; shorter texts are padded.
+      vocab_size: rows of the language model's token embedding; the tokenizer must fit them.
+      format: format of the prompt; see `Prompt`.
       separator: see `Prompt`.
       joined: see `Prompt`.
-      turns: questions of a conversation, at most; see `instructions.Conversation`.
+      turns: maximum number of questions in a conversation; see `instructions.Conversation`.
     """
 
     tokenizer: str
@@ -48,50 +48,50 @@ class DialogueTokens(Tokens):
     turns: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if there is no room for words."""
+        """Raises ConfigError if `length` leaves no room for words."""
         if not 0 <= self.image_tokens < self.length - 4:
             raise ConfigError(
                 f"length={self.length} leaves no room for words beside image_tokens="
-                f"{self.image_tokens}. Cure: a greater length."
+                f"{self.image_tokens}. Cure: increase length."
             )
 
     @property
     def prompt(self) -> Prompt:
-        """How questions are put, in training as when the model is asked."""
+        """Returns the prompt, which is the same in training and in inference."""
         return Prompt(self.image_tokens, self.format, self.separator, self.joined)
 
     def spec(self) -> dict[str, ArraySpec]:
-        """Shapes and dtypes of the fields of one text; see `__call__`."""
+        """Returns shapes and dtypes of the arrays of one text; see `__call__`."""
         return learned_spec(self.length, self.turns)
 
     def check(self) -> None:
-        """Reads the tokenizer, so that what is wrong with it is found before compilation.
+        """Reads the tokenizer, so that errors appear before compilation.
 
         Raises:
-          DataError: it is missing or not readable, or made for another vocabulary.
-          ConfigError: it cannot make such prompts.
+          DataError: the tokenizer is missing, not readable, or made for another vocabulary.
+          ConfigError: the tokenizer cannot make such prompts.
         """
         self.prompt.conversation(self.load(), [Turn("Why?", "Because.")] * self.turns)
 
     def load(self) -> Any:
-        """The transformers tokenizer with all new tokens; it is shared: do not change it.
+        """Returns the transformers tokenizer with all new tokens. It is shared: do not change it.
 
         Raises:
-          DataError: it is missing or not readable, or made for another vocabulary.
+          DataError: the tokenizer is missing, not readable, or made for another vocabulary.
         """
         tokenizer = llm_tokenizer.load(self.tokenizer)
         if not rows_fit(len(tokenizer), self.vocab_size):
             raise DataError(
                 self.tokenizer,
-                f"has {len(tokenizer)} tokens with the new ones, and the language model's table "
-                f"{self.vocab_size} rows",
-                "take tokenizer and weights of the same model, with the new tokens, and set "
-                "vocab_size to its rows",
+                f"has {len(tokenizer)} tokens with the new ones, but the language model's token "
+                f"embedding has {self.vocab_size} rows",
+                "use the tokenizer and weights of the same model, with the new tokens, and set "
+                "vocab_size to the rows of its token embedding",
             )
         return tokenizer
 
     def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
-        """See `Tokens.of`; of a conversation, the questions that fit, but always the first."""
+        """See `Tokens.of`. A conversation keeps its first question and further ones that fit."""
         if not isinstance(caption, Question):
             return self(caption.text, rng, caption.question)
         later = [Turn(q.question, q.text, q.form) for q in caption.later]
@@ -107,30 +107,30 @@ class DialogueTokens(Tokens):
     ) -> Mapping[str, np.ndarray]:
         """Tokenises a question and its answer.
 
-        An answer of several sentences that does not fit keeps its first one, and of the others a
-        random choice; nothing is ever cut within a sentence.
+        An answer that does not fit keeps its first sentence and a random choice of the others. No
+        sentence is cut.
 
         Args:
           text: the answer.
-          rng: chooses the sentences of long answers; None for the same ones every time.
+          rng: chooses the sentences of long answers; with None the choice is always the same.
           question: the question.
-          later: further questions and answers; those are left out that do not fit.
-          form: of the question; see `captions.Question`.
+          later: further questions and answers; those that do not fit are left out.
+          form: form of the question; see `captions.Question`.
 
         Returns:
           token_ids: int32 (length,), padded at the end.
-          valid: bool (length,), False where it is padding.
-          spans: int32 (turns, 2), first and past-the-last token of every answer; the token that
-            ends it belongs to it. Rows without an answer are zero.
+          valid: bool (length,), False for padding.
+          spans: int32 (turns, 2), first and past-the-last token of every answer, with the token
+            that ends the answer. Rows without an answer are zero.
 
         Raises:
-          TextError: the question or the answer has no words, or they do not fit.
+          TextError: the question or the answer has no words or does not fit.
           ConfigError: the tokenizer cannot make such prompts.
         """
         tokenizer = self.load()
         first, ids, spans = self._fitting(tokenizer, _clean(Turn(question, text, form)), rng)
         turns = [first]
-        for turn in list(map(_clean, later)):  # all are looked at, also those that find no room
+        for turn in list(map(_clean, later)):  # also cleans (checks) turns that do not fit
             if len(turns) == self.turns:
                 break
             longer = self.prompt.conversation(tokenizer, [*turns, turn])
@@ -148,7 +148,7 @@ class DialogueTokens(Tokens):
     def _fitting(
         self, tokenizer: Any, turn: Turn, rng: np.random.Generator | None
     ) -> tuple[Turn, list[int], list[Span]]:
-        """A question with its answer, tokenised; of a long answer as many sentences as fit."""
+        """Tokenises a question and its answer; a long answer keeps the sentences that fit."""
         ids, spans = self.prompt.conversation(tokenizer, [turn])
         if len(ids) <= self.length:
             return turn, ids, spans
@@ -165,7 +165,7 @@ class DialogueTokens(Tokens):
             kept = " ".join(s for s, keep in zip(sentences, chosen, strict=True) if keep)
             turn = turn._replace(answer=kept)
             ids, spans = self.prompt.conversation(tokenizer, [turn])
-            # Sentences on their own may have fewer tokens than side by side.
+            # Joined sentences may have more tokens than the sum of the single ones.
             budget -= max(len(ids) - self.length, 0)
         if len(ids) <= self.length:
             return turn, ids, spans
@@ -174,7 +174,7 @@ class DialogueTokens(Tokens):
             "text",
             f"does not fit: {what} not, prompt {start} and answer {len(ids) - start} tokens of "
             f"{self.length}",
-            "a greater data.fields.text.tokens.length, or leave it out",
+            "increase data.fields.text.tokens.length, or leave the text out",
         )
 
 

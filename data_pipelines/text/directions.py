@@ -1,9 +1,9 @@
-"""Which flips and turns of a volume leave its text true?
+"""Finds the flips and turns of a volume after which its text is still true.
 
-A text that names a side is false of the mirrored volume, one that names an end is false upside
-down, one that names a plane is false when two planes change places, and one with a box after any of
-that. A word in another sense ("left over", "right away") costs no more than some augmentation.
-English only.
+A text that names a side ("left") becomes false if the volume is mirrored. A text that names an end
+("upper") becomes false if the volume is upside down. A text that names a plane ("axial") becomes
+false if two planes are swapped. A text with a box becomes false after any of these. A word with
+another sense ("left over", "right away") only forbids some augmentation. English only.
 """
 
 from __future__ import annotations
@@ -83,22 +83,22 @@ _DIRECTIONS: Mapping[int, re.Pattern[str]] = {
         "upright",
     ),
 }
-"""Words of direction, by the axis that they name one end of."""
+"""Words that name one end of an axis, by the axis."""
 _PLANES: Mapping[int, re.Pattern[str]] = {
     _SIDE: _words(r"\w*sagittal\w*"),
     _DEPTH: _words(r"coronal\w*", r"frontal\w*"),
     _HEIGHT: _words(r"axial\w*", r"transaxial\w*", r"trans(?:verse|versal)\w*", r"horizontal\w*"),
 }
-"""Words of planes, by the axis that goes through them."""
+"""Words that name a plane, by the axis perpendicular to the plane."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-    """What may be done with a volume without making its text false.
+    """The flips and turns of a volume after which its text is still true.
 
     Attributes:
-      flips: Along D, H and W.
-      turns: Quarter turns in the plane of H and W.
+      flips: True for allowed flips along D, H and W.
+      turns: True if quarter turns in the plane of H and W are allowed.
     """
 
     flips: tuple[bool, bool, bool] = (True, True, True)
@@ -106,14 +106,14 @@ class Allowed:
 
 
 def allowed(text: str, affine: np.ndarray | None) -> Allowed:
-    """What a text allows.
+    """Returns the flips and turns that a text allows.
 
-    Where nobody knows how the axes lie, a word of any direction forbids all flips and turns, and
-    the name of a plane all turns. A box forbids all of both.
+    If the affine is not known, a word for any direction forbids all flips and turns, and the name
+    of a plane forbids all turns. A box always forbids all flips and turns.
 
     Args:
-      text: Of the volume; "" allows everything.
-      affine: (4, 4) from (d, h, w, 1) to RAS+ millimetres, None when it is not known.
+      text: the text about the volume; "" allows everything.
+      affine: (4, 4), from (d, h, w, 1) to RAS+ millimetres; None if it is not known.
     """
     if len(text_to_boxes(text)):
         return Allowed((False, False, False), False)
@@ -124,14 +124,14 @@ def allowed(text: str, affine: np.ndarray | None) -> Allowed:
         still = not named
         return Allowed((still, still, still), still and not planes)
     d, h, w = (int(axis) for axis in orientations.io_orientation(affine)[:, 0])
-    # A turn swaps H and W, and with them the two planes that they go through.
+    # A turn swaps H and W, and with them the two planes perpendicular to them.
     turns = not {h, w} & (named | planes)
     return Allowed((d not in named, h not in named, w not in named), turns)
 
 
-@functools.lru_cache(1 << 16)  # reports use few words: 0.2 ms for 3,500 letters; a search takes 10
+@functools.lru_cache(1 << 16)  # few words per report: 0.2 ms for 3,500 letters, a search 10 ms
 def _named(word: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Axes that a word names one end of, and axes that go through the plane it names."""
+    """Returns axes of which a word names one end, and axes perpendicular to the plane it names."""
     directions, planes = (
         tuple(axis for axis, words in table.items() if words.fullmatch(word))
         for table in (_DIRECTIONS, _PLANES)

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, built with `tokenizers`."""
+"""Builds the tokenizer of a GGUF file with `tokenizers`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_pipelines.errors import DataError
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # gguf.TokenType
 _BLANK = "\u2581"
 
-# How text falls into words before pairs are merged: patterns of the models' own tokenizers.
+# Regular expressions of the models' own tokenizers: they split text into words before BPE merges.
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,20 +23,20 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 def build(fields: Mapping[str, Any], source: epath.PathLike) -> Any:
-    """A transformers tokenizer from a GGUF file's metadata, its chat template included.
+    """Builds a transformers tokenizer, with its chat template, from the metadata of a GGUF file.
 
     Args:
       fields: `GgufFile.fields`.
-      source: the file, for messages.
+      source: the file, for error messages.
 
     Raises:
-      DataError: the tokenizer is of a kind that is not supported, or incomplete.
+      DataError: the kind of the tokenizer is not supported, or its metadata is incomplete.
     """
     from transformers import PreTrainedTokenizerFast
 
     kind = fields.get("tokenizer.ggml.model")
     if kind not in _KINDS:
-        problem = f"its tokenizer is of kind {kind!r}, known are {', '.join(_KINDS)}"
+        problem = f"its tokenizer is of kind {kind!r}; supported are {', '.join(_KINDS)}"
         raise DataError(source, problem, "name a folder with Hugging Face's tokenizer")
     try:
         tokens: list[str] = fields["tokenizer.ggml.tokens"]
@@ -46,7 +46,9 @@ def build(fields: Mapping[str, Any], source: epath.PathLike) -> Any:
     except DataError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
-        raise DataError(source, f"no readable tokenizer ({error!r})", "fetch it again") from error
+        raise DataError(
+            source, f"its tokenizer is not readable ({error!r})", "download it again"
+        ) from error
     tokenizer.add_tokens(
         [
             AddedToken(token, special=kind == _CONTROL, normalized=False)
@@ -59,7 +61,7 @@ def build(fields: Mapping[str, Any], source: epath.PathLike) -> Any:
         for name, key in _NAMED.items()
         if (number := fields.get(f"tokenizer.ggml.{key}_token_id")) is not None
     }
-    # Files of SentencePiece's models leave it out where it is so, as llama.cpp does.
+    # As in llama.cpp, a missing key means True for SentencePiece models, False for others.
     if fields.get("tokenizer.ggml.add_bos_token", kind == "llama") and "bos_token" in named:
         bos = named["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -84,7 +86,7 @@ _NAMED = {
 def _byte_level(
     fields: Mapping[str, Any], vocabulary: dict[str, int], source: epath.PathLike
 ) -> Tokenizer:
-    """Byte-level BPE, as of GPT-2."""
+    """Builds a byte-level BPE tokenizer, as in GPT-2."""
     merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
     words = fields.get("tokenizer.ggml.pre", "default")
     bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words == "llama-bpe")
@@ -99,10 +101,10 @@ def _byte_level(
 def _sentencepiece(
     fields: Mapping[str, Any], vocabulary: dict[str, int], source: epath.PathLike
 ) -> Tokenizer:
-    """SentencePiece's BPE: blanks are letters, and what is no piece falls into bytes.
+    """Builds SentencePiece's BPE tokenizer, in which spaces are letters of the pieces.
 
-    Instead of merges it has scores: of all neighbours that make up a piece, those with the best one
-    are merged first.
+    Characters that are in no piece become bytes. The file has scores instead of merges: of all
+    neighbours that form a piece, those with the best score are merged first.
     """
     scores, kinds = fields["tokenizer.ggml.scores"], fields["tokenizer.ggml.token_type"]
     pairs = [
@@ -149,4 +151,4 @@ def _words(name: str, source: epath.PathLike) -> pre.PreTokenizer:
             split = pre.Split(pattern, behavior="isolated")
             return pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
     cure = "name a folder with Hugging Face's tokenizer"
-    raise DataError(source, f"its words are split by {name!r}, which is not known", cure)
+    raise DataError(source, f"its pre-tokenizer {name!r} is not supported", cure)

@@ -1,4 +1,4 @@
-"""The fields of a text that a language model reads, and of which it learns a part."""
+"""The arrays of a text for a language model, with the spans of tokens that enter the loss."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from data_pipelines.specs import ArraySpec
 
 Span = tuple[int, int]
-"""First and past-the-last token."""
+"""Index of the first token and of the one past the last."""
 
 
 def learned_spec(length: int, spans: int = 1) -> dict[str, ArraySpec]:
-    """Shapes and dtypes of what `learned_fields` returns."""
+    """Returns shapes and dtypes of the arrays of `learned_fields`."""
     return {
         "token_ids": ArraySpec((length,), np.dtype(np.int32)),
         "attention_mask": ArraySpec((length,), np.dtype(np.bool_)),
@@ -24,19 +24,19 @@ def learned_spec(length: int, spans: int = 1) -> dict[str, ArraySpec]:
 def learned_fields(
     ids: Sequence[int], spans: Sequence[Span], length: int, pad: int = 0, most: int = 1
 ) -> dict[str, np.ndarray]:
-    """One text as arrays of fixed length.
+    """Returns one text as arrays of fixed length.
 
     Args:
-      ids: its tokens, at most `length`.
-      spans: what of them is learned, at most `most`.
-      length: tokens of the arrays.
-      pad: token behind the text.
-      most: rows of the array of spans; those left over are empty.
+      ids: tokens of the text, at most `length`.
+      spans: spans of tokens that enter the loss, at most `most`.
+      length: number of tokens in the arrays.
+      pad: token id for padding.
+      most: rows of the array of spans; unused rows are zero.
 
     Returns:
       token_ids: int32 (length,), padded at the end.
-      valid: bool (length,), False where it is padding.
-      spans: int32 (most, 2), first and past-the-last tokens of what is learned.
+      valid: bool (length,), False for padding.
+      spans: int32 (most, 2), first and past-the-last token of each span.
     """
     fields = {n: np.zeros(s.shape, s.dtype) for n, s in learned_spec(length, most).items()}
     fields["token_ids"][:] = pad

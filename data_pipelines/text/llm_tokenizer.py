@@ -1,4 +1,4 @@
-"""Tokenizers of language models: from a folder of Hugging Face's, or out of a GGUF file."""
+"""Tokenizers of language models, from a folder in Hugging Face's layout or a GGUF file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _one_at_a_time = threading.Lock()
 
 
 def read(path: epath.PathLike) -> Any:
-    """The transformers tokenizer of a folder; None if it has none.
+    """Reads the transformers tokenizer of a folder; returns None if the folder has none.
 
     Raises:
       DataError: transformers cannot read it.
@@ -30,32 +30,32 @@ def read(path: epath.PathLike) -> Any:
     root = epath.Path(path)
     if not any((root / name).is_file() for name in _FILES):
         return None
-    from transformers import AutoTokenizer  # seconds: only for those who need it
+    from transformers import AutoTokenizer  # this import takes seconds
 
     try:
-        # Never code out of somebody's folder.
+        # Code in the folder is never run.
         return AutoTokenizer.from_pretrained(
             str(root), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises bare Exception
-        cure = "fetch tokenizer.json and tokenizer_config.json again"
-        raise DataError(root, f"no readable tokenizer ({error})", cure) from error
+        cure = "download tokenizer.json and tokenizer_config.json again"
+        raise DataError(root, f"its tokenizer is not readable ({error})", cure) from error
 
 
 def load(name: str) -> Any:
-    """A language model's tokenizer with the tokens for volumes, boxes and masks.
+    """Reads a language model's tokenizer and adds the tokens for volumes, boxes and masks.
 
-    Those that it does not have are added, with the ids that `m3djax.convert.new_tokens.grow` gives
-    to their rows. It is shared: do not change it.
+    Missing tokens are added, with the ids that `m3djax.convert.new_tokens.grow` gives to their
+    rows. The tokenizer is shared: do not change it.
 
     Args:
       name: a folder with tokenizer.json; or a GGUF file; or "SmolLM2-135M-Instruct", which is
-        downloaded if need be.
+        downloaded if it is not there.
 
     Raises:
-      DataError: there is none, or it cannot be read.
+      DataError: there is no tokenizer, or it cannot be read.
     """
-    # Of threads that import transformers at the same time, some find it half there.
+    # If threads import transformers at the same time, some of them see it partly imported.
     with _one_at_a_time:
         return _load(name)
 
@@ -76,7 +76,7 @@ def _load(name: str) -> Any:
 
 
 def add(tokenizer: Any, special: Sequence[str], plain: Sequence[str]) -> None:
-    """Adds new tokens, numbered on from the last one: first `special`, then `plain`.
+    """Adds new tokens after the last id: first `special`, then `plain`.
 
     Args:
       tokenizer: a transformers tokenizer; it is changed.
@@ -84,7 +84,7 @@ def add(tokenizer: Any, special: Sequence[str], plain: Sequence[str]) -> None:
       plain: tokens that are kept in decoded text.
 
     Raises:
-      ConfigError: it has one of them already.
+      ConfigError: the tokenizer already has one of the tokens.
     """
     vocabulary = tokenizer.get_vocab()
     if known := [token for token in (*special, *plain) if token in vocabulary]:
@@ -103,6 +103,6 @@ def _gguf_fields(path: epath.Path) -> dict[str, Any]:
             for name, field in reader.fields.items()
             if name.startswith("tokenizer.")
         }
-    except Exception as error:  # the library raises what it meets
-        problem = f"is no readable GGUF file ({type(error).__name__})"
-        raise DataError(path, problem, "check the path, or fetch it again") from error
+    except Exception as error:  # the library raises errors of any class
+        problem = f"is not a readable GGUF file ({type(error).__name__})"
+        raise DataError(path, problem, "check the path, or download the file again") from error

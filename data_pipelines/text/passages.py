@@ -1,4 +1,4 @@
-"""Texts to tokens that a language model learns to write."""
+"""Plain texts as tokens for training a language model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from data_pipelines.text.tokenizer_files import load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Passage(Tokens):
-    """A text between a begin and an end, all of which is learned but the begin.
+    """A tokenizer of a text between a begin token and an end token.
+
+    All tokens but the begin token enter the loss.
 
     Attributes:
-      tokenizer: tokenizer.json, or a folder that holds it.
-      length: tokens per text; of longer texts the first, and no end; shorter ones are padded.
-      vocab_size: rows of the language model's token table; the tokenizer has no more tokens.
-      begin: the token before a text, as the model was trained with; "" for none.
-      end: the token behind it.
+      tokenizer: tokenizer.json, or a folder that has it.
+      length: tokens per text. Longer texts are cut and have no end token; shorter ones are padded.
+      vocab_size: rows of the language model's token embedding, at least the tokenizer's tokens.
+      begin: the token before a text, as in the training of the model; "" for none.
+      end: the token after a text.
     """
 
     tokenizer: str
@@ -35,20 +37,22 @@ class Passage(Tokens):
     end: str = "</s>"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a length without room."""
+        """Raises ConfigError if `length` leaves no room for words."""
         if self.length < 3:
-            raise ConfigError(f"length={self.length} leaves no room for words. Cure: 3 or more.")
+            raise ConfigError(
+                f"length={self.length} leaves no room for words. Cure: set 3 or more."
+            )
 
     def spec(self) -> dict[str, ArraySpec]:
-        """Shapes and dtypes of the fields of one text; see `__call__`."""
+        """Returns shapes and dtypes of the arrays of one text; see `__call__`."""
         return learned_spec(self.length)
 
     def check(self) -> None:
         """Reads the tokenizer.
 
         Raises:
-          DataError: it is missing or not readable, lacks `begin` or `end`, or has more tokens than
-            the model's table has rows.
+          DataError: the tokenizer is missing or not readable, lacks `begin` or `end`, or has more
+            tokens than the model's token embedding has rows.
         """
         self._load()
 
@@ -59,12 +63,12 @@ class Passage(Tokens):
 
         Args:
           text: the text.
-          rng: not used: nothing is chosen.
+          rng: not used.
 
         Returns:
-          token_ids: int32 (length,), zeros behind the text.
-          valid: bool (length,), True where there is a token.
-          spans: int32 (1, 2), first and past-the-last token of what is learned.
+          token_ids: int32 (length,), zeros after the text.
+          valid: bool (length,), False for padding.
+          spans: int32 (1, 2), first and past-the-last token of the tokens that enter the loss.
 
         Raises:
           DataError: the tokenizer cannot be used.
@@ -84,10 +88,16 @@ class Passage(Tokens):
         known = tokenizer.get_vocab(with_added_tokens=True)
         if lacking := [name for name in names if name not in known]:
             problem = f"has no token {lacking[0]!r}"
-            raise DataError(self.tokenizer, problem, "set begin and end as its model has them")
+            raise DataError(self.tokenizer, problem, "set begin and end to those of its model")
         if tokenizer.get_vocab_size() > self.vocab_size:
-            problem = f"has {tokenizer.get_vocab_size()} tokens, the table {self.vocab_size} rows"
-            cure = "take tokenizer and weights of the same model, and set vocab_size to its rows"
+            problem = (
+                f"has {tokenizer.get_vocab_size()} tokens, the token embedding has "
+                f"{self.vocab_size} rows"
+            )
+            cure = (
+                "use the tokenizer and weights of the same model, and set vocab_size to the rows "
+                "of its token embedding"
+            )
             raise DataError(self.tokenizer, problem, cure)
         numbers = [known[name] for name in names]
         return tokenizer, numbers[:-1], numbers[-1]

@@ -1,4 +1,4 @@
-"""Text to the tokens that a model was trained to answer: one way for training and for asking."""
+"""Prompts as tokens, in the same way for training and for inference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_pipelines.text.learned import Span
 from data_pipelines.text.llm_tokenizer import BOX_END, BOX_START, IMAGE
 
 Message = dict[str, str]
-"""{"role": "user", "content": "..."}, as Hugging Face's chat templates take them."""
+"""{"role": "user", "content": "..."}, the format of Hugging Face's chat templates."""
 
 
 class Turn(NamedTuple):
@@ -25,15 +25,15 @@ class Turn(NamedTuple):
 
 
 def plain(tokenizer: Any, text: str) -> list[int]:
-    """The text's tokens behind the begin-of-text token, if the tokenizer has one (M3D)."""
+    """Tokenises a text, after a begin-of-text token if the tokenizer has one (M3D)."""
     ids = list(tokenizer(text)["input_ids"])
     bos = tokenizer.bos_token_id
-    # Some revisions of a tokenizer put it there themselves, others do not.
+    # Some revisions of a tokenizer add it themselves, others do not.
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
 def chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """A conversation in the tokenizer's own template, up to where the answer begins.
+    """Tokenises a conversation in the tokenizer's chat template, up to the start of the answer.
 
     Raises:
       ConfigError: the tokenizer has no template, or the template refuses the conversation.
@@ -43,15 +43,15 @@ def chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def token_id(tokenizer: Any, token: str) -> int:
-    """The one id of a special token.
+    """Returns the id of a special token.
 
     Raises:
-      ConfigError: the tokenizer does not know it as one token.
+      ConfigError: the tokenizer does not have it as a single token.
     """
     ids = _tokens(tokenizer, token)
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         raise ConfigError(
-            f"{token!r} is not a token of this tokenizer, which makes {len(ids)} of it. "
+            f"{token!r} is not a token of this tokenizer, which splits it into {len(ids)}. "
             "Cure: add it (m3djax/convert/new_tokens.py) or use the model's own tokenizer."
         )
     return ids[0]
@@ -59,16 +59,16 @@ def token_id(tokenizer: Any, token: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """How a question about volumes is put to a model.
+    """The format of a question about volumes for a language model.
 
     Attributes:
-      image_tokens: placeholders that the tokens of all volumes take the places of.
-      format: "m3d": begin of text, placeholders, separator, question; a blank and the answer
-        follow. "chat": placeholders, separator and question are what the user says, in the
-        tokenizer's own template.
-      separator: what is before a question.
-      joined: forms of questions, see `captions.Question`, that have no separator: ("report",) is
-        how M3D was trained.
+      image_tokens: number of placeholders, which the tokens of all volumes replace.
+      format: "m3d": begin of text, placeholders, separator, question; then a space and the
+        answer. "chat": placeholders, separator and question are the user's message in the
+        tokenizer's chat template.
+      separator: text before a question.
+      joined: forms of questions without a separator, see `captions.Question`. M3D was trained
+        with ("report",).
     """
 
     image_tokens: int
@@ -79,20 +79,20 @@ class Prompt:
     def __call__(
         self, tokenizer: Any, question: str, form: str = "", history: Sequence[Turn] = ()
     ) -> list[int]:
-        """Returns the tokens up to where the answer begins.
+        """Returns the tokens up to the start of the answer.
 
-        Special tokens in the texts are taken as text, but for those of boxes.
+        Special tokens in the texts become plain text, except those of boxes.
 
         Args:
           tokenizer: a transformers tokenizer with the new tokens.
           question: the question.
-          form: its form; see `captions.Question`.
-          history: earlier questions about the same volumes with their answers, in their order, put
-            as `conversation` puts them.
+          form: form of the question; see `captions.Question`.
+          history: earlier questions about the same volumes with their answers, in order and in
+            the format of `conversation`.
 
         Raises:
-          ConfigError: the tokenizer has no placeholder, no template, or a template that changes
-            what the user says.
+          ConfigError: the tokenizer has no placeholder or no chat template, or the template
+            changes the user's message.
         """
         ids, _, messages = self._converse(tokenizer, history)
         ids, _ = self._ask(tokenizer, ids, messages, question, form)
@@ -100,24 +100,24 @@ class Prompt:
         return ids
 
     def conversation(self, tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], list[Span]]:
-        """Puts questions about the same volumes, each with its answer and the token that ends it.
+        """Tokenises questions about the same volumes, each with its answer and an end token.
 
         Returns:
-          The tokens, and of every answer the first and the past-the-last one, the token that ends
-          it included; before the first answer they are those of the prompt alone.
+          The tokens, and the first and past-the-last token of every answer with its end token. The
+          tokens before the first answer are equal to those of the prompt alone.
 
         Raises:
-          ConfigError: as for the prompt alone.
+          ConfigError: for the same reasons as `__call__`.
         """
         ids, spans, _ = self._converse(tokenizer, turns)
         self._check_images(tokenizer, ids)
         return ids, spans
 
     def end(self, tokenizer: Any) -> int:
-        """The token that ends an answer.
+        """Returns the token that ends an answer.
 
         Raises:
-          ConfigError: there is none.
+          ConfigError: the tokenizer has no such token.
         """
         found = tokenizer.eos_token_id
         if self.format == "chat":
@@ -135,12 +135,14 @@ class Prompt:
             prompt, text = self._ask(tokenizer, ids, messages, question, form)
             answer = as_text(tokenizer, answer).strip()
             if self.format == "m3d":
-                # Together, as a tokenizer may put the blank and the word behind it into one token.
+                # Tokenised together: the space and the word after it may be one token.
                 whole = self._append(tokenizer, ids, f"{text} {answer}")
             else:
                 whole = [*prompt, *_tokens(tokenizer, answer)]
             if whole[: len(prompt)] != prompt:
-                raise ConfigError("this tokenizer joins question and answer. Cure: format=chat.")
+                raise ConfigError(
+                    "this tokenizer joins question and answer. Cure: set format=chat."
+                )
             user, assistant = ("user", text), ("assistant", answer)
             messages += [{"role": role, "content": said} for role, said in (user, assistant)]
             ids = [*whole, self.end(tokenizer)]
@@ -155,7 +157,7 @@ class Prompt:
         question: str,
         form: str,
     ) -> tuple[list[int], str]:
-        """Returns a conversation and the question behind it as tokens, and the question's text."""
+        """Returns tokens of a conversation with a new question, and the text of the question."""
         text = "" if form in self.joined else self.separator
         text += as_text(tokenizer, question).strip()
         if not ids:
@@ -165,8 +167,8 @@ class Prompt:
         prompt = chat(tokenizer, [*messages, {"role": "user", "content": text}])
         if prompt[: len(ids)] != ids:
             raise ConfigError(
-                "the chat template puts earlier messages in another way once others follow, so a "
-                "conversation cannot go on. Cure: single questions."
+                "the chat template changes earlier messages when others follow, so a conversation "
+                "cannot go on. Cure: use single questions."
             )
         return prompt, text
 
@@ -177,7 +179,7 @@ class Prompt:
         if (count := ids.count(token_id(tokenizer, IMAGE))) != self.image_tokens:
             raise ConfigError(
                 f"the prompt has {count} image tokens instead of {self.image_tokens}: the chat "
-                "template changes what it is given. Cure: format=m3d."
+                "template changes the messages. Cure: set format=m3d."
             )
 
 
@@ -186,7 +188,10 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def as_text(tokenizer: Any, text: str) -> str:
-    """The text with a blank in all special tokens but those of boxes: they become mere text."""
+    """Makes special tokens in a text plain text, except those of boxes.
+
+    A space is added within each of them.
+    """
     return _special(tokenizer).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
@@ -199,7 +204,7 @@ def _special(tokenizer: Any) -> re.Pattern[str]:
 
 @functools.lru_cache(8)
 def _end_of_turn(tokenizer: Any) -> int | None:
-    """What the template puts behind what the assistant said, if that is a special token."""
+    """Returns the token after an answer in the chat template; None if it is not special."""
     mark = "ANSWER"
     said = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
     text = _conversation(tokenizer, said, add_generation_prompt=False)
@@ -210,7 +215,7 @@ def _end_of_turn(tokenizer: Any) -> int | None:
 
 def _conversation(tokenizer: Any, messages: Sequence[Message], **options: bool) -> str:
     if not tokenizer.chat_template:
-        raise ConfigError("this tokenizer has no chat template. Cure: plain prompts (--plain).")
+        raise ConfigError("this tokenizer has no chat template. Cure: use plain prompts (--plain).")
     from jinja2 import TemplateError
 
     try:

@@ -1,7 +1,7 @@
-"""The one sentence splitter of the project, made for radiology reports.
+"""Splits radiology reports into sentences; the only sentence splitter of the project.
 
-It works by rules on the text alone. Decimals, dates, abbreviations and remarks in brackets end
-nothing; a heading, and the number of a numbered finding, stay with the sentence that follows.
+It uses rules on the text alone. Decimals, dates, abbreviations and remarks in brackets do not end a
+sentence. A heading, and the number of a numbered finding, belong to the sentence that follows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
 _ABBREVIATIONS = _words(
     "dr drs prof mr mrs ms st assoc assist dept e.g i.e eg ie vs cf viz incl approx resp aka"
 )
-# After these it does, unless a number or a small letter follows.
+# A full stop after these ends a sentence, unless a number or a lower-case letter follows.
 _WEAK = _words(
     "no nos nr fig figs vol pp se ser im img ca ref refs sect al etc lab sup inf ant post lat med "
     "max min temp dist prox bilat rt lt abd jan feb apr aug sept oct nov dec"
@@ -46,15 +46,15 @@ _NUMBERING = re.compile(r"[-*•·\s]*\(?(?:\d{1,2}|[a-hA-H]|[ivxIVX]{1,4})[.)]\
 _NUMBERED_NEXT = re.compile(r"\(?\d{1,2}[.)]\s+[A-Z]")
 _NEW_LINE = re.compile(r"[A-Z]|[-*•·]\s|\(?\d{1,2}[.)]\s")
 _WORD = re.compile(r"[\w.]+")
-_REMARK = 300  # characters that a remark in brackets has at most
+_REMARK = 300  # maximum characters of a remark in brackets
 _CONTEXT = 80
 
 
 def sentence_spans(text: str) -> list[Span]:
-    """Where the sentences of a report are, as (start, end) offsets in characters.
+    """Returns the sentences of a report as (start, end) offsets in characters.
 
-    They are in order and do not overlap; what lies between them is white space. A piece without
-    any letter or number belongs to the sentence before it.
+    They are in order, do not overlap, and only white space lies between them. A piece without any
+    letter or number belongs to the sentence before it.
     """
     spans: list[Span] = []
     for start, end in _pieces(text):
@@ -70,12 +70,12 @@ def sentence_spans(text: str) -> list[Span]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a report; see `sentence_spans`."""
+    """Returns the sentences of a report; see `sentence_spans`."""
     return [text[start:end] for start, end in sentence_spans(text)]
 
 
 def _pieces(text: str) -> Iterator[Span]:
-    """Spans between accepted breaks."""
+    """Yields the spans between accepted breaks."""
     start = 0
     for found in _BREAK.finditer(text):
         if found["line"]:
@@ -91,7 +91,7 @@ def _pieces(text: str) -> Iterator[Span]:
 
 
 def _is_lead(text: str, start: int, end: int) -> bool:
-    """Whether all that is there so far belongs before a sentence: a heading, or a numbering."""
+    """Returns True if the text so far is only a heading or a number before a sentence."""
     if end - start > _CONTEXT:
         return False
     so_far = text[start:end].rstrip()
@@ -99,7 +99,7 @@ def _is_lead(text: str, start: int, end: int) -> bool:
 
 
 def _line_breaks(text: str, start: int, found: re.Match[str]) -> bool:
-    """Whether a line end ends a sentence: a blank line does, a wrapped line does not."""
+    """Returns True if a line end ends a sentence, such as a blank line but no wrapped line."""
     if _is_lead(text, start, found.start()):
         return False
     if found["line"].count("\n") > 1:
@@ -111,7 +111,7 @@ def _line_breaks(text: str, start: int, found: re.Match[str]) -> bool:
 
 
 def _stop_breaks(text: str, start: int, found: re.Match[str]) -> bool:
-    """Whether a full stop, question or exclamation mark ends a sentence."""
+    """Returns True if a full stop, question or exclamation mark ends a sentence."""
     stop, end = found["stop"], found.end()
     following = text[end : end + _CONTEXT]
     ahead = following.lstrip(" \t\r\xa0\"'“\u2018([")
@@ -124,7 +124,7 @@ def _stop_breaks(text: str, start: int, found: re.Match[str]) -> bool:
     if word in _ABBREVIATIONS or last in _ABBREVIATIONS:
         return False
     if not following[0].isspace():
-        # "normal.The heart": a forgotten blank. Decimals, dates and names of files are not.
+        # "normal.The heart": a missing space. Decimals, dates and file names are no sentence ends.
         glued = stop == "." and len(last) > 2 and last.isalpha() and ahead == following
         return glued and ahead[0].isupper() and ahead[1:2].islower()
     if len(word) == 1 and word.isalpha() and not (before in _LETTERED or before[-1:].isdigit()):
@@ -139,7 +139,7 @@ def _stop_breaks(text: str, start: int, found: re.Match[str]) -> bool:
 
 
 def _last_words(text: str, start: int, end: int) -> tuple[str, str]:
-    """The word before last and the last one, in small letters; a word may hold full stops."""
+    """Returns the last two words, in lower case; a word may have full stops."""
     words = _WORD.findall(text, max(start, end - _CONTEXT), end)
     if not _WORD.match(text, end - 1):
         words.append("")
@@ -148,7 +148,7 @@ def _last_words(text: str, start: int, end: int) -> tuple[str, str]:
 
 
 def _in_brackets(text: str, start: int, end: int) -> bool:
-    """Whether a bracket is open that is closed soon after."""
+    """Returns True if a bracket is open here and closes soon after."""
     opened = text.rfind("(", max(start, end - _REMARK), end)
     if opened < 0 or text.find(")", opened, end) >= 0:
         return False

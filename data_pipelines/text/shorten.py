@@ -1,4 +1,4 @@
-"""Which sentences of a report are kept where it is longer than the limit."""
+"""Chooses the sentences of a report that is longer than the limit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 
 
 def choose_sentences(counts: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
-    """The first sentence, and of the others as many as fit, drawn at random: M3D's idea.
+    """Chooses the first sentence and as many random others as fit, after an idea of M3D.
 
-    They stay in the order of the report, and a limit is a limit; see `released_text` for what M3D
-    does differently.
+    The sentences keep the order of the report and do not exceed the limit. See `released_text` for
+    the differences to M3D.
 
     Args:
-      counts: tokens of each sentence; all of them together are more than `budget`.
-      budget: tokens that may be kept.
+      counts: tokens of each sentence; their sum is more than `budget`.
+      budget: maximum number of tokens to keep.
       rng: the only source of randomness.
 
     Returns:
-      True for the sentences to keep; the first one may alone exceed the budget.
+      True for the sentences to keep. The first one is kept even if it exceeds the budget.
     """
     keep = np.zeros(len(counts), bool)
     keep[0] = True
@@ -34,16 +34,16 @@ def choose_sentences(counts: np.ndarray, budget: int, rng: np.random.Generator) 
 def released_text(
     text: str, limit: int, count: Callable[[str], int], rng: np.random.Generator
 ) -> str:
-    """M3D's shortening as published (BAAI-DCAI/M3D, `ITRDataset.truncate_text`).
+    """Shortens a report as M3D does (BAAI-DCAI/M3D, `ITRDataset.truncate_text`).
 
-    Its sentences end at every ".", decimals included, and come out in the order in which they were
-    drawn; the first one does not count; every other counts two special tokens of its own, and
-    equal sentences are taken once. The result may still be too long.
+    Sentences end at every ".", also in decimals, and come in the order of the random choice. The
+    first sentence does not count towards the limit. Every other sentence counts with two special
+    tokens of its own. Equal sentences are taken once. The result may still be too long.
 
     Args:
       text: the report, longer than `limit` tokens.
-      limit: tokens, special ones included.
-      count: tokens of a text, special ones included.
+      limit: maximum number of tokens, with special tokens.
+      count: returns the number of tokens of a text, with special tokens.
       rng: the only source of randomness.
     """
     first, *others = text.split(".")

@@ -1,4 +1,4 @@
-"""Tokenizers from files: Hugging Face's tokenizer.json, or the older vocabularies."""
+"""Reads tokenizers from Hugging Face's tokenizer.json or from the older vocabulary files."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _ROBERTA = ("<pad>", "<unk>", "<s>", "</s>")
 _LAYOUTS = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
 
-_PADDED = 128  # vocabularies of weights are padded to a multiple of this at most
+_PADDED = 128  # weights pad the vocabulary to a multiple of at most this
 
 
 def rows_fit(tokens: int, rows: int) -> bool:
-    """Whether a table of `rows` rows can be that of a tokenizer of `tokens` tokens."""
+    """Returns True if an embedding of `rows` rows fits a tokenizer of `tokens` tokens."""
     return tokens <= rows < tokens + _PADDED
 
 
 @functools.lru_cache(maxsize=8)  # per worker process
 def load_tokenizer(path: str) -> Tokenizer:
-    """Reads a tokenizer, without the truncation and padding that its file may ask for.
+    """Reads a tokenizer, without the truncation and padding of its file.
 
-    A vocab.txt is taken for WordPiece as in BERT, and for one of small letters if none of its
-    entries has a capital. vocab.json with merges.txt is taken for RoBERTa's byte-level BPE.
+    A vocab.txt is read as BERT's WordPiece, in lower case if none of its entries has a capital
+    letter. vocab.json with merges.txt is read as RoBERTa's byte-level BPE.
 
     Args:
-      path: one of these files, or a folder that holds one of them; local or gs://. The name
-        "all-MiniLM-L6-v2" stands for the sample text encoder, which is downloaded if need be.
+      path: one of these files, or a folder that has one of them; local or gs://. The name
+        "all-MiniLM-L6-v2" means the sample text encoder, which is downloaded if it is not there.
 
     Raises:
-      DataError: there is none, or it is not one.
+      DataError: there is no tokenizer, or it cannot be read.
     """
     root = fetch.sample_text_encoder() if path == fetch.MINILM_NAME else epath.Path(path)
     folder = root if root.is_dir() else root.parent
@@ -56,7 +56,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     except DataError:
         raise
     except Exception as error:  # the library raises bare Exception
-        cure = f"fetch it again; known are {_LAYOUTS}"
+        cure = f"download it again; supported are {_LAYOUTS}"
         raise DataError(file, f"is not a tokenizer ({error})", cure) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -65,15 +65,15 @@ def load_tokenizer(path: str) -> Tokenizer:
 
 
 def pad_id(tokenizer: Tokenizer, path: object) -> int:
-    """The id that fills texts up.
+    """Returns the id of the padding token.
 
     Raises:
-      DataError: the vocabulary has none.
+      DataError: the vocabulary has no padding token.
     """
     for name in (_BERT[0], _ROBERTA[0]):
         if (number := tokenizer.token_to_id(name)) is not None:
             return number
-    raise DataError(path, "has neither [PAD] nor <pad>", "take the tokenizer of a BERT or RoBERTa")
+    raise DataError(path, "has neither [PAD] nor <pad>", "use the tokenizer of a BERT or RoBERTa")
 
 
 def _wordpiece(file: epath.Path) -> Tokenizer:
@@ -94,7 +94,7 @@ def _wordpiece(file: epath.Path) -> Tokenizer:
 
 def _byte_level(file: epath.Path, merges: epath.Path) -> Tokenizer:
     if not merges.exists():
-        raise DataError(merges, "there is no such file", "it belongs beside vocab.json")
+        raise DataError(merges, "there is no such file", "put it beside vocab.json")
     vocabulary = json.loads(file.read_text())
     _check_special(file, vocabulary, _ROBERTA)
     lines = [line.rstrip("\r") for line in merges.read_text().split("\n")]
@@ -110,5 +110,5 @@ def _byte_level(file: epath.Path, merges: epath.Path) -> Tokenizer:
 
 def _check_special(file: epath.Path, vocabulary: dict[str, int], names: tuple[str, ...]) -> None:
     if missing := [name for name in names if name not in vocabulary]:
-        problem = f"is no whole vocabulary: it lacks {', '.join(missing)}"
-        raise DataError(file, problem, "take the file that was published with the weights")
+        problem = f"is not a complete vocabulary: it lacks {', '.join(missing)}"
+        raise DataError(file, problem, "use the file that was published with the weights")

@@ -1,4 +1,4 @@
-"""Reports to fixed-length arrays of token ids: pure functions of the text and a generator."""
+"""Reports as arrays of token ids of fixed length, from only the text and a random generator."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from data_pipelines.text.tokenizer_files import load_tokenizer, pad_id, rows_fit
 
 @dataclasses.dataclass(frozen=True)
 class ReportTokens(Tokens):
-    """Tokenises reports, and says which sentence every token belongs to.
+    """A tokenizer of reports that also gives the sentence of every token.
 
     Attributes:
       tokenizer: file or folder with tokenizer.json, vocab.txt, or vocab.json and merges.txt; or
         "all-MiniLM-L6-v2", BERT's 30,522 English word pieces, which is downloaded (84 MB).
-      length: tokens per text, special ones included; shorter texts are padded.
-      vocab_size: rows of the text encoder's token table, with which the tokenizer must agree.
-      shorten: what is kept of longer reports. "sentences": the first one and a random choice of
-        the others, in their order; without a generator it is the same choice every time.
-        "released": M3D's own way of doing that, quirks included. "head": the first tokens.
+      length: tokens per text, with special tokens; shorter texts are padded.
+      vocab_size: rows of the text encoder's token embedding; the tokenizer must fit them.
+      shorten: the part of a longer report to keep. "sentences": the first sentence and a random
+        choice of the others, in their order; without a generator the choice is always the same.
+        "released": the released method of M3D, see `released_text`. "head": the first tokens.
     """
 
     tokenizer: str
@@ -40,10 +40,12 @@ class ReportTokens(Tokens):
 
     def __post_init__(self) -> None:
         if self.length < 4:
-            raise ConfigError(f"length={self.length} leaves no room for words. Cure: 4 or more.")
+            raise ConfigError(
+                f"length={self.length} leaves no room for words. Cure: set 4 or more."
+            )
 
     def spec(self) -> dict[str, ArraySpec]:
-        """Shapes and dtypes of the fields of one text; see `__call__`."""
+        """Returns shapes and dtypes of the arrays of one text; see `__call__`."""
         numbers = ArraySpec((self.length,), np.dtype(np.int32))
         return {
             "token_ids": numbers,
@@ -52,10 +54,10 @@ class ReportTokens(Tokens):
         }
 
     def check(self) -> None:
-        """Reads the tokenizer, so that what is wrong with it is found before compilation.
+        """Reads the tokenizer, so that errors appear before compilation.
 
         Raises:
-          DataError: it is missing or not readable, or made for another vocabulary.
+          DataError: the tokenizer is missing, not readable, or made for another vocabulary.
         """
         self._load()
 
@@ -66,13 +68,13 @@ class ReportTokens(Tokens):
 
         Args:
           text: the report.
-          rng: chooses the sentences of long reports; None for the same ones every time.
+          rng: chooses the sentences of long reports; with None the choice is always the same.
 
         Returns:
-          token_ids: int32 (length,), special tokens included, padded at the end.
-          sentence_ids: int32 (length,), 1 for the tokens of the first sentence that is kept, 2 for
-            those of the next ..., and 0 for special tokens and padding.
-          attention_mask: bool (length,), True where there is a token, special ones included.
+          token_ids: int32 (length,), with special tokens, padded at the end.
+          sentence_ids: int32 (length,), 1 for tokens of the first sentence that is kept, 2 for
+            tokens of the next one, and so on; 0 for special tokens and padding.
+          attention_mask: bool (length,), True for tokens, also special ones, and False for padding.
 
         Raises:
           TextError: the text has no words.
@@ -91,7 +93,7 @@ class ReportTokens(Tokens):
         if not sentences.any():
             raise TextError("report", "has no word that the tokenizer knows", "check its language")
         keep = self._keep(text, sentences, rng)
-        # Sentences that were left out leave no gap in the numbers; 0 stays 0.
+        # Renumbered without gaps for sentences that were left out; 0 stays 0.
         numbers = np.unique(np.append(0, sentences[keep]), return_inverse=True)[1][1:]
         count = int(keep.sum())
         fields = {name: np.zeros(s.shape, s.dtype) for name, s in self.spec().items()}
@@ -108,7 +110,7 @@ class ReportTokens(Tokens):
     def _keep(
         self, text: str, sentences: np.ndarray, rng: np.random.Generator | None
     ) -> np.ndarray:
-        """Which tokens stay: special ones, and at most as many others as there is room for."""
+        """Returns True for tokens to keep: special tokens, and as many others as fit."""
         words = sentences > 0
         budget = self.length - int((~words).sum())
         if words.sum() <= budget:
@@ -125,23 +127,25 @@ class ReportTokens(Tokens):
         if not rows_fit(size, self.vocab_size):
             raise DataError(
                 self.tokenizer,
-                f"has {size} tokens, and the text encoder's table {self.vocab_size} rows",
-                "take tokenizer and weights of the same model, and set vocab_size to its rows",
+                f"has {size} tokens, but the text encoder's token embedding has "
+                f"{self.vocab_size} rows",
+                "use the tokenizer and weights of the same model, and set vocab_size to the rows "
+                "of its token embedding",
             )
         return tokenizer, pad_id(tokenizer, self.tokenizer)
 
 
 def _fixed(text: str) -> np.random.Generator:
-    """A generator that depends on the text alone."""
+    """Returns a random generator with a seed from the text alone."""
     return np.random.default_rng(zlib.crc32(text.encode()))
 
 
 def _sentences(text: str, encoding: Encoding) -> np.ndarray:
-    """The sentence of each token, from 1 up in ascending order; 0 for special tokens."""
+    """Returns the sentence number of each token, ascending from 1; 0 for special tokens."""
     starts = [start for start, _ in sentence_spans(text)]
-    # By a token's last character: byte-level tokens begin with the blank before the word.
+    # By a token's last character: byte-level tokens begin with the space before the word.
     last = np.array([max(end - 1, start) for start, end in encoding.offsets], int)
     numbers = np.maximum(np.searchsorted(starts, last, side="right"), 1)
     numbers[np.array(encoding.special_tokens_mask, bool)] = 0
-    # Without gaps, as a sentence may have no token at all.
+    # Renumbered without gaps, because a sentence may have no tokens.
     return np.unique(np.append(0, numbers), return_inverse=True)[1][1:]

@@ -181,15 +181,15 @@ def test_cells_without_a_value_never_reach_a_prompt(folder: str, nothing: str) -
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="262 tokens with the new ones.*table 261 rows"):
+    with pytest.raises(DataError, match="262 tokens with the new ones.*embedding has 261 rows"):
         tokens(folder, vocab_size=261).check()
-    with pytest.raises(DataError, match="262 tokens with the new ones.*table 32004 rows"):
+    with pytest.raises(DataError, match="262 tokens with the new ones.*embedding has 32004 rows"):
         tokens(folder, vocab_size=32004).check()
     with pytest.raises(DataError, match="holds no tokenizer of a language model"):
         tokens(str(tmp_path)).check()
     bad = tmp_path / "x.gguf"
     bad.write_bytes(b"GGUF")
-    with pytest.raises(DataError, match="no readable GGUF file"):
+    with pytest.raises(DataError, match="not a readable GGUF file"):
         tokens(str(bad)).check()
     with pytest.raises(ConfigError, match="leaves no room"):
         tokens(folder, length=6)
@@ -224,7 +224,7 @@ def test_fields_of_a_question_and_what_a_box_forbids(folder: str) -> None:
         assert fields["report_valid"] and fields["spans"].any()
     nothing = text.arrays(record, None, None)
     assert not nothing["attention_mask"].any() and not nothing["spans"].any()
-    with pytest.raises(ConfigError, match="ReportTokens puts no questions"):
+    with pytest.raises(ConfigError, match="ReportTokens does not support questions"):
         Text(ReportTokens(folder)).arrays(record, Question("Yes.", "m", "Is it?"), None)
     with pytest.raises(DataError, match="its text question has no words|its text has no words"):
         text.arrays(

@@ -169,7 +169,7 @@ BROKEN: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     ),
     "bad tokenizer": (
         lambda f: (f / "tokenizer.json").write_text("{}"),
-        "no readable tokenizer",
+        "its tokenizer is not readable",
     ),
     "no weights": (
         lambda f: [file.unlink() for file in f.glob("model*")],

@@ -82,7 +82,7 @@ def test_plain_prompts_begin_with_bos_if_there_is_one(tiny: Pretrained) -> None:
 
 def test_chat_templates(tiny: Pretrained) -> None:
     said = [{"role": "user", "content": "hi"}]
-    with pytest.raises(ConfigError, match="no chat template. Cure: plain prompts"):
+    with pytest.raises(ConfigError, match="no chat template. Cure: use plain prompts"):
         prompts.chat(tiny.tokenizer, said)
     tokenizer = tiny_llm.tokenizer()
     tokenizer.chat_template = (
