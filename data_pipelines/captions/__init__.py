@@ -1,6 +1,6 @@
-"""Where the text of a sample comes from: the record's report, or what its crop shows.
+"""Sources of the text of a sample: the record's report, or the labels in its crop.
 
-Questions have modules of their own: `questions` about label maps, `instructions` for the rest.
+Questions are in other modules: `questions` for label maps, `instructions` for all others.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ class View:
     """A crop of a record.
 
     Attributes:
-      record: The record.
-      mask: (d, h, w) its label map where the crop is, in the record's voxels; None when the
-        source of captions does not ask for it.
+      record: the record.
+      mask: (d, h, w) label map of the crop, in the record's voxels; None if the source of captions
+        does not need it.
       names: {label value: name}.
-      others: The label maps of further crops of the record, cut at random like this one; None when
-        nobody can tell.
+      others: label maps of other random crops of the record; None if there are no other crops.
     """
 
     record: Record
@@ -41,36 +40,36 @@ class View:
 
 
 class Looks(Protocol):
-    """Label maps of random crops of one record; equal ones look at equal places."""
+    """Label maps of random crops of one record; equal objects cut crops at equal places."""
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        """The label map of a crop."""
+        """Returns the label map of a random crop."""
 
     def key(self) -> tuple[Any, ...]:
-        """Tells these crops from those of other records, sizes and parts; hashable."""
+        """Returns a hashable key that differs between records, crop sizes and parts of a volume."""
 
 
 class CaptionSource(abc.ABC):
-    """Frozen dataclasses implement this."""
+    """A source of captions. Subclasses are frozen dataclasses."""
 
     @property
     def needs_mask(self) -> bool:
-        """Whether it looks into the crop, so that another crop may have another caption."""
+        """Returns True if the caption depends on the mask of the crop."""
         return False
 
     @abc.abstractmethod
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
-        """Returns a caption, or None when there is nothing certain to say.
+        """Returns a caption, or None if nothing is known for certain.
 
         Args:
-          view: The crop.
-          rng: Chooses the wording; None gives the same one every time.
+          view: the crop.
+          rng: chooses the wording; with None the wording is always the same.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Report(CaptionSource):
-    """The record's own report."""
+    """A source that returns the record's report."""
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
         """See `CaptionSource`."""
@@ -92,18 +91,18 @@ _WORDINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class MaskCaption(CaptionSource):
-    """Names what is certainly visible in a crop, by the record's label map.
+    """A source that names the structures in a crop, from the record's label map.
 
-    It says nothing of a label that the mask was not drawn for, and nothing of thickness, contrast
-    agent or noise, which are the same all over a scan and would tell scans apart, not what they
-    show.
+    Captions leave out labels for which the mask was not drawn. They also leave out slice thickness,
+    contrast agent and noise: these are the same everywhere in a scan, so a model could use them to
+    recognise the scan instead of its content.
 
     Attributes:
-      labels: Regular expressions of the names of labels to speak of; () speaks of all. Best are
-        those that the masks of training and evaluation share.
-      least: Voxels of the record that a label must have in the crop to count as visible.
-      complete: Give no caption to records whose mask was not drawn for all of these labels: what
-        they show might be left unsaid.
+      labels: regular expressions for the names of labels to use; () uses all. It is best to use
+        labels that the masks of training and evaluation share.
+      least: minimum number of voxels of the record for a label to count as visible in the crop.
+      complete: whether records get no caption if their mask was not drawn for all of these labels,
+        because the caption could leave out visible structures.
     """
 
     labels: tuple[str, ...] = ()
@@ -113,7 +112,7 @@ class MaskCaption(CaptionSource):
     needs_mask = True
 
     def __post_init__(self) -> None:
-        """Checks what can be checked."""
+        """Raises ConfigError for invalid values."""
         check_labels(self.labels, self.least)
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
@@ -139,18 +138,18 @@ class MaskCaption(CaptionSource):
 
 
 def fixed(view: View) -> np.random.Generator:
-    """A generator that depends on the record, and on the crop if that is looked into."""
+    """Returns a random generator with a seed from the record, and from the mask if there is one."""
     study = zlib.crc32(f"{view.record['source']} {view.record['study_id']}".encode())
     crop = 0 if view.mask is None else zlib.crc32(view.mask.tobytes())
     return np.random.default_rng((study, crop))
 
 
 def check_labels(labels: Sequence[str], least: int) -> None:
-    """Raises ConfigError if these are no regular expressions, or `least` counts no voxels."""
+    """Raises ConfigError for invalid regular expressions or `least` below 1."""
     try:
         list(map(re.compile, labels))
     except re.error as error:
-        message = f"labels: {error.pattern!r} is no regular expression: {error}"
+        message = f"labels: {error.pattern!r} is not a regular expression: {error}"
         raise ConfigError(message) from error
     if least < 1:
         raise ConfigError(f"least={least} must be at least 1.")
@@ -158,10 +157,10 @@ def check_labels(labels: Sequence[str], least: int) -> None:
 
 @functools.lru_cache(16)
 def chosen(names: Sequence[tuple[int, str]], labels: tuple[str, ...]) -> dict[int, str]:
-    """Those labels whose name one of the regular expressions matches as a whole; () chooses all.
+    """Returns the labels whose whole name matches one of the expressions; () returns all.
 
     Raises:
-      ConfigError: An expression matches no name of the dataset.
+      ConfigError: an expression matches no name of the dataset.
     """
     patterns = [re.compile(label) for label in labels]
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""Names of labels, as TotalSegmentator writes them, in words."""
+"""Names of TotalSegmentator's labels in words."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ _WORDS = {
 
 
 def phrases(names: Sequence[str]) -> list[str]:
-    """Names of labels as parts of a sentence; pairs and neighbouring levels become one part.
+    """Returns names of labels as parts of a sentence.
 
-    Example: liver, kidney_left, kidney_right, vertebrae_T12, vertebrae_L1 become "the liver",
-    "the left and right kidney" and "the vertebrae T12 to L1".
+    Pairs and neighbouring levels become one part. Example: liver, kidney_left, kidney_right,
+    vertebrae_T12, vertebrae_L1 become "the liver", "the left and right kidney" and "the vertebrae
+    T12 to L1".
 
     Args:
-      names: Without repetition; the parts keep their order.
+      names: names without repetition; the parts keep their order.
     """
     sides: dict[str, list[str]] = {}
     levels: dict[str, list[int]] = {}
@@ -64,13 +65,16 @@ def phrases(names: Sequence[str]) -> list[str]:
 
 
 def spoken(parts: Sequence[str]) -> str:
-    """Parts as a list: "a", "a and b", "a, b and c"; "; " between parts that hold an "and"."""
+    """Joins parts to a list: "a", "a and b", "a, b and c".
+
+    The separator is "; " if a part has an "and" in it.
+    """
     comma = "; " if any(" and " in part for part in parts) else ", "
     return " and ".join(filter(None, (comma.join(parts[:-1]), parts[-1])))
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of every run of neighbours."""
+    """Returns the first and last number of every run of consecutive numbers."""
     runs: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if runs and runs[-1][1] == number - 1:

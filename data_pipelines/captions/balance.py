@@ -1,4 +1,4 @@
-"""Which labels to ask about, so that what is asked does not tell the answer."""
+"""Chooses the labels to ask about, so that a question does not reveal its answer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from data_pipelines.captions import Looks
 
 _LOOKS = (128, 1024)
-"""Crops that shares are counted in, of large ones fewer."""
+"""Minimum and maximum number of crops for counting shares; fewer if crops are large."""
 _VOXELS = 1 << 17
-"""Of a larger crop only some voxels are looked at, in a grid."""
+"""Voxels of a crop. Of larger crops only some voxels, on a regular grid, are counted."""
 _ROUNDS = 30
 _SOMETIMES = 0.1
-"""Share of the crops that a label must be visible in, and absent from, to be asked about."""
+"""Minimum share of crops with a label, and of crops without it, for questions about it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Odds:
-    """Probabilities of asking in one crop; they may add up to less than 1.
+    """Probabilities of questions about one crop; their sum may be less than 1.
 
     Attributes:
-      yes: {label that is visible: probability}.
-      no: {label that is absent: probability}.
-      wrong: {label that is absent: weight as a wrong choice}.
+      yes: {visible label: probability}.
+      no: {absent label: probability}.
+      wrong: {absent label: weight as a wrong choice}.
     """
 
     yes: dict[int, float]
@@ -41,22 +41,24 @@ def odds(
     absent: Sequence[int],
     least: int,
 ) -> Odds:
-    """How likely a crop should be asked about each label.
+    """Returns the probability of a question about each label of a crop.
 
-    A label that a share p of the crops shows is asked about with a probability that goes with 1/p
-    where it is visible, and with 1/(1-p) where it is absent: over many crops both happen equally
-    often, for every label by itself, whatever else is visible with it. Labels that are hardly ever
-    visible, or nearly always, are left out. For this whether to ask must not depend on the crop:
-    where nothing is drawn, nothing of this kind may be asked. As a choice, a label is wrong three
-    times as often as right, as nearly as weights can do it.
+    Let p be the share of crops that show a label. The probability of a question about the label is
+    proportional to 1/p in crops that show it, and to 1/(1-p) in crops without it. Over many crops
+    both answers are then equally frequent for every single label, whatever other labels the crops
+    show. Labels that are visible in very few or in nearly all crops are left out.
+
+    The balance holds only if the choice to ask does not depend on the crop. So if no label is
+    drawn, no question of this kind may be asked. As a choice, a label is wrong three times as often
+    as it is right, as nearly as weights allow.
 
     Args:
-      others: further crops of the record; None: nobody knows shares, and only both answers as such
-        are equally likely.
-      values: labels that may be asked about.
-      visible: those that the crop shows.
-      absent: those of which it has no voxel.
-      least: voxels that make a label visible.
+      others: other crops of the record. With None the shares are not known; then "yes" and "no" are
+        equally likely, but not for every single label.
+      values: labels to ask about.
+      visible: those of them that the crop shows.
+      absent: those of them without a voxel in the crop.
+      least: minimum number of voxels of a visible label.
     """
     if others is None:
         if not visible or not absent:
@@ -78,7 +80,7 @@ _lock = threading.Lock()
 
 
 def _shared(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
-    """Probabilities for all labels; computed once for a record and a size of crops."""
+    """Returns factors for all labels; they are computed once per record and crop size."""
     key = (*others.key(), values, least)
     with _lock:
         if key in _known:
@@ -101,7 +103,7 @@ def _factors(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
     if not asked.any():
         return {}, {}, {}
     yes, no = np.where(asked, shares.min(0) / np.maximum(shares, 1e-9), 0)
-    # As often as possible, but no crop may have more than 1 in all.
+    # Scaled to be as large as possible while the sum in every crop is at most 1.
     most = (seen @ yes + gone @ no).max()
     yes, no, wrong = (
         {value: float(x) for value, x in zip(values, some, strict=True) if x}
@@ -111,12 +113,12 @@ def _factors(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
 
 
 def _wrong(right: np.ndarray, gone: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights of wrong choices with which a label is one of a crop's as often as it is right.
+    """Returns weights with which a label is a wrong choice as often as it is right, for one draw.
 
     Args:
-      right: (looks, labels) how often each label is the right choice in each look.
-      gone: (looks, labels) whether it can be a wrong one.
-      weights: (labels,) to start with.
+      right: (crops, labels) frequency of each label as the right choice in each crop.
+      gone: (crops, labels) True if the label can be a wrong choice.
+      weights: (labels,) initial weights.
     """
     often = right.sum(1, keepdims=True)
     for _ in range(_ROUNDS):

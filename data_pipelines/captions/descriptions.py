@@ -1,4 +1,4 @@
-"""What structures are, without their names: short, certain facts, in the project's own words."""
+"""Descriptions of structures without their names: short, certain facts, in our own words."""
 
 from __future__ import annotations
 
@@ -163,13 +163,13 @@ _ORDINALS = (
 
 @functools.lru_cache(1 << 12)
 def describe(label: str) -> tuple[str, ...]:
-    """Descriptions of what a label is drawn for; () if there are none.
+    """Returns descriptions of the structure of a label; () if there are none.
 
-    They begin with an article or "one", hold what every atlas says, and name a side only if the
-    label does.
+    They begin with an article or "one" and state facts that are in every atlas. They name a side
+    only if the label does.
 
     Args:
-      label: as TotalSegmentator writes them ("kidney_left"), or M3D-Seg ("left kidney").
+      label: name in the form of TotalSegmentator ("kidney_left") or M3D-Seg ("left kidney").
     """
     words = " ".join(label.replace("_", " ").casefold().split())
     if match := _RIB.fullmatch(words):
@@ -195,7 +195,7 @@ def _of(base: str) -> tuple[str, ...]:
 
 
 def _which(number: int, count: int, several: str) -> tuple[str, ...]:
-    """One of a row that is counted; () for one too many, which some people have."""
+    """Describes one of a counted row; returns () for a supernumerary one, as some people have."""
     if not 1 <= number <= count:
         return ()
     return (

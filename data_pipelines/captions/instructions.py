@@ -1,4 +1,4 @@
-"""Sources of questions that a record brings along, and mixtures of sources."""
+"""Sources of questions from the texts of a record, and mixtures of sources."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data_pipelines.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Describe(CaptionSource):
-    """Asks for a report.
+    """A source of requests for a report.
 
     Attributes:
-      source: What is answered: the record's report, or what the crop shows.
-      varied: False asks in the same words every time, and has the answer in its first wording and
-        order. For small trainings: what is drawn anew cannot be learned.
+      source: the source of the answer: the record's report, or a caption of the crop.
+      varied: whether the wording is random. False uses the first wording of question and answer
+        every time. This is for small training runs, which cannot learn random wordings.
     """
 
     source: CaptionSource = Report()
@@ -41,22 +41,21 @@ class Describe(CaptionSource):
         return Question(told.text, told.meaning, templates.REPORT[number], "report")
 
     def every(self, view: View) -> list[Question]:
-        """The one question that there is, in fixed wording; [] without a report."""
+        """Returns the only question, in fixed wording; [] without a report."""
         asked = self(view, None)
         return [] if asked is None else [asked]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored(CaptionSource):
-    """The record's own questions, such as M3D-VQA's.
+    """A source of the questions that are stored in the record, such as those of M3D-VQA.
 
     Attributes:
-      closed: Relative frequency of questions with choices.
-      open: Likewise of the same questions without them.
-      yes_no: Likewise of questions that are answered by yes or no.
-      topics: What may be asked about: "plane", "phase", "organ", "abnormality", "location"; () for
-        everything.
-      split: Name of a released split: only its questions are asked, such as "vqa_test5k".
+      closed: relative frequency of questions with choices.
+      open: relative frequency of the same questions without choices.
+      yes_no: relative frequency of questions that are answered by yes or no.
+      topics: topics to ask about: "plane", "phase", "organ", "abnormality", "location"; () for all.
+      split: name of a released split, such as "vqa_test5k"; only its questions are used.
     """
 
     closed: float = 1.0
@@ -66,15 +65,15 @@ class Stored(CaptionSource):
     split: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if values cannot work."""
+        """Raises ConfigError for invalid weights or topics."""
         if min(self._weights()) < 0 or not any(self._weights()):
             raise ConfigError("weights of kinds must not be negative, and not all zero.")
         if unknown := set(self.topics) - set(qa.TOPICS.values()):
             known = ", ".join(qa.TOPICS.values())
-            raise ConfigError(f"topics: {min(unknown)!r} is none of {known}.")
+            raise ConfigError(f"topics: {min(unknown)!r} is not one of {known}.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
-        """See `CaptionSource`; without `rng` the question follows from the record."""
+        """See `CaptionSource`; if `rng` is None, the record determines the question."""
         rng = fixed(view) if rng is None else rng
         asked = self.every(view)
         kinds = {kind: [q for q in asked if q.kind == kind] for kind in qa.KINDS}
@@ -85,7 +84,7 @@ class Stored(CaptionSource):
         return some[rng.integers(len(some))]
 
     def every(self, view: View) -> list[Question]:
-        """All questions of these kinds about the record, in the order of its tables."""
+        """Returns all questions of these kinds about the record, in the order of its tables."""
         if not view.record["qa_valid"]:
             return []
         wanted = [k for k, weight in zip(qa.KINDS, self._weights(), strict=True) if weight]
@@ -104,15 +103,15 @@ class Stored(CaptionSource):
 
 @dataclasses.dataclass(frozen=True)
 class Conversation(CaptionSource):
-    """Several questions about one volume, one after the other in one text.
+    """A source of several questions about one volume in one text.
 
-    The volume is encoded once for all of them (LLaVA, arXiv 2304.08485, section 3). A question that
-    was drawn before is not put again, so that answers which `MaskQuestions` balances are nearly,
-    not exactly, as often right as wrong; the first question of each text is balanced.
+    The volume is encoded once for all questions (LLaVA, arXiv 2304.08485, section 3). A text never
+    repeats a question. Therefore the balance of `MaskQuestions` is exact only for the first
+    question of each text, and approximate for the others.
 
     Attributes:
-      source: What is asked.
-      turns: Questions that are drawn; what does not fit into the tokens is left out there.
+      source: the source of the questions.
+      turns: number of questions to draw. The tokenizer leaves out those that do not fit.
     """
 
     source: CaptionSource
@@ -127,13 +126,13 @@ class Conversation(CaptionSource):
         """See `CaptionSource`.
 
         Raises:
-          ConfigError: the source asks nothing.
+          ConfigError: the source gives texts without questions.
         """
         drawn: dict[str, Question] = {}
         for _ in range(1 if rng is None else self.turns):
             told = self.source(view, rng)
             if told is not None and not isinstance(told, Question):
-                raise ConfigError("conversations are made of questions. Cure: Describe(...).")
+                raise ConfigError("conversations are made of questions. Cure: use Describe(...).")
             if told is not None:
                 drawn.setdefault(told.meaning, told)
         if not drawn:
@@ -142,20 +141,24 @@ class Conversation(CaptionSource):
         return dataclasses.replace(first, meaning=" ".join(drawn), later=tuple(later))
 
     def every(self, view: View) -> list[Question]:
-        """All questions of the source, each by itself: nobody reads an answer off another."""
+        """Returns all questions of the source as single questions.
+
+        In a conversation, earlier answers could reveal later ones.
+        """
         return self.source.every(view)  # type: ignore[attr-defined]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(CaptionSource):
-    """One of several sources, each time drawn anew.
+    """A source that draws one of several sources for every sample.
 
-    Where the drawn one has nothing to say of a record, another one speaks, unless that looks into
-    the crop: its questions would then depend on what others do not find.
+    If the drawn source has no text for a record, another source is used, but only one that does not
+    need the mask. Sources that need the mask stay balanced only if their use does not depend on
+    the results of other sources.
 
     Attributes:
-      sources: The sources by name.
-      weights: Relative frequencies by the same names; 1 where there is none.
+      sources: the sources by name.
+      weights: relative frequencies by name; 1 for names that are missing.
     """
 
     sources: Mapping[str, CaptionSource]
@@ -167,7 +170,7 @@ class Mixture(CaptionSource):
         return any(source.needs_mask for source in self.sources.values())
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if values cannot work."""
+        """Raises ConfigError for invalid sources or weights."""
         if unknown := set(self.weights) - set(self.sources):
             raise ConfigError(f"weights: there is no source {min(unknown)!r}.")
         if (
@@ -178,7 +181,7 @@ class Mixture(CaptionSource):
             raise ConfigError("sources must not be empty, nor weights negative or all zero.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
-        """See `CaptionSource`; without `rng` the source follows from record and crop."""
+        """See `CaptionSource`; if `rng` is None, record and crop determine the source."""
         weights = {name: weight for name, weight in self._weights().items() if weight}
         names, shares = list(weights), np.array(list(weights.values()))
         draw = fixed(view) if rng is None else rng
@@ -189,16 +192,18 @@ class Mixture(CaptionSource):
         return None
 
     def every(self, view: View) -> list[Question]:
-        """All questions of the sources that ask, one source after the other.
+        """Returns all questions of the sources, one source after the other.
 
         Raises:
-          ConfigError: a source asks nothing.
+          ConfigError: a source gives texts without questions.
         """
         asking = {
             n: getattr(s, "every", None) for n, s in self.sources.items() if self._weights()[n]
         }
         if silent := [name for name, every in asking.items() if every is None]:
-            raise ConfigError(f"the source {silent[0]!r} asks no questions. Cure: Describe(...).")
+            raise ConfigError(
+                f"the source {silent[0]!r} asks no questions. Cure: use Describe(...)."
+            )
         return [question for every in asking.values() if every for question in every(view)]
 
     def _weights(self) -> dict[str, float]:

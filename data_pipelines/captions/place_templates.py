@@ -1,10 +1,10 @@
-"""How places are asked for and told: the project's own words.
+"""Templates of questions and answers about places, written for this project.
 
 "{}" stands for a structure ("the liver"), "{box}" for a box as text, "{about}" for a description
-("the organ that makes bile"). None of them names a side, an end or a plane, and none needs to know
-whether a name is plural. Of each kind here are at least as many as M3D has
-(LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D), whose two ways to say that nothing was
-found, for boxes and for names, are one list here.
+("the organ that makes bile"). No template names a side, an end or a plane, and all of them are
+correct for singular and plural names. Each kind has at least as many templates as in M3D
+(LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D). M3D has two lists of answers for absent
+structures, one for boxes and one for names; here they are one list.
 """
 
 REC = (

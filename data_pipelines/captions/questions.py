@@ -1,4 +1,4 @@
-"""Questions about a crop whose answers are certain from its label map."""
+"""Questions about a crop that its label map answers with certainty."""
 
 from __future__ import annotations
 
@@ -22,36 +22,38 @@ _PLACES: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("yes_no
 
 @dataclasses.dataclass(frozen=True)
 class MaskQuestions(CaptionSource):
-    """Asks what a crop shows, and where, by the record's label map.
+    """A source of questions about the content of a crop, from the record's label map.
 
-    Nothing is asked about a label that the mask was not drawn for, nor about one of which the crop
-    holds a few voxels only. Answers cannot be guessed from the words: "yes_no" and "choice" ask
-    about labels that some crops of the record show and others do not, and for each of them both
-    answers are equally likely over the crops; see `balance`. A volume that is taken whole has no
-    other crops, so that it is asked for places, contents of boxes and masks only.
+    No question is about a label for which the mask was not drawn, or which has only a few voxels in
+    the crop. The words of a question do not reveal its answer: "yes_no" and "choice" use only
+    labels that are visible in some crops of the record and absent from others. For each of these
+    labels both answers are equally likely over the crops; see `balance`. A volume that is taken
+    whole has no other crops, so its questions are about places, contents of boxes and masks only.
 
     Attributes:
-      labels: Regular expressions of the names of labels to ask about; () asks about all. Best are
-        those that the masks of training and evaluation share.
-      least: Voxels of the record that a label must have in the crop to count as visible; it counts
-        as absent if it has none, and is not asked about in between.
-      yes_no: Relative frequency of "Does this volume show the liver?"
-      choice: Likewise of the same question with four choices, one of which is in the crop.
-      rec: Likewise of "Give the bounding box of the liver.", answered by a box.
-      reg: Likewise of "What fills [box]?", answered by a name.
-      seg: Likewise of "Segment the liver.", answered by a sentence with [SEG], the token that
-        stands for a mask. The mask itself is not in the answer.
-      rec_described: Likewise of "Where is the organ that makes bile?", answered by name and box;
-        asked of labels that `describe` knows, where it fits no other label.
-      reg_described: Likewise of "What fills [box], and what is that?", answered by name and
-        description.
-      seg_described: Likewise of "Segment the organ that makes bile, and say what it is called."
-      absent: Share of the questions for a place or a mask that ask for a label which is not in the
-        crop.
-      released: Boxes as M3D makes them; see `boxes.mask_to_box`.
-      short: Boxes of one decimal without spaces and box tokens, in answers of one form, the first:
-        a third of the tokens, and none that is new. A new row of the token table starts as the mean
-        of all and so is never the likeliest: frozen, it cannot be answered.
+      labels: regular expressions for the names of labels to ask about; () asks about all. It is
+        best to use labels that the masks of training and evaluation share.
+      least: minimum number of voxels of the record for a label to count as visible in the crop. A
+        label with no voxel counts as absent. There are no questions about labels in between.
+      yes_no: relative frequency of "Does this volume show the liver?"
+      choice: relative frequency of the same question with four choices, one of them in the crop.
+      rec: relative frequency of "Give the bounding box of the liver."; the answer is a box.
+      reg: relative frequency of "What fills [box]?"; the answer is a name.
+      seg: relative frequency of "Segment the liver."; the answer is a sentence with [SEG], the
+        token that represents a mask. The mask itself is not in the answer.
+      rec_described: relative frequency of "Where is the organ that makes bile?"; the answer is a
+        name and a box. Only for labels with a description from `describe` that fits no other label.
+      reg_described: relative frequency of "What fills [box], and what is that?"; the answer is a
+        name and a description.
+      seg_described: relative frequency of "Segment the organ that makes bile, and say what it is
+        called."
+      absent: share of the questions for a place or a mask that are about a label which is not in
+        the crop.
+      released: whether boxes are made as in M3D; see `boxes.mask_to_box`.
+      short: whether boxes have one decimal and no spaces or box tokens, and answers always use the
+        first template. Such answers have a third of the tokens, and no new tokens. A new row of the
+        token embedding starts as the mean of all rows, so it never has the highest probability. If
+        the embedding is frozen, the model can never answer with it.
     """
 
     labels: tuple[str, ...] = ()
@@ -71,16 +73,16 @@ class MaskQuestions(CaptionSource):
     needs_mask = True
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if values cannot work."""
+        """Raises ConfigError for invalid labels, weights or shares."""
         check_labels(self.labels, self.least)
         weights = [getattr(self, kind) for kind in KINDS]
         if min(weights) < 0 or not any(weights):
             raise ConfigError("weights of kinds must not be negative, and not all zero.")
         if not 0 <= self.absent <= 1:
-            raise ConfigError(f"absent={self.absent} must be a share, 0 to 1.")
+            raise ConfigError(f"absent={self.absent} must be a share from 0 to 1.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
-        """See `CaptionSource`; without `rng` the question follows from record and crop."""
+        """See `CaptionSource`; if `rng` is None, record and crop determine the question."""
         scene = self._scene(view)
         if scene is None:
             return None
@@ -88,7 +90,7 @@ class MaskQuestions(CaptionSource):
         rng = fixed(view) if rng is None else rng
         weights = np.array([getattr(self, kind) for kind in KINDS])
         first = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
-        # Those that are balanced must not be asked more often where others have nothing to ask.
+        # Balanced kinds do not replace other kinds that have no question: that breaks the balance.
         instead = [kind for kind in _PLACES if getattr(self, kind) and kind != first]
         for kind in (first, *instead):
             if question := self._one(kind, scene, rng, wording=wording):
@@ -96,10 +98,10 @@ class MaskQuestions(CaptionSource):
         return None
 
     def every(self, view: View) -> list[Question]:
-        """All questions of these kinds about a crop, in fixed order and wording.
+        """Returns all questions of these kinds about a crop, in fixed order and wording.
 
-        In "choice", every label that is visible is the answer once, and the others are drawn.
-        Places and masks of labels that are not in the crop are asked for if `absent` is not zero.
+        In "choice", every visible label is the answer once, and the wrong choices are drawn.
+        Questions for places and masks of absent labels are there if `absent` is not zero.
         """
         scene = self._scene(view)
         if scene is None:
@@ -126,7 +128,7 @@ class MaskQuestions(CaptionSource):
     def _one(
         self, kind: Kind, scene: Scene, rng: np.random.Generator, *, wording: bool
     ) -> Question | None:
-        """A question of this kind, or None."""
+        """Returns a question of this kind, or None if there is none."""
         match kind:
             case "yes_no":
                 drawn = _drawn({**scene.odds.yes, **scene.odds.no}, rng)
@@ -157,14 +159,14 @@ def _all(kind: Kind, scene: Scene, rng: np.random.Generator, *, lacks: bool) -> 
 
 
 def _drawn(chances: dict[int, float], rng: np.random.Generator) -> int | None:
-    """One of the keys with its probability; None for what is left to 1."""
+    """Draws a key with its probability; returns None with the remaining probability."""
     values, bounds = list(chances), np.cumsum(list(chances.values()))
     place = int(np.searchsorted(bounds, rng.random(), side="right"))
     return values[place] if place < len(values) else None
 
 
 def _about(names: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
-    """Descriptions of labels; none of those whose description fits another one."""
+    """Returns descriptions of labels, without descriptions that fit several labels."""
     about = {value: told for value, name in names.items() if (told := describe(name))}
     times = Counter(about.values())
     return {value: told for value, told in about.items() if times[told] == 1}

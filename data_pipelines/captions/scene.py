@@ -1,4 +1,4 @@
-"""What is known of a crop from its label map, and the questions that it answers for certain."""
+"""Facts about a crop from its label map, and questions that these facts answer."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ _PLACE: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
         masks.SEG_DESCRIBED_ABSENT,
     ),
 }
-"""Ways to ask, to answer, and to say that there is nothing."""
+"""Templates of questions, of answers, and of answers for absent structures, by kind."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QuestionTemplate:
-    """A question before it is put into words.
+    """A question before its wording is chosen.
 
     Attributes:
-      kind: its kind.
-      label: name of the label that it is about.
-      questions: ways to ask.
-      answers: ways to answer.
-      name: of the structure, in words.
-      box: its box as text.
+      kind: kind of the question.
+      label: name of the label in the question.
+      questions: templates of the question.
+      answers: templates of the answer.
+      name: name of the structure in words.
+      box: box of the structure as text.
       about: descriptions of the structure.
       choices: see `Question`.
-      meaning: of question and answer.
+      meaning: meaning of question and answer.
     """
 
     kind: Kind
@@ -70,7 +70,7 @@ class QuestionTemplate:
     choices: tuple[str, ...] = ()
 
     def worded(self, rng: np.random.Generator | None) -> Question:
-        """Returns the question in its first wording, or in one that `rng` draws."""
+        """Returns the question in a random wording, or in the first wording if `rng` is None."""
         question, answer, about = (
             texts[0 if rng is None else int(rng.integers(len(texts)))]
             for texts in (self.questions, self.answers, self.about)
@@ -87,15 +87,15 @@ class QuestionTemplate:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What is known of a crop.
+    """Facts about a crop from its label map.
 
     Attributes:
-      mask: its label map.
-      names: of the labels that may be asked about.
-      visible: those that the crop shows.
-      missing: those of which it has no voxel.
-      odds: which of them may be asked about where the words must not tell the answer.
-      about: descriptions of those that have one which fits no other label.
+      mask: label map of the crop.
+      names: {label value: name} of the labels to ask about.
+      visible: those labels that the crop shows.
+      missing: those labels without a voxel in the crop.
+      odds: probabilities of balanced questions, which do not reveal their answers.
+      about: {label value: descriptions}; only descriptions that fit no other label.
       released: see `boxes.mask_to_box`.
       short: see `MaskQuestions`.
     """
@@ -110,12 +110,12 @@ class Scene:
     short: bool
 
     def yes_no(self, value: int) -> QuestionTemplate:
-        """Asks whether a label is there."""
+        """Asks whether the crop shows a label."""
         answer = "Yes." if value in self.visible else "No."
         return self._template("yes_no", value, templates.YES_NO, (answer,), answer)
 
     def choice(self, value: int, rng: np.random.Generator) -> QuestionTemplate | None:
-        """Asks which of four labels is there; None if too few are absent."""
+        """Asks which of four labels the crop shows; returns None if too few labels are absent."""
         others = list(self.odds.wrong)
         if len(others) < _CHOICES - 1:
             return None
@@ -129,14 +129,14 @@ class Scene:
         return dataclasses.replace(template, choices=texts)
 
     def placed(self, kind: Kind, *, lacks: bool = False) -> list[int]:
-        """Returns the labels to ask about by place, box or mask; `lacks`: those not there."""
+        """Returns labels for questions about place, box or mask; with `lacks`, absent labels."""
         values = self.missing if lacks else self.visible
         if kind.startswith("reg"):
             values = self.distinct()
         return [v for v in values if v in self.about] if kind.endswith("described") else values
 
     def place(self, kind: Kind, value: int) -> QuestionTemplate:
-        """Asks where a label is, what is in its box, or which voxels it has."""
+        """Asks for the place of a label, for the content of its box, or for its mask."""
         questions, answers, absent = _PLACE[kind]
         about = self.about.get(value, ("",))
         if value in self.missing:

@@ -1,9 +1,9 @@
-"""How masks are asked for and told: the project's own words.
+"""Templates of questions and answers about masks, written for this project.
 
 "{}" stands for a structure ("the liver"), "{about}" for a description ("the organ that makes
-bile"), "{mask}" for the token that stands for a mask. As in `place_templates` none of them names a
-side, an end or a plane, none needs to know whether a name is plural, and of each kind here are at
-least as many as M3D has (LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D).
+bile"), "{mask}" for the token that represents a mask. As in `place_templates`, no template names a
+side, an end or a plane, and all of them are correct for singular and plural names. Each kind has at
+least as many templates as in M3D (LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D).
 """
 
 from __future__ import annotations

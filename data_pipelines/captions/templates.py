@@ -1,8 +1,9 @@
-"""How reports and names are asked for: the project's own words; `place_templates` asks for places.
+"""Question templates for reports, yes/no and choices, written for this project.
 
-"{}" stands for a structure ("the liver"). None of them names a side, an end or a plane, so that
-they forbid no flip, and none needs to know whether a name is plural. M3D has 42 ways to ask for a
-report (LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D); of each kind here are as many.
+Templates for places are in `place_templates`. "{}" stands for a structure ("the liver"). No
+template names a side, an end or a plane, so that none forbids a flip. All of them are correct for
+singular and plural names. M3D has 42 templates for reports
+(LaMed/src/dataset/prompt_templates.py of BAAI-DCAI/M3D); here are as many of that kind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prepared datasets: how they are made (`assemble`) and read (`open_dataset`)."""
+"""Prepared datasets: `assemble` writes them and `open_dataset` reads them."""
 
 import lazy_loader
 

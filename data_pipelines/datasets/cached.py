@@ -1,4 +1,4 @@
-"""Decoded records in memory, for datasets that fit there."""
+"""A memory cache of decoded records, for datasets that fit into memory."""
 
 import collections
 import functools
@@ -10,13 +10,13 @@ from data_pipelines.datasets.records import Record
 
 
 class CachedRecords:
-    """Records of which those used last are kept in memory, with the voxels that are needed decoded.
+    """Records with a cache of the most recently used ones, whose needed voxels are decoded.
 
     Args:
-      records: lazy ones.
-      limit: bytes of images and masks to keep; at least one record is kept.
-      images: whether images are looked at.
-      masks: whether masks are looked at.
+      records: records with lazy arrays.
+      limit: maximum bytes of images and masks to keep; at least one record is kept.
+      images: whether images are needed.
+      masks: whether masks are needed.
     """
 
     def __init__(
@@ -30,16 +30,16 @@ class CachedRecords:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of records."""
+        """Returns the number of records."""
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        """Returns the record as `records` gives it."""
+        """Returns a record of `records`, with decoded voxels."""
         with self._lock:
             if index in self._kept:
                 self._kept.move_to_end(index)
                 return self._kept[index][0]
-        record = self._records[index]  # threads read at the same time, now and then one twice
+        record = self._records[index]  # without the lock: two threads may read the same record
         for name in self._needed:
             record[name].load()
         with self._lock:

@@ -1,4 +1,4 @@
-"""The index of a prepared dataset: a line per study, without its voxels."""
+"""Reads the index of a prepared dataset: one line per study, without voxels."""
 
 import base64
 import json
@@ -14,10 +14,10 @@ from data_pipelines.files import shown
 
 
 def read_entries(folder: epath.PathLike) -> Iterator[Entry]:
-    """Yields what the search for leaks compares.
+    """Yields the entries of a dataset for the search for leaks.
 
     Raises:
-      DataError: The folder is not a complete dataset.
+      DataError: the folder is not a complete dataset.
     """
     path = epath.Path(folder)
     read_metadata(path)

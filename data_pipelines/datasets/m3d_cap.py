@@ -1,4 +1,4 @@
-"""M3D-Cap (arXiv 2404.00578): CT series of Radiopaedia's cases, each case with one report.
+"""Reads M3D-Cap (arXiv 2404.00578): CT series of Radiopaedia's cases, one report per case.
 
     M3D_Cap/ct_case/000006/text.txt                      the report of the case
     M3D_Cap/ct_case/000006/Axial_non_contrast/0.png ...  a series: folder of slices, or
@@ -6,17 +6,18 @@
     M3D_Cap/ct_quizze/...                                likewise
     M3D_Cap/M3D_Cap.json                                 the released splits
 
-The released splits go by series, so that a test case has other series in the training set, and
-some cases of ct_quizze are cases of ct_case (github.com/BAAI-DCAI/M3D, issues 38 and 61). Here a
-case is in one split, together with all cases that hold a copy of one of its series: the test set
-gets it if any of its series is in a released test set, else validation likewise, else train. The
-released splits stay available as `released_train`, `released_validation`, `released_test`,
-`test1k`, `test500` and `test100`: lists of records, which are stored once.
+The released splits are by series, so that other series of a test case are in the training set.
+Also, some cases of ct_quizze are cases of ct_case (github.com/BAAI-DCAI/M3D, issues 38 and 61).
+Here every case is in one split, together with all cases that have a copy of one of its series. A
+case is in the test set if any of its series is in a released test set; otherwise in validation if
+any of its series is in the released validation set; otherwise in train. The released splits are
+available as `released_train`, `released_validation`, `released_test`, `test1k`, `test500` and
+`test100`. They are lists of records; each record is stored once.
 
-With the tables of M3D-VQA, which ask about the same series, records get their questions as well,
-and the released splits of these are there as `vqa_train`, `vqa_val`, `vqa_test`, `vqa_test5k` and
-`vqa_yn_train`: records of which a table of that name holds a row. A case whose series are in a test
-table is in the test set.
+The tables of M3D-VQA have questions about the same series. If they are given, the questions become
+part of the records. The splits `vqa_train`, `vqa_val`, `vqa_test`, `vqa_test5k` and `vqa_yn_train`
+are the records with a row in the table of that name. A case with a series in a test table is in the
+test set.
 """
 
 from __future__ import annotations
@@ -50,16 +51,16 @@ def m3d_cap(
     """Returns M3D-Cap with repaired splits.
 
     Args:
-      root: The folder `M3D_Cap` or `M3D_Cap_npy`.
-      recipe: Preprocessing.
-      same: The leaks.csv of an earlier preparation: cases whose series are near-identical
-        (compressed or cut anew, which only `--check-leaks` finds) are put into one split, too.
-      units: "unit" for prepared arrays of 0..1 that no recipe scales again.
-      questions: The folder with M3D-VQA's tables; see `m3d_questions`.
+      root: the folder `M3D_Cap` or `M3D_Cap_npy`.
+      recipe: preprocessing.
+      same: the leaks.csv of an earlier preparation. Cases in it with nearly identical series
+        (compressed or cropped again, which only `--check-leaks` finds) also get the same split.
+      units: "unit" for prepared arrays of 0..1 that the recipe does not scale.
+      questions: the folder with M3D-VQA's tables; see `m3d_questions`.
 
     Raises:
-      DataError: The folder, its index or a table is unusable, or `same` names studies that are
-        not here.
+      DataError: the folder, its index or a table cannot be used, or `same` names studies that are
+        not in the folder.
     """
     root = epath.Path(root)
     if not root.is_dir():
@@ -103,7 +104,7 @@ def m3d_cap(
 
 
 def _tables(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Names of the tables that hold one of the rows."""
+    """Returns the names of the tables that have one of the rows."""
     return tuple(dict.fromkeys(name for row in rows for name in row.splits))
 
 
@@ -113,7 +114,7 @@ def _groups(
     cases: Mapping[epath.Path, str],
     same: epath.PathLike | None,
 ) -> tuple[twins.Union, tuple[str, ...]]:
-    """Which cases are one, and what to say of it."""
+    """Returns the groups of cases with the same series, and notes for the dataset card."""
     groups = twins.Union()
     copies = twins.copies(found)
     pairs = [[cases[path] for path in group] for group in copies]
@@ -138,7 +139,7 @@ def _splits(
     cases: Mapping[epath.Path, str],
     groups: twins.Union,
 ) -> dict[str, str]:
-    """{first case of a group: its split}; a group that no released split holds is left out."""
+    """Returns {first case of a group: its split}, without groups that are in no released split."""
     names: dict[str, set[str]] = defaultdict(set)
     for path, own in released.items():
         names[groups.first(cases[path])].update(own)
@@ -152,7 +153,7 @@ def _split(released: Iterable[str]) -> str:
 
 
 def _leaks(studies: Sequence[Study], cases: Mapping[epath.Path, str]) -> tuple[str, ...]:
-    """What the released training set knows of the released test set."""
+    """Returns a note on leaks from the released training set to the released test set."""
     train, test = ("released_train", "released_test")
     own = {cases[study.image] for study in studies if train in study.also_in}
     joined = {study.patient_id for study in studies if train in study.also_in}

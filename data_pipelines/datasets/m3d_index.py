@@ -1,4 +1,4 @@
-"""M3D_Cap.json: {name of a split: [{"image": path, "text": path}, ...]}."""
+"""Reads M3D_Cap.json: {name of a split: [{"image": path, "text": path}, ...]}."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_pipelines.errors import DataError
 
 NAME = "M3D_Cap.json"
 _FOLDERS = ("M3D_Cap", "M3D_Cap_npy", "M3D_Seg", "M3D_Seg_npy")
-"""Paths in an index may begin with one of these, whichever of them is there."""
+"""Paths in an index may begin with one of these, whatever the real name of the folder is."""
 _OWN = ("train", "validation", "test")
 
 
@@ -24,9 +24,9 @@ class Listed:
     """A volume of the index.
 
     Attributes:
-      image: Where it is, or should be.
-      text: Where its report is, or should be.
-      splits: Names of the released splits that hold it, see `released_name`.
+      image: path of the volume, which may not exist.
+      text: path of its report, which may not exist.
+      splits: names of the released splits that have it, see `released_name`.
     """
 
     image: epath.Path
@@ -35,7 +35,7 @@ class Listed:
 
 
 def released_name(split: str) -> str:
-    """The name of a released split here: with "released_" where a repaired split has its own."""
+    """Returns the name of a released split, with "released_" if a repaired split has that name."""
     return f"released_{split}" if split in _OWN else split
 
 
@@ -43,17 +43,17 @@ def read_index(root: epath.Path, volumes: Iterable[epath.Path]) -> list[Listed]:
     """Reads the index of a folder in M3D-Cap's layout.
 
     Args:
-      root: `M3D_Cap` or `M3D_Cap_npy`, which holds the index.
-      volumes: Those that were found below it. The index names arrays; where there is a folder of
-        slices instead, or an array whose name lost its accents, that is meant.
+      root: `M3D_Cap` or `M3D_Cap_npy`, which has the index.
+      volumes: the volumes that were found below the root. The index names arrays. An entry also
+        matches a folder of slices, or an array whose name lost its accents.
 
     Returns:
-      Every volume once, in the order of the index; one that was not found is where the index
-      says, for its reader to tell.
+      Every volume once, in the order of the index. A volume that was not found has the path from
+      the index, so that its reader reports the error.
 
     Raises:
-      DataError: There is no index, or it has another form, or an entry points out of the folder
-        or contradicts another one; it names the split and the number of the entry.
+      DataError: there is no index, it has another format, or an entry points out of the folder or
+        contradicts another one. The error gives the split and the number of the entry.
     """
     path = root / NAME
     found = by_key(root, volumes)
@@ -73,57 +73,57 @@ def read_index(root: epath.Path, volumes: Iterable[epath.Path]) -> list[Listed]:
 
 
 def _entries(path: epath.Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yields split, place for errors, and entry."""
+    """Yields the split, the place for error messages, and the entry."""
     try:
         index = json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
-        cure = "download it with the data; scans without it: prepare folder --table"
+        cure = "download it with the data; for scans without it use prepare folder --table"
         raise DataError(path, "there is no such index", cure) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         cure = "download it again"
-        raise DataError(path, "the index cannot be read, or is no JSON in UTF-8", cure) from error
+        raise DataError(path, "the index cannot be read, or is not JSON in UTF-8", cure) from error
     form = 'it must be {"train": [{"image": ..., "text": ...}, ...], "test": [...]}'
     if not isinstance(index, dict) or not all(isinstance(v, list) for v in index.values()):
-        raise DataError(path, "the index is no table of splits", form)
+        raise DataError(path, "the index is not a table of splits", form)
     for split, entries in index.items():
         for number, entry in enumerate(entries):
             if not isinstance(entry, dict):
-                raise DataError(path, f"{split}[{number}] is no entry", form)
+                raise DataError(path, f"{split}[{number}] is not an entry", form)
             yield split, f"{split}[{number}]", entry
 
 
 def below(
     root: epath.Path, index: epath.Path, where: str, entry: Mapping[str, Any], field: str
 ) -> epath.Path:
-    """The path in a field, below the root: an index may not read the whole disk.
+    """Returns the path in a field of an entry; only paths below the root are allowed.
 
     Args:
       root: `M3D_Cap` or `M3D_Cap_npy`.
-      index: Named in the error, as is `where`, the place of the entry in it.
-      where: See `index`.
-      entry: Of an index or a table.
-      field: That holds the path.
+      index: the index or table, for the error message.
+      where: place of the entry in it, for the error message.
+      entry: entry of the index or row of the table.
+      field: name of the field with the path.
 
     Raises:
-      DataError: It is no path below the folder.
+      DataError: the field has no path below the root.
     """
     value = entry.get(field)
     if not isinstance(value, str) or not value.strip():
-        problem = f"{where}: {field!r} is missing, or is no path"
+        problem = f"{where}: {field!r} is missing, or is not a path"
         raise DataError(index, problem, "correct the entry, or remove it")
     parts = PurePosixPath(value).parts
     if not value.isprintable() or ".." in parts or parts[0] == "/" or "\\" in value:
-        problem = f"{where}: {field} {value!r} is outside of the folder, or no plain path"
+        problem = f"{where}: {field} {value!r} is outside of the folder, or not a plain path"
         raise DataError(index, problem, "give a path below the folder, without '..'")
     return root.joinpath(*parts[1 if parts[0] in (*_FOLDERS, root.name) else 0 :])
 
 
 def by_key(root: epath.Path, volumes: Iterable[epath.Path]) -> dict[str, epath.Path]:
-    """Volumes by what `key` makes of their paths."""
+    """Returns {`key` of the path: path} of the volumes."""
     return {key(volume.relative_to(root)): volume for volume in volumes}
 
 
 def key(relative: epath.PathLike) -> str:
-    """What the names of a series below the folder have in common, as slices and as an array."""
+    """Returns a key that is equal for a series as a folder of slices and as an array."""
     text = unicodedata.normalize("NFKD", str(relative)).encode("ascii", "ignore").decode()
     return text.removesuffix(".npy")

@@ -1,9 +1,10 @@
-"""M3D-VQA's tables (arXiv 2404.00578): M3D_VQA_{train,val,test,test5k}.csv, M3D_VQA_yn_train.csv.
+"""Reads M3D-VQA's tables (arXiv 2404.00578).
 
-Columns are Image Path, Text, Question Type (1 to 5), Question, Choice A to D, Answer and Answer
-Choice; of tables with "yn" in their name, whose answers are yes or no, only those that are needed.
-Cells without a value hold "NA". It never becomes part of a question: such choices are left out, and
-the others get new letters; a row without a question or an answer is put aside.
+They are M3D_VQA_{train,val,test,test5k}.csv and M3D_VQA_yn_train.csv. Their columns are Image Path,
+Text, Question Type (1 to 5), Question, Choice A to D, Answer and Answer Choice. In tables with "yn"
+in their name the answers are yes or no, and columns for choices are not needed. Cells without a
+value have the text "NA", which never becomes part of a question: such choices are left out, and the
+others get new letters. A row without a question or an answer is put aside.
 """
 
 from __future__ import annotations
@@ -36,21 +37,22 @@ def read_tables(
     """Reads the tables of a folder.
 
     Args:
-      folder: Holds one or several of the tables.
-      root: The folder M3D_Cap or M3D_Cap_npy that paths in them point to.
-      volumes: Those that were found below it.
+      folder: folder with one or more of the tables.
+      root: the folder M3D_Cap or M3D_Cap_npy, to which paths in the tables are relative.
+      volumes: the volumes that were found below the root.
 
     Returns:
-      The rows of each volume, those of test and test5k once, and what was put aside. A volume that
-      was not found is where the table says, for its reader to tell.
+      The rows of each volume, and the rows that were put aside. A row that is in both test and
+      test5k is there once. A volume that was not found has the path from the table, so that its
+      reader reports the error.
 
     Raises:
-      DataError: There is no table, or one cannot be read or lacks a column.
+      DataError: there is no table, or one cannot be read or lacks a column.
     """
     folder = epath.Path(folder)
     tables = {p: m for p in sorted(folder.glob("*.csv")) if (m := _TABLE.fullmatch(p.name))}
     if not tables:
-        cure = "give the folder that holds M3D_VQA_train.csv, M3D_VQA_test.csv and so on"
+        cure = "give the folder with M3D_VQA_train.csv, M3D_VQA_test.csv and so on"
         raise DataError(folder, "it holds no table of M3D-VQA", cure)
     found = m3d_index.by_key(root, volumes)
     rows: dict[epath.Path, dict[Row, Row]] = {}
@@ -73,7 +75,7 @@ def read_tables(
 
 
 def _cells(path: epath.Path, columns: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yields number, as a spreadsheet counts, and cells of each row."""
+    """Yields the number (as in a spreadsheet) and the cells of each row."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +83,7 @@ def _cells(path: epath.Path, columns: Iterable[str]) -> Iterator[tuple[int, Mapp
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
         problem = f"it has no column {missing[0]!r}"
-        raise DataError(path, problem, "take the table as it was published")
+        raise DataError(path, problem, "use the published table")
     number = 1
     try:
         for number, cells in enumerate(reader, 2):
@@ -91,7 +93,7 @@ def _cells(path: epath.Path, columns: Iterable[str]) -> Iterator[tuple[int, Mapp
 
 
 def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> Row:
-    """The row; raises DataError with what is wrong with it."""
+    """Returns the row; raises DataError if the row is not valid."""
     question, answer = (cells[name].strip() for name in ("Question", "Answer"))
     for name, text in (("question", question), ("answer", answer)):
         if is_missing(text):
@@ -109,7 +111,7 @@ def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> Row:
         raise DataError("", f"{where}: choice {letter!r} and the answer differ", _CURE)
     distinct = len({" ".join(text.casefold().split()) for text in choices.values()})
     if not letter or distinct < max(len(choices), 2):
-        return Row(question, answer, topic=topic)  # nothing to choose: asked without choices
+        return Row(question, answer, topic=topic)  # no real choice: an open question
     return Row(question, choices[letter], tuple(choices.values()), topic)
 
 

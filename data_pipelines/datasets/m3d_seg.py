@@ -1,14 +1,14 @@
-"""M3D-Seg as M3D's script prepared it (arXiv 2404.00578): 26 public sets of masks, one grid.
+"""Reads M3D-Seg as prepared by M3D's script (arXiv 2404.00578): 26 public sets on one grid.
 
     M3D_Seg_npy/0000/0000.json           {"train": [{"image": ..., "label": ...}, ...], "test": ...}
     M3D_Seg_npy/0000/1/image.npy         (1, 32, 256, 256), 0..1
-    M3D_Seg_npy/0000/1/masks/mask_0.npy  the class 0 of the set, of the same shape; of shape
-                                         (1, 1, 1, 1) where the case has none of it
+    M3D_Seg_npy/0000/1/masks/mask_0.npy  class 0 of the set, with the same shape; (1, 1, 1, 1) if
+                                         the case does not have this class
     M3D_Seg_npy/dataset_info.json        {"0000": ["liver"], ...}: names of the classes
 
-The released split goes by case, and is kept; sets repeat each other's scans, which only
-`--check-leaks` finds. Classes of equal names become one label. Where masks of a case overlap, the
-later class wins: sets name tumours behind their organs.
+The released split is by case and is kept. Some sets have the same scans as other sets; only
+`--check-leaks` finds these. Classes of equal names become one label. If masks of a case overlap,
+the later class wins, because sets list tumours after their organs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from data_pipelines.volume import Units
 INFO = "dataset_info.json"
 _MASK = re.compile(r"mask_(\d+)\.npy")
 _CODE = re.compile(r"\d{4}")
-_MOST = 254  # labels that a mask can hold; 255 means not labelled
+_MOST = 254  # maximum number of labels in a mask; 255 means not labelled
 
 
 def m3d_seg(
@@ -43,13 +43,13 @@ def m3d_seg(
     """Returns M3D-Seg.
 
     Args:
-      root: The folder `M3D_Seg_npy`.
-      recipe: Preprocessing.
-      info: Names of the classes, if `dataset_info.json` is not in the folder.
-      units: Of the arrays; "unit" if None, as M3D scales them.
+      root: the folder `M3D_Seg_npy`.
+      recipe: preprocessing.
+      info: file with the names of the classes, if `dataset_info.json` is not in the folder.
+      units: units of the arrays; None means "unit", the range 0..1 of M3D's arrays.
 
     Raises:
-      DataError: The folder, an index or the names of classes are unusable.
+      DataError: the folder, an index or the names of classes cannot be used.
     """
     root = epath.Path(root)
     classes = _read(epath.Path(info) if info else root / INFO)
@@ -59,10 +59,10 @@ def m3d_seg(
     if not codes:
         raise DataError(root, "it holds no sets such as 0000", "give the folder M3D_Seg_npy")
     if unnamed := [code for code in codes if not isinstance(classes.get(code), list)]:
-        raise DataError(root, f"nothing names the classes of {unnamed[0]}", f"correct {INFO}")
+        raise DataError(root, f"the classes of {unnamed[0]} have no names", f"correct {INFO}")
     names = sorted({str(name) for code in codes for name in classes[code]})
     if len(names) > _MOST:
-        raise DataError(root, f"{len(names)} classes, and a mask holds {_MOST}", "take fewer sets")
+        raise DataError(root, f"{len(names)} classes, but a mask holds {_MOST}", "use fewer sets")
     value = {name: number for number, name in enumerate(names, 1)}
     studies = [study for code in codes for study in _studies(root, code, classes[code], value)]
     notes = (
@@ -83,17 +83,17 @@ def m3d_seg(
 def _studies(
     root: epath.Path, code: str, classes: list[str], value: Mapping[str, int]
 ) -> Iterator[Study]:
-    """The cases of a set."""
+    """Yields the cases of a set."""
     index = root / code / f"{code}.json"
     masks: dict[epath.Path, dict[int, epath.Path]] = defaultdict(dict)  # by class
     splits: dict[epath.Path, str] = {}
     for split, entries in _read(index).items():
         if split not in ("train", "test") or not isinstance(entries, list):
-            raise DataError(index, f"{split!r} is no split", 'it must have "train" and "test"')
+            raise DataError(index, f"{split!r} is not a split", 'it must have "train" and "test"')
         for number, entry in enumerate(entries):
             where = f"{split}[{number}]"
             if not isinstance(entry, dict):
-                raise DataError(index, f"{where} is no entry", "download it again")
+                raise DataError(index, f"{where} is not an entry", "download it again")
             image, label = (
                 m3d_index.below(root, index, where, entry, field) for field in ("image", "label")
             )
@@ -101,7 +101,9 @@ def _studies(
                 raise DataError(index, f"{where}: its image is also in another split", "remove one")
             found = _MASK.fullmatch(label.name)
             if not found or int(found[1]) >= len(classes):
-                problem = f"{where}: {label.name!r} is no class of the {len(classes)} in {INFO}"
+                problem = (
+                    f"{where}: {label.name!r} is not one of the {len(classes)} classes in {INFO}"
+                )
                 raise DataError(index, problem, "prepare the set again with M3D's script")
             masks[image][int(found[1])] = label
     for image, split in splits.items():
@@ -123,7 +125,7 @@ def _read(path: epath.Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(path, "there is no such file", "download it with the data") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(path, "cannot be read, or is no JSON", "download it again") from error
+        raise DataError(path, "cannot be read, or is not JSON", "download it again") from error
     if not isinstance(content, dict):
-        raise DataError(path, "it is no table", "download it again")
+        raise DataError(path, "it is not a table", "download it again")
     return content

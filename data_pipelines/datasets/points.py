@@ -1,11 +1,11 @@
-"""Points of a study, such as centres of candidates for nodules: in tables and in records.
+"""Points of a study, such as centres of nodule candidates, in tables and in records.
 
-A column "points:NAME:SPACE" of a table holds points as "x y z; x y z; ...". SPACE tells what the
-numbers are:
+A column "points:NAME:SPACE" of a table has points as "x y z; x y z; ...". SPACE is the coordinate
+system of the numbers:
   ras    millimetres to the right, anterior and superior, as in NIfTI;
   lps    millimetres to the left, posterior and superior, as in DICOM and ITK;
   voxel  voxels of the file along its own axes, from 0.
-A record holds the points as voxels (d, h, w) of its own grid.
+A record has the points as voxels (d, h, w) of its own grid.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SPACES = ("ras", "lps", "voxel")
 
 @dataclass(frozen=True)
 class PointList:
-    """Points with one name, as a table tells them.
+    """Points with one name, from a cell of a table.
 
     Attributes:
-      name: what the points are.
-      space: what their numbers are: "ras", "lps" or "voxel".
+      name: name of the points.
+      space: coordinate system of the numbers: "ras", "lps" or "voxel".
       places: the three numbers of every point.
     """
 
@@ -40,10 +40,10 @@ class PointList:
     places: tuple[tuple[float, ...], ...]
 
     def on(self, volume: Volume) -> np.ndarray:
-        """Returns the points as voxels (N, 3) of a volume that was preprocessed.
+        """Returns the points as voxels (N, 3) of a preprocessed volume.
 
         Raises:
-          DataError: the points are in millimetres, and the volume has no place in the patient.
+          DataError: the points are in millimetres, and the volume has no affine.
         """
         places = np.array(self.places, np.float64).reshape(-1, 3)
         if self.space == "voxel":
@@ -51,7 +51,7 @@ class PointList:
         if volume.affine is None:
             raise DataError(
                 volume.source,
-                f"its points {self.name!r} are in millimetres, and nothing in the file says where "
+                f"its points {self.name!r} are in millimetres, but the file does not tell where "
                 "its voxels lie in the patient",
                 f"give them as voxels, in a column {PREFIX}{self.name}:voxel",
             )
@@ -60,10 +60,10 @@ class PointList:
 
 
 def read_column(column: str) -> tuple[str, str]:
-    """Returns name and space of the points in a column of a table.
+    """Reads the name and the space of points from the name of a column.
 
     Raises:
-      ValueError: the column does not name both.
+      ValueError: the column does not give both.
     """
     _, *rest = column.split(":")
     if len(rest) != 2 or not rest[0] or rest[1] not in _SPACES:
@@ -72,10 +72,10 @@ def read_column(column: str) -> tuple[str, str]:
 
 
 def read_cell(column: str, text: str) -> PointList:
-    """Returns the points in a cell of a table.
+    """Reads the points in a cell of a table.
 
     Raises:
-      ValueError: the column or the cell does not have the form above.
+      ValueError: the column or the cell does not have the format above.
     """
     name, space = read_column(column)
     places = [tuple(map(float, one.split())) for one in text.split(";") if one.strip()]
@@ -85,7 +85,7 @@ def read_cell(column: str, text: str) -> PointList:
 
 
 def to_text(points: Sequence[PointList], volume: Volume) -> str:
-    """Returns points as JSON, for the field `points` of a record; "" for none."""
+    """Returns points as JSON, for the field `points` of a record; "" for no points."""
     found = {one.name: one.on(volume).round(3).tolist() for one in points}
     return json.dumps(found) if found else ""
 

@@ -1,4 +1,4 @@
-"""Questions and answers of a record: what they are, and how they are stored."""
+"""Questions and answers of a record, and their storage as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_pipelines.caption import Question
 from data_pipelines.text.reports import is_missing
 
 TOPICS = {1: "plane", 2: "phase", 3: "organ", 4: "abnormality", 5: "location"}
-"""M3D-VQA's types of questions."""
+"""M3D-VQA's types of questions: number in its tables, and name."""
 KINDS = ("closed", "open", "yes_no")
 
 
@@ -20,12 +20,12 @@ class Row:
     """One question of a table with its answer.
 
     Attributes:
-      question: As it is put.
-      answer: In words, without a letter.
-      choices: What can be chosen; () if nothing.
-      topic: What it is about: one of `TOPICS`, or "".
-      yes_no: Whether it can be answered by yes or no.
-      splits: Released splits that hold it; rows that differ in nothing else are one.
+      question: text of the question.
+      answer: text of the answer, without a letter.
+      choices: choices of the question; () if it has none.
+      topic: topic of the question: one of `TOPICS`, or "".
+      yes_no: whether the answer is yes or no.
+      splits: released splits that have this row. Rows that differ only in this are equal.
     """
 
     question: str
@@ -36,7 +36,7 @@ class Row:
     splits: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def questions(self) -> Iterator[Question]:
-        """With its choices, if it has some, and without them."""
+        """Yields the question with its choices, if any, and the question without choices."""
         meaning = f"{self.question} {self.answer}"
         if self.yes_no:
             yield Question(self.answer, meaning, self.question, "yes_no", self.topic)
@@ -50,10 +50,10 @@ class Row:
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices, as M3D writes them.
+    """Returns a question with its choices, in M3D's format.
 
     Raises:
-      ValueError: a choice is missing, as "NA" in a table.
+      ValueError: a choice is missing, such as "NA" in a table.
     """
     if any(map(is_missing, choices)):
         raise ValueError(f"a choice is missing: {choices}")
@@ -64,12 +64,12 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
 
 
 def to_text(rows: Sequence[Row]) -> str:
-    """Rows as JSON, for the field `qa` of a record; "" for none."""
+    """Returns rows as JSON, for the field `qa` of a record; "" for no rows."""
     return json.dumps([dataclasses.asdict(row) for row in rows]) if rows else ""
 
 
 def from_text(text: str) -> list[Row]:
-    """What `to_text` wrote."""
+    """Returns the rows of a text from `to_text`."""
     return [
         Row(**row | {name: tuple(row[name]) for name in ("choices", "splits")})
         for row in json.loads(text or "[]")

@@ -160,7 +160,7 @@ def read_metadata(path: epath.PathLike) -> Mapping[str, Any]:
     for name, size in sizes.items():
         file = folder / name
         if name not in there or (is_local(folder) and file.stat().length != size):
-            raise DataError(file, "this file of the dataset is missing or not whole", cure)
+            raise DataError(file, "this file of the dataset is missing or incomplete", cure)
     return metadata
 
 

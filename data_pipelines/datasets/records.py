@@ -1,4 +1,4 @@
-"""The one record schema of all prepared datasets, and how a volume becomes a record."""
+"""The record schema of all prepared datasets, and the conversion of a volume to a record."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,19 +14,19 @@ _BYTE = 255
 
 
 def feature_spec(num_labels: int) -> dict[str, tuple[tuple[int | None, ...], type]]:
-    """Returns {field: (shape, dtype)} of a record; `None` is a size that differs per record.
+    """Returns {field: (shape, dtype)} of a record; `None` is a size that differs between records.
 
-    `image * scale + offset` is the real value in `units` ("HU", "unit" = 0..1, "raw"), and `low`
-    the lowest value of `image`, which is air in a CT. `affine` maps (d, h, w, 1) to RAS+
-    millimetres, `to_source` to the index on the grid of the file as it was read.
-    `annotated[value]` tells whether the mask was drawn for that label: where it is False, the
-    label's absence from the mask says nothing. A field that a study does not have is zeros with
-    `<field>_valid` False. `qa` holds questions and answers, see `datasets.qa`;
-    `points` holds points such as candidate centres, see `datasets.points`.
-    `storage.stored_spec` tells what becomes of the two volumes on disk.
+    `image * scale + offset` is the real value in `units` ("HU", "unit" = 0..1, "raw"). `low` is the
+    lowest value of `image`, which is air in a CT. `affine` maps (d, h, w, 1) to RAS+ millimetres.
+    `to_source` maps it to the index on the grid of the source file. `annotated[value]` is True if
+    the mask was drawn for that label. Where it is False, the absence of the label from the mask
+    does not mean that the structure is absent. If a study does not have a field, the field is zeros
+    and `<field>_valid` is False. `qa` has questions and answers, see `datasets.qa`. `points` has
+    points such as candidate centres, see `datasets.points`. For the two volumes on disk see
+    `storage.stored_spec`.
 
     Args:
-      num_labels: Length of `labels`: 1 present, 0 absent, NaN not known.
+      num_labels: length of `labels`: 1 present, 0 absent, NaN not known.
     """
     volume, matrix, scalar = (None, None, None), (4, 4), ()
     return {
@@ -72,18 +72,18 @@ def encode(
     """Makes the record of a preprocessed volume.
 
     Args:
-      volume: After the recipe has run; its `source` should not be an absolute path.
-      annotated: Label values that the mask was drawn for; None means all of them.
-      report: Text of the radiology report, None when there is none.
-      qa: Questions and answers, see `qa.to_text`.
-      points: Points of the study; see `datasets.points`.
-      labels: Known labels by name; the others become NaN.
-      label_names: The labels of the whole dataset, in the order of the `labels` array.
-      eight_bit: The file had a byte per voxel; see `quantize`.
+      volume: the volume after the recipe; its `source` should not be an absolute path.
+      annotated: label values for which the mask was drawn; None means all of them.
+      report: text of the radiology report; None if there is none.
+      qa: questions and answers, see `qa.to_text`.
+      points: points of the study; see `datasets.points`.
+      labels: known labels by name; the others become NaN.
+      label_names: labels of the whole dataset, in the order of the `labels` array.
+      eight_bit: whether the file had one byte per voxel; see `quantize`.
 
     Raises:
-      DataError: The image is not finite, the mask has values a byte cannot hold, or points in
-        millimetres have no place in the volume.
+      DataError: the image is not finite, the mask has values outside 0..255, or points are in
+        millimetres and the volume has no affine.
     """
     image, scale, offset = quantize(volume.array, volume.units, volume.source, eight_bit=eight_bit)
     known = dict(labels or {})
@@ -122,26 +122,26 @@ def encode(
 def quantize(
     array: np.ndarray, units: str, source: str = "", *, eight_bit: bool = False
 ) -> tuple[np.ndarray, float, float]:
-    """Stores real values as int16.
+    """Quantizes real values to int16.
 
-    HU are rounded to whole units, which is the resolution of CT scanners. 0..1 becomes
-    0..32767. Raw values that are whole and small enough are kept; others use the range of all
-    but the outermost 0.01 % of the voxels, so that a single hot voxel does not cost precision.
+    HU are rounded to whole units, the resolution of CT scanners. 0..1 becomes 0..32767. Raw values
+    are kept if they are integers that fit into int16. Otherwise the range of int16 covers all but
+    the outermost 0.01 % of the voxels, so that a single hot voxel does not cost precision.
 
-    What came from 8 bits gets 256 levels again: 0..1 becomes 0..255, and raw values are rounded.
-    Resampling made up the values in between, and storage needs half the room without them.
+    Values from a file with 8 bits get 256 levels again: 0..1 becomes 0..255, and raw values are
+    rounded. Only resampling made the values in between; without them storage needs half the space.
 
     Args:
       array: (D, H, W) of any real dtype.
       units: "HU", "unit" or "raw".
-      source: Named in the error.
-      eight_bit: The values were whole numbers of 0..255 before they were scaled and resampled.
+      source: name for the error message.
+      eight_bit: whether values were integers of 0..255 before they were scaled and resampled.
 
     Returns:
       The int16 array, scale and offset: value = array * scale + offset.
 
     Raises:
-      DataError: There are values that are not finite.
+      DataError: some values are not finite.
     """
     if not np.isfinite(array).all():
         cure = "replace NaN and infinite voxels in the file"
@@ -170,7 +170,7 @@ def _fits(array: np.ndarray) -> bool:
 def _mask(volume: Volume) -> np.ndarray:
     assert volume.mask is not None
     if volume.mask.size and (volume.mask.min() < 0 or volume.mask.max() > 255):
-        problem = f"the mask has label {volume.mask.max()}, and 0..255 can be stored"
+        problem = f"the mask has label {volume.mask.max()}, but only 0..255 can be stored"
         raise DataError(volume.source, problem, "renumber the labels; 255 means not labelled")
     return np.ascontiguousarray(volume.mask, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Reports in text files, as M3D-Cap has them: headings, and findings below one of them."""
+"""Reads reports from text files in M3D-Cap's format: headings with findings below one of them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from data_pipelines.readers import content
 from data_pipelines.text.reports import clean_report, says_nothing
 
 _HEADINGS = re.compile("study_findings:|discussion:")
-"""Parts of the report; what stands before them are the title and the patient's presentation."""
+"""Headings of the report. Before them are the title and the patient's presentation."""
 _LEAST = 5
-"""Characters, without spaces, that M3D takes for a report (m3d_cap_data_prepare.py)."""
+"""Minimum characters of a report, without spaces, as in M3D (m3d_cap_data_prepare.py)."""
 _MOST = 1 << 20
-"""Bytes; the longest report of a radiologist has some thousand."""
+"""Maximum bytes; the longest reports of radiologists have some thousand."""
 
 
 def read_report(path: epath.PathLike) -> str:
     """Reads the report of a text file.
 
-    It is what follows "study_findings:" and "discussion:", or all of the text where there is
-    nothing after either, nearly as in M3D's preparation: that leaves the second heading and
-    fillers in the text, and puts all on one line. Files that it has prepared come out as they are.
+    The report is the text after "study_findings:" and "discussion:", or the whole text if there is
+    nothing after either heading. M3D's preparation is nearly the same, but it leaves the second
+    heading and fillers in the text and puts all on one line. Files that M3D's preparation wrote are
+    returned without changes.
 
     Args:
       path: UTF-8 text.
 
     Raises:
-      DataError: The file is missing, is not UTF-8, or holds no report: nothing, fewer than 5
-        characters, or a filler such as "NaN".
+      DataError: the file is missing, is not UTF-8, or has no report: it is empty, has fewer than 5
+        characters, or is a filler such as "NaN".
     """
     with content.open_file(path) as file:
         data = file.read(_MOST + 1)
     if len(data) > _MOST:
-        raise DataError(path, f"a report of more than {_MOST:,} bytes", "give the text alone")
+        raise DataError(path, f"its report has more than {_MOST:,} bytes", "give the text alone")
     text = clean_report(data, path)
     before, *sections = _HEADINGS.split(text)
     for parts in (sections, [before]):
@@ -49,6 +50,6 @@ def _tells(text: str) -> bool:
 
 
 def _tidy(text: str) -> str:
-    """The lines without blanks at their ends, at most one empty line between two."""
+    """Returns the lines with single spaces and at most one empty line between two lines."""
     lines = "\n".join(" ".join(line.split()) for line in text.splitlines())
     return re.sub("\n{3,}", "\n\n", lines).strip()

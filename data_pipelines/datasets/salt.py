@@ -1,4 +1,4 @@
-"""Ids that tell nobody anything: hashes with a secret salt, the same for equal ids."""
+"""Anonymous ids: hashes of ids with a secret salt, equal for equal ids."""
 
 import csv
 import dataclasses
@@ -17,10 +17,10 @@ _LEAST = 16  # bytes; a short salt could be guessed from known ids
 
 
 def read_salt(path: epath.PathLike) -> bytes:
-    """Reads a salt from a file, which is made with 32 random bytes (as hex) if it is not there.
+    """Reads a salt from a file; writes 32 random bytes (as hex) to it if it does not exist.
 
     Raises:
-      DataError: The file holds less than 16 bytes.
+      DataError: the file has less than 16 bytes.
     """
     file = epath.Path(path)
     if not file.exists():
@@ -28,7 +28,7 @@ def read_salt(path: epath.PathLike) -> bytes:
         write_whole(file, secrets.token_hex(32) + "\n", private=True)
     salt = file.read_bytes().strip()
     if len(salt) < _LEAST:
-        cure = "name a file that does not exist: it will be filled with a random salt"
+        cure = "name a file that does not exist: a random salt is written to it"
         raise DataError(file, f"it holds fewer than {_LEAST} bytes, too few for a salt", cure)
     return salt
 
@@ -36,7 +36,7 @@ def read_salt(path: epath.PathLike) -> bytes:
 def salted(collection: Collection, salt: bytes) -> Collection:
     """Returns the collection with hashed patient and study ids and without file names.
 
-    The split of a study stays what it was. Two datasets made with one salt share their ids.
+    The splits of studies do not change. Two datasets with the same salt have the same ids.
     """
     studies = tuple(
         dataclasses.replace(
@@ -51,7 +51,7 @@ def salted(collection: Collection, salt: bytes) -> Collection:
 
 
 def write_key(path: epath.Path, unsalted: Collection, collection: Collection) -> None:
-    """Writes the private table that alone can say which salted id is whose."""
+    """Writes the private table that maps salted ids to the original ids."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("salted_study_id", "salted_patient_id", "study_id", "patient_id", "file"))

@@ -7,12 +7,12 @@
   A-crop   A        test   a part of A around the aorta       aorta and 4 more
   C        C        test   20 slices, 0.98x0.98x2 mm, DICOM   31 organs
 
-B-top and C are also the splits `train_organs` and `test_organs`: scans whose masks leave no organ
-out.
+B-top and C are also the splits `train_organs` and `test_organs`: scans with masks of all organs.
 
-The split goes by patient. A is certainly another patient than B. That C is another one than B is
-likely (contrast, field of view and grid differ) but not proven: in the worst case C is the person
-one trained on. The masks are TotalSegmentator's own predictions, not drawn by a radiologist.
+The split is by patient. A is certainly another patient than B. C is probably another patient than B
+(contrast, field of view and grid differ), but this is not proven: in the worst case C is the
+patient of the training set. The masks are TotalSegmentator's own predictions, not drawn by a
+radiologist.
 """
 
 from collections.abc import Iterable
@@ -51,11 +51,11 @@ def sample_ct(recipe: Recipe, scans: epath.PathLike | None = None) -> Collection
     """Returns the sample dataset.
 
     Args:
-      recipe: Preprocessing.
-      scans: Folder of the sample scans; downloaded when None.
+      recipe: preprocessing.
+      scans: folder of the sample scans; None downloads them.
 
     Raises:
-      DataError: The scans could not be downloaded.
+      DataError: the scans could not be downloaded.
     """
     root = epath.Path(scans) if scans else fetch.sample_scans()
     names = fetch.organ_names(root)

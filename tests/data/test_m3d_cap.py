@@ -226,11 +226,11 @@ def test_a_series_that_is_missing_or_broken_is_named(copy: Path) -> None:
         ({"image": "../../etc/x.npy"}, "train[0]: image '../../etc/x.npy' is outside"),
         ({"image": "/etc/x.npy"}, "train[0]: image '/etc/x.npy' is outside"),
         ({"text": "M3D_Cap/../../secret.txt"}, "train[0]: text 'M3D_Cap/../../secret.txt' is"),
-        ({"text": "C:\\x.txt"}, "is outside of the folder, or no plain path"),
-        ({"image": "a\nb.npy"}, "is outside of the folder, or no plain path"),
-        ({"image": None}, "train[0]: 'image' is missing, or is no path"),
-        ({"text": float("nan")}, "train[0]: 'text' is missing, or is no path"),
-        ({"text": " "}, "train[0]: 'text' is missing, or is no path"),
+        ({"text": "C:\\x.txt"}, "is outside of the folder, or not a plain path"),
+        ({"image": "a\nb.npy"}, "is outside of the folder, or not a plain path"),
+        ({"image": None}, "train[0]: 'image' is missing, or is not a path"),
+        ({"text": float("nan")}, "train[0]: 'text' is missing, or is not a path"),
+        ({"text": " "}, "train[0]: 'text' is missing, or is not a path"),
     ],
 )
 def test_an_entry_that_is_no_path_below_the_folder_stops_it(
@@ -249,10 +249,10 @@ def test_an_index_of_another_form_stops_it(copy: Path) -> None:
     entry = m3d_tree.entry("ct_case/000001/Axial")
     other = {**entry, "text": "M3D_Cap_npy/ct_quizze/000002/text.txt"}
     for content, problem in (
-        (b"{", "cannot be read, or is no JSON"),
-        (b'{"train": "\xff"}', "cannot be read, or is no JSON"),
-        (b"[1]", "no table of splits"),
-        (b'{"train": [1]}', "train[0] is no entry"),
+        (b"{", "cannot be read, or is not JSON"),
+        (b'{"train": "\xff"}', "cannot be read, or is not JSON"),
+        (b"[1]", "not a table of splits"),
+        (b'{"train": [1]}', "train[0] is not an entry"),
         (json.dumps({"train": [entry, entry]}).encode(), "train[1]: its image is in this split"),
         (json.dumps({"train": [entry], "test": [other]}).encode(), "test[0]: its image has anoth"),
     ):

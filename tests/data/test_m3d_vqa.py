@@ -248,7 +248,7 @@ def test_rows_and_pictures_that_are_missing_are_named(dataset: Path) -> None:
         ("M3D_VQA_train.csv", "row 10: the question is missing"),
         (
             "M3D_VQA_train.csv",
-            f"row 11: Image Path {FAR!r} is outside of the folder, or no plain path",
+            f"row 11: Image Path {FAR!r} is outside of the folder, or not a plain path",
         ),
         ("M3D_VQA_yn_train.csv", "row 3: the answer is neither yes nor no"),
         ("ct_case/000009/Axial.npy", "no such file"),
@@ -357,11 +357,11 @@ def test_small_arrays_of_m3d_segs_layout(small: Path, tmp_path: Path) -> None:
     [
         (
             {"train": [{"image": "0001/7/image.npy", "label": "0001/7/masks/mask_5.npy"}]},
-            "no class",
+            "is not one of the . classes",
         ),
         ({"train": [{"image": "/etc/x.npy", "label": "a"}]}, "is outside of the folder"),
-        ({"other": []}, "is no split"),
-        ({"train": [7]}, r"train\[0\] is no entry"),
+        ({"other": []}, "is not a split"),
+        ({"train": [7]}, r"train\[0\] is not an entry"),
     ],
 )
 def test_an_index_that_cannot_be_used_is_told(small: Path, index: Any, problem: str) -> None:

@@ -101,9 +101,9 @@ def test_two_processes_do_not_prepare_the_same(scans: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda out: truncate(next(out.glob("*array_record*"))), "missing or not whole"),
-        (lambda out: next(out.glob("*array_record*")).unlink(), "missing or not whole"),
-        (lambda out: (out / "features.json").unlink(), "missing or not whole"),
+        (lambda out: truncate(next(out.glob("*array_record*"))), "missing or incomplete"),
+        (lambda out: next(out.glob("*array_record*")).unlink(), "missing or incomplete"),
+        (lambda out: (out / "features.json").unlink(), "missing or incomplete"),
         (lambda out: (out / "metadata.json").unlink(), "not a prepared dataset"),
         (lambda out: truncate(out / "metadata.json"), "not a prepared dataset"),
         (shutil.rmtree, "there is no such dataset"),

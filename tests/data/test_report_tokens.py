@@ -179,7 +179,7 @@ def test_a_tokenizer_that_cannot_be_used_is_an_error(tmp_path: Path, vocabulary:
         ReportTokens(str(tmp_path / "nowhere.json")).check()
     with pytest.raises(DataError, match="has 26 tokens, but the text .* has 30522 rows"):
         ReportTokens(vocabulary).check()
-    with pytest.raises(DataError, match="table 20 rows.*of the same model"):
+    with pytest.raises(DataError, match="embedding has 20 rows.*of the same model"):
         ReportTokens(vocabulary, vocab_size=20)("The lung.")
     ReportTokens(vocabulary, vocab_size=64).check()  # padded weights
     for name, content, problem in (

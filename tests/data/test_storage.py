@@ -208,10 +208,10 @@ def test_a_copy_that_is_not_whole_is_refused(tmp_path: Path, bucket: epath.Path)
     file = out / storage.file_name(storage.RECORDS, "train", 0, 1)
     content = file.read_bytes()
     file.write_bytes(content[:-100])
-    with pytest.raises(DataError, match="missing or not whole. Cure: wait for whoever writes"):
+    with pytest.raises(DataError, match="missing or incomplete. Cure: wait until the dataset"):
         source[0]
     file.unlink()
-    with pytest.raises(DataError, match="missing or not whole. Cure: wait for whoever writes"):
+    with pytest.raises(DataError, match="missing or incomplete. Cure: wait until the dataset"):
         source[0]
     file.write_bytes(content)
     assert len([*source]) == 3

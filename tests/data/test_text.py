@@ -208,7 +208,7 @@ def test_labels_that_match_nothing_are_an_error(prepared: str) -> None:
     wrong = data.with_fields(text=Text(WordLengths(), MaskCaption(("livr",))))
     with pytest.raises(ConfigError, match="'livr' matches no label of the dataset"):
         wrong.check()
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         MaskCaption(("(",))
 
 
