@@ -1,8 +1,9 @@
-"""From a collection of studies to a complete dataset folder, through kills and broken scans.
+"""Makes a complete dataset folder from a collection of studies, despite kills and broken scans.
 
-Everything is made in a hidden folder beside the target, `.NAME.partial`: first the `shards`, then
-the whole dataset with metadata and card. It becomes visible in one step, by a rename or, where
-there are none (gs://), by its metadata, which are written last. Only then the hidden folder goes.
+All files are first written to a hidden folder beside the target, `.NAME.partial`: first the
+`shards`, then the whole dataset with metadata and card. The dataset becomes visible in one step: by
+a rename, or, on file systems without renames (gs://), by its metadata, which are written last. Then
+the hidden folder is removed.
 """
 
 import contextlib
@@ -31,18 +32,18 @@ from data_pipelines.errors import DataError
 
 QUARANTINE = "quarantine.csv"
 Runner = Callable[[Sequence[Shard], Callable[[Shard], None]], None]
-"""Makes shards and calls back after each, or after all; see `runners`."""
+"""Makes shards; calls its second argument for each finished shard, at once or at the end."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `assemble` did.
+    """The result of `assemble`.
 
     Attributes:
-      path: The dataset folder.
+      path: the dataset folder.
       splits: {split: number of studies}.
-      quarantined: Number of studies, and rows of tables, that were put aside.
-      fresh: False when the dataset was already there, complete and up to date.
+      quarantined: number of studies, and rows of tables, that were put aside.
+      fresh: False if the dataset was already there, complete and up to date.
     """
 
     path: epath.Path
@@ -54,17 +55,17 @@ class Result:
 def assemble(
     collection: Collection, out: epath.PathLike, run: Runner, *, overwrite: bool = False
 ) -> Result:
-    """Prepares a dataset, going on where an earlier, killed call was.
+    """Prepares a dataset; keeps the finished shards of an earlier call that was killed.
 
     Args:
-      collection: The studies and their recipe.
-      out: The dataset folder; it must not exist, be empty, or hold a dataset.
-      run: Who makes the shards.
-      overwrite: Replace a dataset made with another recipe or from other files.
+      collection: the studies and their recipe.
+      out: the dataset folder; it must not exist, be empty, or have a dataset.
+      run: makes the shards; see `runners`.
+      overwrite: whether to replace a dataset made with another recipe or from other files.
 
     Raises:
-      DataError: A patient is in two splits, the folder is taken, another process is at work on
-        it, the disk is full, or no study at all could be prepared.
+      DataError: a patient is in two splits, the folder has other files, another process prepares
+        the same folder, the disk is full, or no study could be prepared.
     """
     out = files.absolute(out)
     check_studies(collection.studies, collection.root)
@@ -91,7 +92,7 @@ def assemble(
 def _existing(
     out: epath.Path, collection: Collection, fingerprint: str
 ) -> Mapping[str, Any] | None:
-    """Returns the metadata of an equal dataset, None when the place is free; else raises."""
+    """Returns the metadata of an equal dataset, or None if the folder is free; else raises."""
     if not _taken(out):
         return None
     if not _is_ours(out):
@@ -111,7 +112,7 @@ def _taken(out: epath.Path) -> bool:
 
 
 def _is_ours(out: epath.Path) -> bool:
-    # Shards without metadata are what a killed copy to gs:// leaves: not anybody's thesis.
+    # A killed copy to gs:// leaves shards without metadata; such a folder is safe to replace.
     return (out / METADATA).exists() or (out / STUDIES).exists()
 
 
@@ -125,8 +126,8 @@ def _fingerprint(planned: Iterable[Shard]) -> str:
 
 
 def _make(planned: Sequence[Shard], run: Runner) -> list[Broken]:
-    """Runs the shards that are not done yet, with a progress bar; returns what is broken."""
-    import tensorflow_datasets  # noqa: F401  not while the bar is drawn: both patch imports
+    """Makes the shards that are not done, with a progress bar; returns the broken studies."""
+    import tensorflow_datasets  # noqa: F401  before the progress bar: both patch imports
 
     todo = [shard for shard in planned if not shard.is_done()]
     left = sum(len(shard.studies) for shard in todo)
@@ -156,7 +157,7 @@ def _publish(
     out: epath.Path,
     stage: epath.Path,
 ) -> None:
-    """Makes the dataset out of its shards and puts it into its place."""
+    """Makes the dataset from its shards and moves it to its final folder."""
     local = files.is_local(out)
     if not local and out.exists():
         (out / METADATA).unlink(missing_ok=True)
@@ -177,8 +178,10 @@ def _write(
     metadata: Mapping[str, Any],
     folder: epath.Path,
 ) -> None:
-    """Writes shards, index, card, quarantine and, last, the metadata."""
-    from data_pipelines.datasets import storage  # TFDS takes a second; not for "nothing to do"
+    """Writes shards, index, card, quarantine and, as the last file, the metadata."""
+    from data_pipelines.datasets import (
+        storage,
+    )  # TFDS takes a second to import; not needed without work
 
     seen = card.Statistics()
     parts: dict[str, list[storage.FinishedShard]] = {}
@@ -204,7 +207,7 @@ def _write(
         **metadata,
         "splits": page["splits"],
         "patients": patients,
-        # Counted over the records as written, not over what was planned.
+        # Counted over the written records, not over the plan.
         "patients_in_two_splits": _shared(patients),
         "quarantined": len(broken),
         "label_names": collection.label_names,
@@ -236,10 +239,10 @@ def _remove(folder: epath.Path) -> None:
 
 @contextlib.contextmanager
 def _locked(stage: epath.Path) -> Iterator[None]:
-    """Keeps a second process out; the lock goes away with its process, however that ends.
+    """Locks the folder against other processes; the system releases the lock with the process.
 
-    Object stores have no locks: there, two preparations of one dataset only cost time, as each
-    file is written whole.
+    Object stores have no locks. There, two preparations of the same dataset only cost time, because
+    each file is written in one piece.
     """
     if not files.is_local(stage):
         yield
@@ -248,7 +251,9 @@ def _locked(stage: epath.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(stage, "another process prepares this", "wait for it") from error
+            raise DataError(
+                stage, "another process prepares this dataset", "wait for it"
+            ) from error
         yield
 
 

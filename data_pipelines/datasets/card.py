@@ -1,4 +1,4 @@
-"""The dataset card: what a prepared dataset holds, for people (.md) and programs (.json)."""
+"""Makes the dataset card: a summary of a prepared dataset for people (.md) and programs (.json)."""
 
 import base64
 import json
@@ -14,21 +14,21 @@ from data_pipelines.datasets.records import Record
 from data_pipelines.datasets.study import Collection
 from data_pipelines.volume import Volume
 
-_AIR, _TOP, _BIN = -1024, 3072, 64  # HU: what 12 bits can hold
+_AIR, _TOP, _BIN = -1024, 3072, 64  # HU: the range of 12 bits
 
 
 def study_facts(
     volume: Volume, record: Record, labels: Mapping[str, float], signature: np.ndarray
 ) -> dict[str, Any]:
-    """Returns what the card and the search for leaks need to know of a study, as JSON values.
+    """Returns the facts about a study for the card and the search for leaks, as JSON values.
 
     Args:
-      volume: After the recipe.
-      record: What is stored of it.
-      labels: Its known labels.
-      signature: See `leaks.signature`.
+      volume: the volume after the recipe.
+      record: record of the volume.
+      labels: known labels of the study.
+      signature: see `leaks.signature`.
     """
-    # Column j of to_source has its entry in the row of the source axis that axis j was.
+    # The largest entry of column j of to_source is in the row of the source axis of axis j.
     axes = np.abs(volume.to_source[:3, :3]).argmax(0)
     assert volume.source_shape is not None
     facts = {
@@ -59,7 +59,7 @@ def _values(mask: np.ndarray) -> list[int]:
 
 
 def _count_hu(array: np.ndarray) -> list[int]:
-    """Counts HU in bins of 64 from -1024; outliers count in the outermost bins."""
+    """Counts HU in bins of 64 from -1024; the outermost bins include outliers."""
     bins = (np.rint(array).astype(np.int32).ravel() - _AIR) // _BIN
     size = (_TOP - _AIR) // _BIN
     return np.bincount(bins.clip(0, size - 1), minlength=size).tolist()
@@ -67,20 +67,20 @@ def _count_hu(array: np.ndarray) -> list[int]:
 
 @dataclass
 class Statistics:
-    """The sum over the studies of a dataset.
+    """Statistics of the studies of a dataset.
 
     Attributes:
-      studies: {split: number}.
+      studies: {split: number of studies}.
       patients: {split: patient ids}.
       units: {units: number of studies}.
       spacing: (before, after) mm of each study, both along D, H, W of the record.
-      shape: (before, after) voxels of each study, likewise.
+      shape: (before, after) voxels of each study, both along D, H, W of the record.
       voxels: HU histogram, see `study_facts`.
       masks: {label value: number of studies with such a voxel}.
-      labels: {label name: [absent, present]}.
-      reports: Number of studies with a report.
-      questions: Number of stored questions.
-      subsets: {name of a split that overlaps others: its studies, as (split, record) numbers}.
+      labels: {label name: [number absent, number present]}.
+      reports: number of studies with a report.
+      questions: number of stored questions.
+      subsets: {name of a split that overlaps others: (split, number of the record) of its studies}.
     """
 
     studies: Counter[str] = field(default_factory=Counter)
@@ -96,7 +96,7 @@ class Statistics:
     subsets: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def add(self, facts: Mapping[str, Any]) -> None:
-        """Counts one study: its `study_facts`, its "split" and what it is "also_in"."""
+        """Adds one study: its `study_facts` with "split" and "also_in"."""
         for name in facts["also_in"]:
             place = facts["split"], self.studies[facts["split"]]
             self.subsets.setdefault(name, []).append(place)
@@ -119,10 +119,10 @@ def facts(collection: Collection, seen: Statistics, size: int, quarantined: int)
     """Returns the card as JSON values.
 
     Args:
-      collection: What was prepared.
-      seen: Statistics of all its studies.
-      size: Bytes of the records on disk.
-      quarantined: Number of studies that could not be prepared.
+      collection: the collection.
+      seen: statistics of all its studies.
+      size: bytes of the records on disk.
+      quarantined: number of studies that could not be prepared.
     """
     return {
         "name": collection.name,
@@ -154,7 +154,7 @@ def facts(collection: Collection, seen: Statistics, size: int, quarantined: int)
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """Returns the card as a page."""
+    """Returns the card as Markdown."""
     splits = [
         f"| {name} | {n['studies']} | {n['patients']} |" for name, n in card["splits"].items()
     ]
@@ -209,7 +209,7 @@ def _step(step: Mapping[str, Any]) -> str:
 
 
 def _histogram(counts: Mapping[str, Any]) -> list[str]:
-    """Returns rows of 256 HU with their share of the voxels, as text that needs no picture."""
+    """Returns a Markdown table of the share of voxels per 256 HU, with bars of characters."""
     voxels = np.array(counts["voxels"])
     if not voxels.sum():
         return []
@@ -228,5 +228,5 @@ def _table(head: str, rows: Mapping[str, Any]) -> list[str]:
 
 
 def to_json(card: Mapping[str, Any]) -> str:
-    """Returns card.json."""
+    """Returns the content of card.json."""
     return json.dumps(card, indent=1) + "\n"

@@ -1,6 +1,6 @@
-"""How voxels are stored: bytes shuffled and compressed, whole or in bricks, decoded on demand.
+"""Encodes voxels with byte shuffle and compression, whole or in bricks, and decodes them on demand.
 
-Measured through `RecordSource` on one core of an AMD EPYC, each as MB and ms to decode
+MB, and ms to decode, measured with `RecordSource` on one core of an AMD EPYC
 (`python benchmarks/encoding.py`):
 
                                   CT at 1.5 mm   32x256x256 int16   32x256x256 uint8
@@ -10,9 +10,9 @@ Measured through `RecordSource` on one core of an AMD EPYC, each as MB and ms to
   bytes shuffled, lz4             12.9   18 ms       3.4   3.2 ms       1.6   1.9 ms
   bytes shuffled, lz4hc           11.1   17 ms       3.0   2.7 ms       1.2   1.5 ms
 
-Of those that compress, lz4hc decodes fastest and is about the smallest. It takes five to ten times
-as long to encode as lz4, 0.5 s for the CT and 0.1 s for the others: paid once, and little beside
-reading a scan.
+Among the compressed forms lz4hc decodes fastest and is about the smallest. Its encoding takes five
+to ten times as long as with lz4: 0.5 s for the CT and 0.1 s for the others. This happens once, and
+is short compared with the time to read a scan.
 """
 
 import itertools
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numcodecs import blosc
 
-# Grain and `prepare` already use every core. The library's own thread pool is also shared, so that
-# threads would wait for each other; without it every call has a context of its own.
+# Grain and `prepare` already use every core. Also, threads share the library's thread pool and
+# would wait for each other. Without the pool every call has a context of its own.
 blosc.use_threads = False
 
 Shape = tuple[int, ...]
@@ -32,47 +32,49 @@ Window = tuple[slice, ...]
 ReadBricks = Callable[[Sequence[int]], Sequence[bytes]]
 
 LIMIT = 32 * 2**20
-"""Bytes of voxels that are stored whole. They take 25 ms to decode, twice as long as to put a crop
-of 112 x 224 x 224 together from bricks; and of E3D-GPT's volumes, half as large, it is the most."""
+"""Maximum bytes of a volume that is stored whole. It takes 25 ms to decode, twice as long as a crop
+of 112 x 224 x 224 from bricks. Volumes of E3D-GPT have half this size, and such a crop is most of
+them."""
 BRICK = (16, 64, 64)
-"""A crop of 112 x 224 x 224 touches 1.9 times its voxels, one of 32 x 256 x 256 2.3 times; cubes
-of 32 read as many bytes in more calls, which makes them slower."""
+"""Voxels of a brick along (D, H, W). The bricks of a crop of 112 x 224 x 224 have 1.9 times its
+voxels, those of a crop of 32 x 256 x 256 have 2.3 times. Cubes of 32 are slower: they need more
+reads for as many bytes."""
 
 
 def compress(array: np.ndarray) -> bytes:
-    """Returns the array as a Blosc buffer, which any Blosc reads."""
+    """Returns the array as a Blosc buffer in the standard format."""
     return blosc.compress(np.ascontiguousarray(array), b"lz4hc", 5, blosc.SHUFFLE)
 
 
 def decompress(data: bytes, dtype: np.dtype, shape: Shape) -> np.ndarray:
-    """Returns the array that `compress` was given."""
+    """Returns the array of a buffer from `compress`."""
     array = np.empty(shape, dtype)
     blosc.decompress(data, array)
     return array
 
 
 def narrow(array: np.ndarray) -> np.ndarray:
-    """Returns an integer array as uint8 if that holds its values, else as it is."""
+    """Returns an integer array as uint8 if its values fit, else unchanged."""
     return array.astype(np.uint8) if array.min() >= 0 and array.max() <= 255 else array
 
 
 def bricks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the bricks of a (D, H, W) array, the last axis fastest; those at the end are cut."""
+    """Yields the bricks of a (D, H, W) array, last axis fastest; bricks at the end are smaller."""
     for place in itertools.product(*map(range, _grid(array.shape))):
         yield array[tuple(_extent(place, array.shape))]
 
 
 def brick_count(shape: Shape) -> int:
-    """Number of bricks of a volume."""
+    """Returns the number of bricks of a volume."""
     return int(np.prod(_grid(shape)))
 
 
 class LazyArray(ABC):
-    """A (D, H, W) array that is decoded when it is looked into.
+    """A (D, H, W) array that is decoded when it is indexed.
 
     Attributes:
       shape: (D, H, W).
-      dtype: As stored: uint8, or int16 for images that need it.
+      dtype: dtype as stored: uint8, or int16 for images that need it.
     """
 
     ndim = 3
@@ -84,11 +86,11 @@ class LazyArray(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of memory that it holds now."""
+        """Returns the bytes of memory that the array uses now."""
 
     @abstractmethod
     def load(self) -> None:
-        """Decodes now what is stored whole, and keeps it; bricks stay on disk."""
+        """Decodes a whole array now and keeps it in memory; bricks stay on disk."""
 
     @abstractmethod
     def __getitem__(self, window: Window) -> np.ndarray:
@@ -100,12 +102,12 @@ class LazyArray(ABC):
 
 
 class Whole(LazyArray):
-    """An array in one buffer, decoded at the first look.
+    """An array in one buffer, decoded at the first access.
 
     Args:
-      data: Of `compress`; empty if all voxels are 0.
+      data: buffer from `compress`; empty if all voxels are 0.
       shape: (D, H, W).
-      dtype: Of the array that was compressed.
+      dtype: dtype of the compressed array.
     """
 
     def __init__(self, data: bytes, shape: Shape, dtype: np.dtype) -> None:
@@ -138,13 +140,13 @@ class Whole(LazyArray):
 
 
 class Bricked(LazyArray):
-    """An array in bricks, of which a look decodes those that it touches.
+    """An array in bricks. An access decodes only the bricks that it needs.
 
     Args:
-      read: Returns the buffers of these bricks.
-      first: Number of the first brick.
+      read: returns the buffers of bricks by number.
+      first: number of the first brick.
       shape: (D, H, W).
-      dtype: Of the array that was compressed.
+      dtype: dtype of the compressed array.
     """
 
     nbytes = 0
@@ -190,12 +192,12 @@ class Bricked(LazyArray):
 
 
 def _grid(shape: Shape) -> Shape:
-    """Number of bricks along each axis."""
+    """Returns the number of bricks along each axis."""
     return tuple(-(-side // brick) for side, brick in zip(shape, BRICK, strict=True))
 
 
 def _extent(place: Sequence[int], shape: Shape) -> list[slice]:
-    """Where the brick at a place of the grid lies in the volume."""
+    """Returns the slices of the volume for the brick at a place of the grid."""
     return [
         slice(index * brick, min((index + 1) * brick, side))
         for index, brick, side in zip(place, BRICK, shape, strict=True)

@@ -1,8 +1,8 @@
-"""Anybody's own scans: a folder of volumes, and a table if there is more to tell about them.
+"""Makes a collection from the user's own scans: a folder of volumes, with an optional table.
 
-Without a table every volume file, DICOM series and folder of image slices is a study, and
-everything directly below the root, file or folder, a patient. With one, its rows are the
-studies: see `table`.
+Without a table, every volume file, DICOM series and folder of image slices is a study, and every
+file or folder directly below the root is a patient. With a table, its rows are the studies: see
+`table`.
 """
 
 import contextlib
@@ -36,24 +36,25 @@ def folder(
     """Returns the dataset of a folder of scans.
 
     Args:
-      root: The folder, searched through all its subfolders.
-      recipe: Preprocessing.
-      table: A CSV file; see the module `table`.
-      overrides: A table in CT-RATE's layout that overrules headers; see `read_overrides`.
-      masks: Name of the mask, a file or a folder, that lies beside each image.
-      structures: Names of the labels 1, 2, ...; where a mask has a file, a segment or a contour
-        per structure they choose which ones are read. () takes every file of mask folders.
-      units: Of files that cannot tell: "HU" for CT.
-      test_fraction: Share of the patients in "test", chosen by a hash of patient_id, so that a
-        patient stays in its split when others are added. If it is above 0 and there are two
-        patients, there is at least one.
+      root: the folder; all its subfolders are searched.
+      recipe: preprocessing.
+      table: a CSV file; see the module `table`.
+      overrides: a table in CT-RATE's layout that overrules headers; see `read_overrides`.
+      masks: name of the mask (a file or a folder) beside each image.
+      structures: names of the labels 1, 2, ... For masks with a file, a segment or a contour per
+        structure, only these structures are read. () reads every file of mask folders.
+      units: units of files without units: "HU" for CT.
+      test_fraction: share of the patients in "test". A hash of patient_id chooses them, so that a
+        patient stays in its split when others are added. If the share is above 0 and there are at
+        least two patients, "test" has at least one.
 
     Raises:
-      DataError: Names the file, and in a table the row and the column at fault.
+      DataError: a file or table cannot be used. The error names the file, and for a table also the
+        row and the column.
     """
     root = epath.Path(root)
     if not root.is_dir():
-        raise DataError(root, "there is no such folder", "give the folder that holds the scans")
+        raise DataError(root, "there is no such folder", "give the folder with the scans")
     labels: tuple[str, ...] = ()
     if table is None:
         rows, notes = _found(root, masks)
@@ -91,7 +92,7 @@ def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, .
     search = Search(root, masks)
     paths = list(search.volumes())
     names = Counter(own_name(root, path) for path in paths)
-    # ct.nii.gz beside a DICOM folder ct: two scans, which keep their endings to be told apart.
+    # ct.nii.gz beside a DICOM folder ct: two scans, which keep their endings as different names.
     twins = {path for path in paths if names[own_name(root, path)] > 1}
     rows = [row for path in paths for row in _rows(root, path, whole_name=path in twins)]
     notes = (
@@ -105,7 +106,7 @@ def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[Row]:
     """Returns one row, or one for each series of a DICOM folder, all of the same patient."""
     try:
         series = sorted(find_series(path)) if path.is_dir() else []
-    except Exception:  # whoever reads it will say what is wrong, and put it aside
+    except Exception:  # its reader reports the error and puts it aside
         series = []
     own = own_name(root, path)
     if whole_name and not path.is_dir():
@@ -121,10 +122,10 @@ def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[Row]:
 
 
 def _study(row: Row, labels: tuple[str, ...], test_fraction: float, masks: str | None) -> Study:
-    """Makes the study of a row; what the row leaves open follows from the path of the image."""
+    """Makes the study of a row; the path of the image replaces missing cells."""
     own = own_name(row.root, row.image)
-    # Without a table, what lies in one folder of the root is taken for one patient: scans of two
-    # patients in one split are no harm, one patient in two splits is.
+    # Without a table, each folder directly below the root counts as one patient. It does no harm if
+    # two patients count as one, but a patient in two splits would be a leak.
     patient = row.cells.get("patient_id", own.split("/")[0])
     mask = row.path("mask") if "mask" in row.cells else None
     if mask is None and masks and (beside := row.image.parent / masks).exists():
@@ -151,7 +152,7 @@ def _overrule(
     for study in studies:
         name, path = study.image.name, study.image.relative_to(root).as_posix()
         if path not in overrides and name in overrides and names[name] > 1:
-            problem = f"VolumeName {name!r} stands for {names[name]} files"
+            problem = f"VolumeName {name!r} matches {names[name]} files"
             raise DataError(table, problem, "write their paths below the folder of scans instead")
         own = overrides.get(path) or overrides.get(name)
         count[own is not None] += 1
@@ -170,11 +171,11 @@ def _overrule(
 def _with_organs(
     studies: tuple[Study, ...], structures: Sequence[str]
 ) -> tuple[tuple[Study, ...], Sequence[str]]:
-    """Gives the files of mask folders the label values that they have in the whole dataset."""
+    """Gives the files of mask folders the label values of the whole dataset."""
     organs = {}
     for study in studies:
         if isinstance(study.mask, epath.Path) and study.mask.is_dir():
-            with contextlib.suppress(DataError):  # its worker will say it, and put it aside
+            with contextlib.suppress(DataError):  # its worker reports the error and puts it aside
                 organs[study.study_id] = organ_files(study.mask)
     names = structures or sorted({name for found in organs.values() for name in found})
 

@@ -1,4 +1,4 @@
-"""One study: from its files to its record, or to the reason why there is none."""
+"""Makes the record of one study from its files, or a row of the quarantine with the reason."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ Labels = tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class Prepared:
-    """A record and what the card and the search for leaks need to know of it.
+    """A record with the facts for the dataset card and the search for leaks.
 
     Attributes:
-      record: The record.
+      record: the record.
       facts: JSON values; see `card.study_facts`.
     """
 
@@ -37,14 +37,14 @@ class Prepared:
 
 
 def make(collection: Collection, study: Study) -> Prepared | Broken:
-    """Makes the record of a study.
+    """Makes the record of a study, or a row of the quarantine if the study cannot be used.
 
     Raises:
-      OSError: The disk is full, which is not the fault of the scan.
+      OSError: the disk is full, so that the scan is not the cause.
     """
     try:
         scan, annotated = _read(collection, study)
-        # Errors of the recipe name the file; from here on it has the name that records use.
+        # Errors of the recipe name the file. After it, `source` is the name in records.
         volume = dataclasses.replace(collection.recipe(scan), source=collection.source(study))
         record = encode(
             volume,
@@ -63,10 +63,10 @@ def make(collection: Collection, study: Study) -> Prepared | Broken:
     except OSError as error:
         if no_space(error):
             raise
-        cure = "check its permissions, and the disk or network that it is on"
+        cure = "check its permissions, and its disk or network"
         return broken(collection, study, f"it cannot be read ({type(error).__name__})", cure)
     except Exception as error:  # one strange file must not stop a thousand good ones
-        # The text of a foreign error may quote what is in the file, patient tags for example.
+        # The text of such an error may quote the content of the file, such as patient tags.
         reason = f"a library failed on it with {type(error).__name__}"
         cure = "open it in another program and export it again as NIfTI"
         return broken(collection, study, reason, cure)
@@ -79,7 +79,7 @@ def broken(collection: Collection, study: Study, reason: str, cure: str, file: s
         path = epath.Path(file)
         if path.is_relative_to(collection.root):
             name = collection.below_root(path)
-    # A reason may name the other file of two; with salted ids no file name may surface.
+    # A reason may name another file of the study. With salted ids no file name may be shown.
     if study.study_id in collection.names:
         reason = reason.replace(collection.below_root(study.image), name)
     return Broken(name, printable(study.study_id), printable(reason), printable(cure))
@@ -111,13 +111,13 @@ def _report(study: Study) -> str | None:
     if isinstance(study.report, epath.Path):
         return read_report(study.report)
     if study.report and says_nothing(study.report):
-        problem = "its report says nothing, such as NaN"
+        problem = "its report is empty or a filler such as NaN"
         raise DataError(study.image, problem, "leave the cell of the table empty, or correct it")
     return study.report
 
 
 def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Volume, Labels]:
-    """Adds the mask; returns also the labels that it was drawn for (None: all of them)."""
+    """Adds the mask; also returns the labels for which it was drawn (None: all of them)."""
     if study.mask is None:
         return volume, study.annotated
     if isinstance(study.mask, Mapping):
@@ -132,7 +132,7 @@ def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Vo
 
 
 def _merged(masks: Mapping[int, epath.Path], volume: Volume) -> np.ndarray:
-    """Merges binary masks; where two overlap the later one wins."""
+    """Merges binary masks; if two overlap, the later one wins."""
     merged = np.zeros(volume.shape, np.uint8)
     for value, path in masks.items():
         merged[read_mask(path, volume) > 0] = value

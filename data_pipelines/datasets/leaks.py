@@ -1,24 +1,25 @@
-"""Leaks: a patient or a scan that is in two splits, of one dataset or of several.
+"""Finds leaks: patients or scans that are in two splits, of one dataset or of several.
 
-The threshold comes from 24 CTs of sarcoma (legs and trunk), CTs A, B, C and an MR of the sample
-scans, each also at 1, 1.5, 3 and 5 mm, through the recipes m3d, m3d_cap, m3d_seg, m3d_refseg, e3d
-and ct, in windows of 1500 and 2000 HU, flipped, transposed, padded, cropped to the body, with
-corners of -3024, a voxel of metal, noise of 20 HU and in 8 bits. The design was tuned on them, too:
+The threshold was measured on 24 CTs of sarcoma (legs and trunk), and on CTs A, B, C and an MR of
+the sample scans. Each of them was also used at 1, 1.5, 3 and 5 mm; with the recipes m3d, m3d_cap,
+m3d_seg, m3d_refseg, e3d and ct; in windows of 1500 and 2000 HU; flipped, transposed, padded and
+cropped to the body; with corners of -3024, with a voxel of metal, with noise of 20 HU, and in 8
+bits. The design was tuned on the same scans:
 
   same scan         10106 pairs   lowest 0.848 (5 mm against m3d_refseg), 99 % above 0.919
   other patients   302037 pairs   highest 0.651 in any of 48 poses, mean 0.07, deviation 0.12
   two chests              A, B    0.17
 
-Among many thousand scans of one body region chance goes further than in these 378 pairs of
-patients: the nearer a match is to the threshold, the more it wants a look.
+Many thousand scans of one body region have larger similarities by chance than these 378 pairs of
+patients. Check a match by eye if it is near the threshold.
 
-What it cannot find, or not always:
+Leaks that are not found, or not always:
   * a part of a scan: the top of B against B is 0.25;
-  * the same patient scanned again, unless the patient ids agree;
+  * another scan of the same patient, unless the patient ids agree;
   * a narrow window (-160..240 HU) against all values: 14 of 28 found;
   * a crop without air inside the body (80 mm): 40 of 48 found at 3 mm, 4 of 48 once e3d pads it;
   * corners of -3024 through m3d, which keeps them, against the scan without: 0.67;
-  * a scan whose affine lies, against the same with a true one.
+  * a scan with a wrong affine against the same scan with a correct one.
 """
 
 from __future__ import annotations
@@ -37,22 +38,22 @@ from data_pipelines.datasets.signatures import UNKNOWN_POSE, poses, signature
 __all__ = ["THRESHOLD", "Entry", "Leak", "find_leaks", "report", "signature", "write"]
 
 THRESHOLD = 0.77
-"""Similarity (a cosine) from which two volumes count as the same scan."""
+"""Minimum similarity (a cosine) of two volumes that count as the same scan."""
 
 _BLOCK = 4096
-"""Volumes whose products are in memory at once, squared: 64 MB in float32."""
+"""Volumes per side of a block of products in memory: 64 MB in float32."""
 _SHOWN = 20
-"""Leaks that the terminal gets to see."""
+"""Maximum number of leaks in the report."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
-    """A study as the search sees it.
+    """A study in the search for leaks.
 
     Attributes:
-      dataset: name or folder.
-      split: of the dataset.
-      patient_id: "" when unknown.
+      dataset: name or folder of the dataset.
+      split: split of the dataset.
+      patient_id: id of the patient; "" if unknown.
       study_id: unique in the dataset.
       signature: (512,) float16, see `signature`.
     """
@@ -66,14 +67,14 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Leak:
-    """Two studies that should not be where they are.
+    """Two studies that are a leak or a duplicate.
 
     Attributes:
-      kind: "patient": the same patient id in two different splits, of one dataset or of two (there
-        it may be chance: ids such as "1" name nobody); "volume": the same scan in two splits or
-        datasets; "duplicate": the same scan twice in one split, which is no leak.
-      one: a study.
-      other: the other one.
+      kind: "patient": the same patient id in two different splits. With two datasets this may be
+        chance: both may use ids such as "1". "volume": the same scan in two splits or datasets.
+        "duplicate": the same scan twice in one split, which is not a leak.
+      one: the first study.
+      other: the second study.
       similarity: cosine of the signatures, at most 1; None for patients.
     """
 
@@ -84,11 +85,11 @@ class Leak:
 
 
 def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
-    """Finds patients in two splits and scans that are there twice; the most similar come first.
+    """Finds patients in two splits and duplicate scans; the most similar come first.
 
-    On two cores a pair costs 22 ns, so that 354,000 studies take 25 minutes, and 1.2 us where one
-    of the two has no affine: 2.3 hours for the pairs among 120,000 such studies. The signatures'
-    own 1 KB each is all that grows with their number.
+    On two cores a pair takes 22 ns: 25 minutes for 354,000 studies. If one study of a pair has no
+    affine, the pair takes 1.2 us: 2.3 hours for all pairs of 120,000 such studies. Memory grows by
+    1 KB per study, for its signature.
     """
     volumes = [
         Leak(
@@ -105,7 +106,7 @@ def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
 
 
 def report(leaks: Sequence[Leak]) -> str:
-    """A table for the terminal: how many of each kind, and the first ones."""
+    """Returns a table for the terminal: the number of leaks of each kind, and the first leaks."""
     if not leaks:
         return "No patient is in two splits, and no scan is there twice."
     kinds = [leak.kind for leak in leaks]
@@ -120,7 +121,7 @@ def report(leaks: Sequence[Leak]) -> str:
 
 
 def write(leaks: Sequence[Leak], path: epath.PathLike) -> None:
-    """Writes all of them as CSV, with a header even when there are none."""
+    """Writes all leaks as CSV; the file always has a header."""
     names = ("dataset", "split", "patient_id", "study_id")
     with epath.Path(path).open("w") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -141,7 +142,7 @@ def _similar(entries: Sequence[Entry]) -> Iterator[tuple[int, int, float]]:
     ]
     for number, columns in enumerate(blocks):
         right = _matrix(entries, columns)
-        # Of two volumes it is enough to turn one, and blocks of unknown pose come last.
+        # It is enough to rotate one of two volumes. Blocks of unknown pose come last.
         others = [*poses()][1:] if unknown[columns[0]] else []
         for rows in blocks[: number + 1]:
             left = _matrix(entries, rows)
@@ -155,14 +156,14 @@ def _similar(entries: Sequence[Entry]) -> Iterator[tuple[int, int, float]]:
 
 
 def _matrix(entries: Sequence[Entry], at: np.ndarray) -> np.ndarray:
-    """Signatures as rows of length 1, in float32; those of constant volumes stay 0."""
+    """Returns signatures as float32 rows of length 1; rows of constant volumes stay 0."""
     rows = np.stack([entries[index].signature for index in at]).astype(np.float32)
     rows[:, UNKNOWN_POSE] = 0
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 def _patients(entries: Sequence[Entry]) -> Iterator[Leak]:
-    """Yields a leak for each patient and two places of different splits that both hold them."""
+    """Yields a leak for each pair of different splits that have the same patient."""
     places: dict[str, dict[tuple[str, str], Entry]] = {}
     for entry in entries:
         if entry.patient_id:

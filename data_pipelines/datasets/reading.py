@@ -1,4 +1,4 @@
-"""Random access to a prepared dataset."""
+"""Reads records of a prepared dataset by number."""
 
 import bisect
 import functools
@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from etils import epath
 
-# Not later, in the threads that read: on Python 3.11 TFDS's lazy imports lock two of them up.
+# Imported here, not in reader threads: on Python 3.11 TFDS's lazy imports can deadlock two threads.
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.datasets.codec import Bricked, LazyArray, ReadBricks, Shape, Whole, brick_count
@@ -24,20 +24,20 @@ from data_pipelines.program import program
 
 METADATA = "metadata.json"
 SUBSETS = "subsets.json"
-"""{name: [[split, number of a record in it], ...]} of splits that overlap others."""
+"""File with {name: [[split, number of the record in it], ...]} of splits that overlap others."""
 _INFO = "dataset_info.json"
 _LATER = {"qa": "", "qa_valid": np.bool_(False), "points": "", "points_valid": np.bool_(False)}
-"""Fields that datasets of earlier versions do not have."""
+"""Values of fields that are missing in datasets of earlier versions."""
 
 
 class RecordSource:
-    """The records of one split, by number. Pickles to worker processes without open files.
+    """The records of one split, by number. It can be pickled for worker processes.
 
     Attributes:
-      path: The dataset folder.
-      split: The split.
-      lazy: Whether `image` and `mask` are `codec.LazyArray`s of the dtype they are stored in.
-      metadata: What `metadata.json` says: recipe, patients per split, names.
+      path: the dataset folder.
+      split: the split.
+      lazy: whether `image` and `mask` are `codec.LazyArray`s of the stored dtype.
+      metadata: content of `metadata.json`: recipe, patients per split, names.
     """
 
     def __init__(self, path: epath.PathLike, split: str, *, lazy: bool = False) -> None:
@@ -57,24 +57,24 @@ class RecordSource:
 
     @property
     def mask_names(self) -> dict[int, str]:
-        """{label value: name} of the masks."""
+        """Returns {label value: name} of the masks."""
         return {int(value): name for value, name in self.metadata["mask_names"].items()}
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the entries of `labels`."""
+        """Returns the names of the entries of `labels`."""
         return tuple(self.metadata["label_names"])
 
     def __len__(self) -> int:
-        """Number of records."""
+        """Returns the number of records."""
         return self._starts[self.split][-1] if self._places is None else len(self._places)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         """Returns the record; see `records.feature_spec`.
 
         Raises:
-          DataError: It is damaged. Lazy arrays raise it when their bricks are.
-          IndexError: There is none of this number.
+          DataError: the record is damaged. Lazy arrays raise it later if their bricks are damaged.
+          IndexError: there is no record of this number.
         """
         number = index.__index__()
         if not -len(self) <= number < len(self):
@@ -97,11 +97,11 @@ class RecordSource:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        """Path, split and length."""
+        """Returns path, split and length as text."""
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
 
     def _subset(self, name: str) -> list[tuple[str, int]]:
-        """Returns where the records of a split lie that overlaps others."""
+        """Returns the places of the records of an overlapping split: split and number."""
         kept = SUBSETS in self.metadata["files"]  # older datasets have none
         subsets = json.loads((self.path / SUBSETS).read_text()) if kept else {}
         if name not in subsets:
@@ -112,7 +112,7 @@ class RecordSource:
     def _read(
         self, kind: str, place: tuple[str, int], shard: int, wanted: Sequence[int]
     ) -> Sequence[bytes]:
-        """Returns records of a shard's file on behalf of the record at `place`: split, number."""
+        """Reads records of a shard's file. Errors name the record at `place`: split, number."""
         split, number = place
         name = file_name(kind, split, shard, len(self._starts[split]) - 1)
         try:
@@ -128,21 +128,21 @@ def open_dataset(path: epath.PathLike, split: str, *, lazy: bool = False) -> Rec
     """Opens one split of a prepared dataset.
 
     Args:
-      path: The folder that `prepare` wrote, local or not (see `RecordFiles`).
+      path: the folder from `prepare`, local or remote (see `RecordFiles`).
       split: "train", "test" or another name in the dataset's card.
-      lazy: Decode `image` and `mask` only where they are looked into, for random crops.
+      lazy: whether to decode only the accessed parts of `image` and `mask`, for random crops.
 
     Raises:
-      DataError: The folder is not a complete dataset, or has no such split.
+      DataError: the folder is not a complete dataset, or has no such split.
     """
     return RecordSource(path, split, lazy=lazy)
 
 
 def read_metadata(path: epath.PathLike) -> Mapping[str, Any]:
-    """Returns the metadata of a prepared dataset after checking that all its files are there.
+    """Returns the metadata of a prepared dataset after a check that all its files are there.
 
     Raises:
-      DataError: The folder is not a complete dataset.
+      DataError: the folder is not a complete dataset.
     """
     folder = epath.Path(path)
     cure = _cure(folder)
@@ -154,8 +154,8 @@ def read_metadata(path: epath.PathLike) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"it is not a prepared dataset: {METADATA} is missing or damaged"
         raise DataError(folder, problem, cure) from error
-    # One listing instead of a question per file, which takes minutes at gs:// and 10,000 shards;
-    # sizes are compared there when a file is copied.
+    # One listing instead of a request per file, which takes minutes for 10,000 shards on gs://.
+    # There, sizes are compared when a file is copied.
     there = {path.name for path in folder.iterdir()}
     for name, size in sizes.items():
         file = folder / name
@@ -165,13 +165,13 @@ def read_metadata(path: epath.PathLike) -> Mapping[str, Any]:
 
 
 def _shard_lengths(folder: epath.Path) -> dict[str, list[int]]:
-    """Returns {split: records of each shard}, as TFDS keeps them."""
+    """Returns {split: number of records of each shard} from TFDS's metadata."""
     info = json.loads((folder / _INFO).read_text())
     return {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
 
 
 def _parse(data: bytes, spec: Mapping[str, tuple[Shape, type]]) -> dict[str, Any]:
-    """Returns the fields of a tf.train.Example; TFDS's own parser takes 0.45 ms for it."""
+    """Returns the fields of a tf.train.Example; TFDS's own parser would take 0.45 ms."""
     features = tf_example_pb2.Example.FromString(data).features.feature
     later = {key: value for key, value in _LATER.items() if key not in features}
     return later | {key: _value(features[key], *spec[key]) for key in spec if key not in later}

@@ -1,4 +1,4 @@
-"""Who makes the shards: this process, worker processes, or Apache Beam."""
+"""Runs the work on shards: in this process, in worker processes, or on Apache Beam."""
 
 import logging
 import multiprocessing
@@ -17,16 +17,16 @@ from data_pipelines.errors import DataError
 def in_processes(todo: Sequence[Shard], done: Callable[[Shard], None], *, workers: int) -> None:
     """Makes the shards in worker processes.
 
-    A scan that kills its worker (a codec crash, no memory left) does not stop the others: the
-    shards that were in work are tried alone, until it is known which scan it is.
+    A scan may kill its worker (a codec crash, no memory left). The others still finish: the shards
+    that were in progress are then made one at a time until the scan is known.
 
     Args:
-      todo: What to make.
-      done: Called here after each shard.
-      workers: Number of processes; 0 works in this one.
+      todo: shards to make.
+      done: called in this process after each shard.
+      workers: number of processes; 0 uses this process.
 
     Raises:
-      DataError: See `shards.make`.
+      DataError: see `shards.make`.
     """
     waiting = {shard.folder: shard for shard in todo}
 
@@ -60,7 +60,10 @@ def _in_pool(waiting: Sequence[Shard], workers: int, finish: Callable[[Shard], N
 
 
 def _check_start(pool: ProcessPoolExecutor) -> None:
-    """Keeps a script that workers cannot import from looking like a thousand broken scans."""
+    """Raises RuntimeError if workers cannot start, for example if they cannot import the script.
+
+    Without this check every scan would count as broken.
+    """
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
@@ -69,10 +72,10 @@ def _check_start(pool: ProcessPoolExecutor) -> None:
 
 
 def _follow_parent() -> None:
-    """Makes a worker leave Ctrl-C to the parent, and end when the parent was killed.
+    """Makes a worker ignore Ctrl-C, which the parent handles, and end when the parent ends.
 
-    A worker that is ended, as by the pool when another one has crashed, is not the fault of the
-    scan that it was reading.
+    If a worker is stopped, for example by the pool after a crash of another worker, its current
+    scan is not counted as the cause.
     """
 
     def end(*_: object) -> None:
@@ -96,16 +99,16 @@ def on_beam(
 ) -> None:
     """Makes the shards with Apache Beam; see docs/data.md for Dataflow, Spark and Flink.
 
-    Every shard is an element of its own, so that a runner may spread, retry and restart them
-    one by one. What the workers make is found again by its place, not sent back.
+    Every shard is one element, so that a runner can distribute, retry and restart single shards.
+    Workers write their results to the folders of the shards and do not send them back.
 
     Args:
-      todo: What to make; their folders must be reachable from all workers.
-      done: Called here for every shard when the pipeline has ended.
+      todo: shards to make; all workers must be able to reach their folders.
+      done: called in this process for every shard when the pipeline has ended.
       options: Beam's pipeline options, each "name=value".
 
     Raises:
-      DataError: Apache Beam is not installed, or does not take the options.
+      DataError: Apache Beam is not installed, or does not accept the options.
     """
     try:
         import apache_beam as beam

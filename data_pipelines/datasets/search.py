@@ -1,4 +1,4 @@
-"""Where the volumes of a folder are."""
+"""Finds the volumes in a folder."""
 
 import re
 from collections import Counter
@@ -12,25 +12,25 @@ from data_pipelines.readers import content
 
 _VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|npy|npz)$", re.IGNORECASE)
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{0,4}", re.IGNORECASE)
-"""Such as .csv, .xlsx and .jsonl, and nothing that holds a date or most of a name."""
+"""File endings such as .csv, .xlsx and .jsonl; too short for a date or for most names."""
 _SLICE = re.compile(r"\.(png|jpg|jpeg)$", re.IGNORECASE)
 
 
 def own_name(root: epath.Path, path: epath.Path) -> str:
-    """The path of a volume below the root without its ending, as the name of a study."""
+    """Returns the name of a study: the path of its volume below the root, without the ending."""
     relative = printable(path.relative_to(root).as_posix())
     return printable(root.name) if relative == "." else _VOLUME.sub("", relative)
 
 
 class Search:
-    """Finds volumes by the names of files, and DICOM by what is in them.
+    """A search for volumes: by file names, and by content for DICOM files.
 
     Attributes:
-      passed_over: {ending: number of files} of what was taken for no volume.
+      passed_over: {ending: number of files} of files that are not volumes.
     """
 
     def __init__(self, root: epath.Path, masks: str | None = None) -> None:
-        """Starts at `root`; files and folders with the name `masks` are not images."""
+        """Prepares a search below `root` without files and folders with the name `masks`."""
         self.passed_over: Counter[str] = Counter()
         self._root = root
         self._masks = masks
@@ -39,17 +39,17 @@ class Search:
     def volumes(self) -> Iterator[epath.Path]:
         """Yields volume files, folders with DICOM files, and folders of image slices.
 
-        In alphabetical order. A DICOM folder stands for all series in it and below it, and
-        volume files in it and below it are yielded all the same. A link that leads out of the
-        root is yielded, for its reader to refuse; a folder that a link leads back to is
-        searched once.
+        The order is alphabetical. A DICOM folder is yielded once for all series in it and below
+        it; volume files in it and below it are also yielded. A link that leads out of the root is
+        yielded, so that its reader reports the error. A folder that is reached again through a link
+        is searched once.
         """
         self._seen.clear()
         self.passed_over.clear()
         yield from self._below(self._root)
 
     def notes(self) -> tuple[str, ...]:
-        """What to say on the dataset's card of files that were passed over."""
+        """Returns notes for the dataset card about files that were passed over."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.passed_over.most_common(20))
         return (f"Passed over as no volumes: {kinds}.",) if kinds else ()
 
@@ -64,7 +64,7 @@ class Search:
         try:
             children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         except OSError:
-            yield folder  # its reader will say why it cannot be opened
+            yield folder  # its reader reports the error
             return
         children = [path for path in children if path.name != self._masks]
         folders = {path for path in children if path.is_dir()}
@@ -84,15 +84,15 @@ class Search:
             elif path in volumes:
                 yield path
             else:
-                # The name itself could be a patient's: only its ending is told, if it is one.
+                # The name could be a patient's name: only a usual ending is shown.
                 usual = _ENDING.fullmatch(path.suffix)
                 other = "other endings" if path.suffix else "without ending"
                 self.passed_over[path.suffix if usual else other] += 1
 
 
 def _is_dicom(path: epath.Path) -> bool:
-    # Unlike the readers' own test it never raises: a damaged file must not stop the search.
-    # A DICOMDIR is the table of contents of a disc, not a slice of the folder that it lies in.
+    # Unlike the test in `readers` it never raises: a damaged file must not stop the search.
+    # A DICOMDIR is the table of contents of a disc, not a slice.
     if path.name.upper() == "DICOMDIR":
         return False
     try:

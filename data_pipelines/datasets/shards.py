@@ -1,8 +1,8 @@
-"""The unit of work of a preparation: a shard, some studies that become one file of records.
+"""Makes shards, the units of work of a preparation: some studies become one file of records.
 
-A shard is made by one process from beginning to end, on this machine or on a Beam worker, and
-appears whole or not at all. Its name carries a fingerprint of everything it depends on, so that
-a later call knows what it can keep.
+One process makes a whole shard, on this machine or on a Beam worker. The shard appears when it is
+complete, or not at all. Its name has a fingerprint of all its inputs, so that a later call knows
+which shards it can keep.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError
 
 STUDIES = "studies.jsonl"
-"""A line per study: its facts, or why it is broken."""
+"""Index of a shard with one line per study: its facts, or its row of the quarantine."""
 _DONE = "shard.json"
-"""Written last: what a whole shard must have."""
+"""File that is written last: number of records and sizes of files of a complete shard."""
 _MOST = 64
-"""Studies per shard: about 0.5 GB of whole-body CT, and minutes of work to lose to a kill."""
+"""Maximum studies per shard: about 0.5 GB of whole-body CT. A kill loses minutes of work."""
 _SHARDS = 256
-"""Small datasets are cut finely, so that all workers are busy and little is ever redone."""
+"""Shards of small datasets, at most. Small shards keep all workers busy, and kills cost little."""
 _TRIES = 3
-"""Deaths of a process in the middle of a study that put the study aside."""
+"""Number of processes that may die during a study before the study is put aside."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Shard:
     """Studies of one split.
 
     Attributes:
-      collection: What they belong to, without its studies: shards travel to workers.
-      split: The split.
-      studies: The studies.
-      folder: Where the finished shard will lie.
+      collection: their collection, without its studies, because shards are sent to workers.
+      split: the split.
+      studies: the studies.
+      folder: folder of the finished shard.
     """
 
     collection: Collection
@@ -54,11 +54,11 @@ class Shard:
 
     @property
     def attempts(self) -> epath.Path:
-        """The file that tells in the middle of which study processes died."""
+        """Returns the file with the number of processes that died, by study."""
         return self.folder.parent / f"{self.folder.name}.attempts"
 
     def is_done(self) -> bool:
-        """Whether the shard is there, and whole; a damaged one is removed."""
+        """Returns True if the shard is there and complete; removes a damaged shard."""
         if not self.folder.exists():
             return False
         try:
@@ -71,12 +71,12 @@ class Shard:
         return False
 
     def part(self) -> FinishedShard:
-        """The records of a finished shard, for `storage.publish`."""
+        """Returns a finished shard for `storage.publish`."""
         head = self._head()
         return FinishedShard(self.folder, head["count"], sum(head["files"].values()))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The lines of a finished shard's index."""
+        """Yields the lines of a finished shard's index."""
         with (self.folder / STUDIES).open() as file:
             yield from map(json.loads, file)
 
@@ -88,8 +88,8 @@ def plan(collection: Collection, stage: epath.Path) -> list[Shard]:
     """Returns the shards of a dataset, in order.
 
     Args:
-      collection: The studies.
-      stage: The folder to make them in.
+      collection: the studies.
+      stage: the folder for the shards.
     """
     size = min(_MOST, -(-len(collection.studies) // _SHARDS))
     splits: dict[str, list[Study]] = {}
@@ -115,10 +115,10 @@ def _shard(
 
 
 def make(shard: Shard) -> None:
-    """Makes a shard, unless it is there already.
+    """Makes a shard if it is not done.
 
     Raises:
-      DataError: It cannot be written, as the disk is full.
+      DataError: it cannot be written because the disk is full.
     """
     if shard.is_done():
         return
@@ -139,11 +139,11 @@ def make(shard: Shard) -> None:
             head = {"count": writer.count, "files": sizes}
             (folder / _DONE).write_text(json.dumps(head))
             files.move_folder(folder, shard.folder, _DONE)
-        except (OSError, RuntimeError) as error:  # ArrayRecord raises the latter
+        except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
             if isinstance(error, OSError) and not files.no_space(error):
                 raise
             problem = "it cannot be written: the disk is full, or a quota is used up"
-            cure = "make room and call it again: what is finished is kept"
+            cure = "make room and call it again: finished shards are kept"
             raise DataError(shard.folder.parent, problem, cure) from error
         shard.attempts.unlink(missing_ok=True)
 
@@ -156,7 +156,7 @@ def _results(shard: Shard) -> Iterator[job.Prepared | Broken]:
             cure = "check the file with another program; if it is large, give more memory"
             yield job.broken(shard.collection, study, "reading it kills the process", cure)
             continue
-        # On disk before the work begins: a crash of a codec leaves no time to write anything.
+        # Written before the work begins: after a crash of a codec it is too late.
         _write_deaths(shard, deaths)
         before = {**deaths, number: deaths[number] - 1}
         with _forgiving(functools.partial(_write_deaths, shard, before)):
@@ -166,7 +166,7 @@ def _results(shard: Shard) -> Iterator[job.Prepared | Broken]:
 
 
 def forgive() -> None:
-    """Takes back what the study in work is charged with: it is not why its process ends."""
+    """Takes back the count of the current study: it is not the reason why the process ends."""
     for take_back in _CHARGES:
         take_back()
 

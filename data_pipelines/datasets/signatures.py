@@ -1,9 +1,9 @@
-"""What identifies a scan after any recipe: the lowest cosine moments of its body.
+"""Computes a signature that identifies a scan after any recipe: cosine moments of its body.
 
-The moments are taken in a frame given by the body's own centre and extent. Padding, cropping of
-air, anisotropic resizing and any rising map of the values (windows, percentiles, 8 bits) change
-them little. Where an affine tells how the axes lie, they are turned into the patient's axes; where
-none does, they can be compared in all 48 poses. `leaks` has the measurements.
+The moments are of low order, in a frame with the centre and extent of the body. Padding, cropping
+of air, anisotropic resizing and any increasing map of the values (windows, percentiles, 8 bits)
+change them little. With an affine, the moments are rotated to the patient's axes. Without one, they
+can be compared in all 48 poses. The measurements are in `leaks`.
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ from nibabel import orientations
 from data_pipelines.volume import Volume
 
 UNKNOWN_POSE = 0
-"""Where a signature has a 1 if no affine told its pose. The moment of order 0 has no gain."""
+"""Index of the entry that is 1 if the pose is unknown. It replaces the moment of order 0, whose
+gain is 0."""
 
 _ORDERS = 8
 """Cosine moments of order 0..7 along each axis: 512 float16, 1 KB."""
 _REACH = 2.4
-"""Half the width of the frame in standard deviations of the body; a box reaches to 1.7."""
+"""Half the width of the frame in standard deviations of the body; for a box, faces are at 1.7."""
 _WHITENING = 2.5
-"""Moments grow by |order| ** 2.5: what all bodies share, their rough shape, is of low order."""
+"""Exponent of the gain |order| ** 2.5: the rough shape, common to all bodies, is of low order."""
 _RAMP = (0.1, 0.6)
-"""Where the body begins, from air (0) to tissue (1): a ramp, since a sharp step would fall on
-either side of fat as the window has it."""
+"""Start and end of the ramp between air (0) and tissue (1) where the body begins. With a sharp step
+instead, fat would be inside or outside the body depending on the window."""
 _SIDE = 96
-"""Voxels along each axis that are looked at, at most; the moments average over them."""
+"""Maximum number of voxels along each axis; larger ones are subsampled, as moments are averages."""
 _SMALLEST = 4
-"""Voxels along an axis that moments need, at least."""
+"""Minimum number of voxels along an axis for moments."""
 _BINS = 1024
-"""Grey values that are told apart."""
+"""Number of grey values."""
 
 _ORDER = np.stack(np.meshgrid(*[np.arange(_ORDERS)] * 3, indexing="ij"))
 _GAIN = np.sqrt((_ORDER**2).sum(0)) ** _WHITENING
 
 
 def signature(volume: Volume) -> np.ndarray:
-    """What stays of a volume through any recipe, as (512,) float16.
+    """Returns the signature of a volume, (512,) float16, which recipes change little.
 
-    Takes 0.03 s for 300 x 512 x 512 voxels, far below reading them.
+    It takes 0.03 s for 300 x 512 x 512 voxels, much less than reading them.
 
     Returns:
-      Entry 0 is 1 when the volume has no affine; the others have length 1. A constant volume gives
-      zeros, which are similar to nothing; one of two values, or of fewer than 4 voxels along an
-      axis, gives a hash, which is similar to that of an exact copy alone.
+      Entry 0 is 1 if the volume has no affine; the other entries are a vector of length 1. A
+      constant volume gives zeros, which are similar to no signature. A volume of two values, or
+      with fewer than 4 voxels along an axis, gives a hash, which is similar only to the hash of an
+      exact copy.
     """
     array = volume.array[tuple(slice(None, None, -(-n // _SIDE)) for n in volume.shape)]
     array = array.astype(np.float32)
@@ -60,7 +62,7 @@ def signature(volume: Volume) -> np.ndarray:
     above = array[array > lowest]
     if not above.size:
         return np.zeros(_GAIN.size, np.float16)
-    # Of what is above the padding: the share of padding must not move the limit.
+    # Without the padding: the amount of padding must not change the limit.
     highest = np.percentile(above, 99)
     scaled = (array - lowest) * ((_BINS - 1) / (highest - lowest))
     bins = scaled.clip(0, _BINS - 1).astype(np.uint16)
@@ -78,7 +80,7 @@ def signature(volume: Volume) -> np.ndarray:
 
 
 def poses() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Index and sign (512,) that permute and flip a signature, for all 48 ways; identity first."""
+    """Yields index and sign (512,) that permute and flip a signature: 48 poses, identity first."""
     index = np.arange(_GAIN.size).reshape(_GAIN.shape)
     for axes in itertools.permutations(range(3)):
         for flips in itertools.product((0, 1), repeat=3):
@@ -87,7 +89,7 @@ def poses() -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _hashed(array: np.ndarray) -> np.ndarray:
-    """A direction that any change of the array turns at random."""
+    """Returns a random direction with a seed from the array: any change of the array changes it."""
     digest = hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
     bits = np.random.default_rng(np.frombuffer(digest, np.uint32)).integers(0, 2, _GAIN.size)
     result = (bits * 2 - 1) / np.sqrt(_GAIN.size)
@@ -96,13 +98,14 @@ def _hashed(array: np.ndarray) -> np.ndarray:
 
 
 def _tables(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much each grey value is body, and its rank within the body; both (bins,) float32.
+    """Returns how much each grey value is body, and its rank in the body; both (bins,) float32.
 
-    The median of the body counts as much as air, 0: else its outline would outweigh what is in it.
+    The median of the body has rank 0, the same as air. Otherwise the outline of the body would have
+    more weight than its content.
     """
     values, below = np.arange(_BINS), np.cumsum(counts)
     total, sums = below[-1], np.cumsum(counts * values)
-    # Otsu's threshold; rounding can leave the last bin empty, hence a class without voxels.
+    # Otsu's threshold. Rounding can leave the last bin empty, so that a class has no voxels.
     sizes = np.maximum(below * (total - below), 1)
     split = np.argmax((sums[-1] * (below / total) - sums) ** 2 / sizes)
     air = np.searchsorted(below, 0.1 * below[split])
@@ -114,14 +117,14 @@ def _tables(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cosines(profile: np.ndarray) -> np.ndarray:
-    """Cosines over the body's frame, integrated over each voxel: (orders, voxels) float32.
+    """Returns cosines over the body's frame, integrated over each voxel: (orders, voxels) float32.
 
     Args:
-      profile: (voxels,) how much body there is at each position of the axis.
+      profile: (voxels,) amount of body at each position of the axis.
     """
     at, mass = np.arange(profile.size), profile.sum()
     centre = (profile * at).sum() / mass
-    spread = np.sqrt((profile * (at - centre) ** 2).sum() / mass + 1 / 12)  # a voxel's own width
+    spread = np.sqrt((profile * (at - centre) ** 2).sum() / mass + 1 / 12)  # the width of a voxel
     faces = np.arange(profile.size + 1) - 0.5
     phase = np.pi * np.clip((faces - centre) / (2 * _REACH * spread) + 0.5, 0, 1)
     order = np.arange(1, _ORDERS)[:, None]

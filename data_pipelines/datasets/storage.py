@@ -1,11 +1,13 @@
-"""Writes records as ArrayRecord files that TFDS knows. TensorFlow is neither used nor installed.
+"""Writes records as ArrayRecord files in TFDS's format. TensorFlow is neither used nor installed.
 
-A dataset folder holds, for every split and shard, `volumes-SPLIT.array_record-0000i-of-0000N` with
-the records, TFDS's dataset_info.json and features.json, and, for shards with volumes too large to
-be decoded whole, the same name with `bricks`: an ArrayRecord file with a brick per record. Its
-chunks carry hashes, as those of the records do. From a CT of 600 x 512 x 512 a crop of
-112 x 224 x 224 takes 12 ms, one of 32 x 256 x 256 5 ms, and the whole 450 ms. Tensorstore's zarr3
-shards take 8 and 3 ms, but are two files per volume; kept in its OCDBT database they take longer.
+A dataset folder has TFDS's dataset_info.json and features.json. For every split and shard it has
+the records in `volumes-SPLIT.array_record-0000i-of-0000N`. A shard with volumes that are too large
+to decode whole also has a file of the same name with `bricks`: an ArrayRecord file with one brick
+per record. Chunks of both files have hashes.
+
+From a CT of 600 x 512 x 512, a crop of 112 x 224 x 224 takes 12 ms, a crop of 32 x 256 x 256 takes
+5 ms, and the whole volume takes 450 ms. The two crops take 8 and 3 ms from Tensorstore's zarr3
+shards, but these are two files per volume. In Tensorstore's OCDBT database they take longer.
 """
 
 import contextlib
@@ -27,21 +29,22 @@ from data_pipelines.files import is_local
 RECORDS = "volumes"
 BRICKS = "bricks"
 _SUFFIX = "array_record"
-_OPTIONS = "group_size:1,uncompressed"  # each record is a chunk of its own; voxels are compressed
+_OPTIONS = "group_size:1,uncompressed"  # one chunk per record; voxels are already compressed
 _AT_ONCE = 16
 
 
 def stored_spec(num_labels: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Returns {field: (shape, dtype)} of a record on disk.
 
-    It is the `feature_spec` but for the two volumes. `image` and `mask` are Blosc buffers of
-    `shape` voxels in C order: `np.frombuffer(blosc.decompress(image), image_dtype)`, with uint8
-    wherever that holds the values, and a uint8 mask; an empty mask is all 0. If `first_brick` is
-    not -1 both are empty, and the bricks lie in the shard's other file: those of the image from
-    this number on, then those of the mask if there is one. See `codec.bricks`.
+    It is the `feature_spec` except for the two volumes. `image` and `mask` are Blosc buffers of
+    `shape` voxels in C order: `np.frombuffer(blosc.decompress(image), image_dtype)`. The image is
+    uint8 if its values fit, and the mask is always uint8; an empty mask is all 0. If `first_brick`
+    is not -1, both are empty and the bricks are in the shard's other file. The bricks of the image
+    begin at this number; after them are the bricks of the mask, if there is one. See
+    `codec.bricks`.
 
     Args:
-      num_labels: Length of `labels`.
+      num_labels: length of `labels`.
     """
     volumes = {
         "image": ((), bytes),
@@ -54,21 +57,21 @@ def stored_spec(num_labels: int) -> dict[str, tuple[tuple[int, ...], type]]:
 
 
 def file_name(kind: str, split: str, number: int, count: int) -> str:
-    """Returns TFDS's name of a shard's file; `kind` is RECORDS or BRICKS."""
+    """Returns the name of a shard's file in TFDS's format; `kind` is RECORDS or BRICKS."""
     return f"{kind}-{split}.{_SUFFIX}-{number:05d}-of-{count:05d}"
 
 
 class ShardWriter:
-    """Writes the files of one shard into a local folder. A context manager.
+    """A context manager that writes the files of one shard into a local folder.
 
     Args:
-      folder: Gets `volumes.array_record`, and `bricks.array_record` if a volume is large.
-      num_labels: Length of the `labels` field.
+      folder: folder for `volumes.array_record`, and for `bricks.array_record` if a volume is large.
+      num_labels: length of the `labels` field.
     """
 
     def __init__(self, folder: Path, num_labels: int) -> None:
         self.count = 0
-        """Records so far."""
+        """Number of records so far."""
         self._folder = folder
         self._features = _features(num_labels)
         self._records = _writer(folder, RECORDS)
@@ -84,7 +87,7 @@ class ShardWriter:
             self._bricks.close()
 
     def write(self, record: Record) -> None:
-        """Adds a record; see `records.feature_spec`."""
+        """Writes a record; see `records.feature_spec`."""
         image = codec.narrow(record["image"])
         masks = [record["mask"]] if record["mask_valid"] else []
         stored = {"image": b"", "mask": b"", "first_brick": -1}
@@ -111,9 +114,9 @@ class FinishedShard:
     """A finished shard.
 
     Attributes:
-      path: The folder that a `ShardWriter` wrote, local or not.
-      count: Its records.
-      nbytes: Size of its files.
+      path: the folder from a `ShardWriter`, local or remote.
+      count: number of its records.
+      nbytes: bytes of its files.
     """
 
     path: epath.Path
@@ -122,12 +125,12 @@ class FinishedShard:
 
 
 def publish(parts: Mapping[str, Sequence[FinishedShard]], out: epath.Path, num_labels: int) -> None:
-    """Makes a dataset folder out of finished shards, which stay as they are.
+    """Makes a dataset folder from finished shards, which do not change.
 
     Args:
-      parts: {split: shards in the order of their records}; those without records are left out.
-      out: The folder. On the file system of the shards it gets hard links, else copies.
-      num_labels: Length of the `labels` field.
+      parts: {split: shards in the order of their records}; shards without records are left out.
+      out: the folder. It gets hard links if it is on the file system of the shards, else copies.
+      num_labels: length of the `labels` field.
     """
     splits = {split: [part for part in listed if part.count] for split, listed in parts.items()}
     splits = {split: listed for split, listed in splits.items() if listed}
@@ -151,7 +154,7 @@ def _place(source: epath.Path, target: epath.Path) -> None:
     if source.stem == BRICKS and not source.exists():
         return
     if is_local(source) and is_local(target):
-        with contextlib.suppress(OSError):  # another file system, or one without links
+        with contextlib.suppress(OSError):  # another file system, or one without hard links
             Path(target).hardlink_to(source)
             return
     source.copy(target, overwrite=True)
@@ -160,7 +163,7 @@ def _place(source: epath.Path, target: epath.Path) -> None:
 def _describe(
     splits: Mapping[str, Sequence[FinishedShard]], out: epath.Path, num_labels: int
 ) -> None:
-    """Writes the metadata of TFDS, so that `tfds.builder_from_directory` finds everything."""
+    """Writes TFDS's metadata, so that `tfds.builder_from_directory` reads the folder."""
     import tensorflow_datasets as tfds
 
     identity = tfds.core.dataset_info.DatasetIdentity(
@@ -181,7 +184,7 @@ def _describe(
         for split, parts in splits.items()
     ]
     info.set_splits(tfds.core.splits.SplitDict(infos))
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself
+    with contextlib.redirect_stdout(io.StringIO()):  # hides the output of TFDS
         info.write_to_directory(out)
 
 
@@ -190,7 +193,7 @@ def _writer(folder: Path, kind: str) -> Any:
 
 
 def _features(num_labels: int) -> Any:
-    import tensorflow_datasets as tfds  # a second; not for those who only read
+    import tensorflow_datasets as tfds  # this import takes a second, and readers do not need it
 
     def feature(shape: tuple[int, ...], dtype: type) -> tfds.features.FeatureConnector:
         if dtype is str:

@@ -1,4 +1,4 @@
-"""What a dataset is made of: studies, each of one patient, and the recipe for all of them."""
+"""The input of a dataset: studies, each of one patient, and a recipe for all of them."""
 
 import hashlib
 import json
@@ -16,18 +16,18 @@ from data_pipelines.preprocess import Recipe
 from data_pipelines.volume import Units
 
 _VERSION = 2
-"""Raise it when records hold something else than before: prepared data are then redone."""
+"""Version of the content of records. Increase it to prepare all data again."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A study, or a row of a table, that could not be used: a row of `quarantine.csv`.
+    """A row of `quarantine.csv`: a study, or a row of a table, that could not be used.
 
     Attributes:
-      file: Relative path of the file at fault.
-      study_id: The study; "" for a row.
-      reason: What is wrong with it.
-      cure: What the user can do.
+      file: relative path of the file with the problem.
+      study_id: id of the study; "" for a row of a table.
+      reason: the problem.
+      cure: what the user can do.
     """
 
     file: str
@@ -38,26 +38,26 @@ class Broken:
 
 @dataclass(frozen=True)
 class Study:
-    """One scan with all that is known about it.
+    """One scan with all its data.
 
     Attributes:
-      study_id: Unique in the dataset.
-      patient_id: Splits never share one.
+      study_id: id, unique in the dataset.
+      patient_id: id of the patient; all studies of a patient are in the same split.
       split: "train", "test" or another name.
-      image: A volume file, or the folder of a DICOM series or of image slices.
-      series: Number or SeriesInstanceUID, needed when a DICOM folder holds several.
-      rescale: (slope, intercept) in place of what the file says.
-      spacing: mm along the axes of the file, in place of what it says.
-      mask: A label map on the grid of the image, a DICOM SEG or RTSTRUCT, or
+      image: a volume file, or the folder of a DICOM series or of image slices.
+      series: number or SeriesInstanceUID, needed if a DICOM folder has several series.
+      rescale: (slope, intercept) that replace those of the file.
+      spacing: mm along the axes of the file; replaces the spacing of the file.
+      mask: a label map on the grid of the image, a DICOM SEG or RTSTRUCT, or
         {label value: binary mask file}.
-      report: The radiology report, or the text file that holds it; see `read_report`.
-      qa: Questions and answers, see `qa.to_text`; "" for none.
-      points: Points such as candidate centres, see `points`.
-      labels: {label name: 1 present, 0 absent}; a label that is not known is left out.
-      annotated: Label values that the mask was drawn for; None means all of them.
-        Where a value is not in this tuple, its absence from the mask says nothing.
-      also_in: Names of further splits that it is part of. They may overlap and share patients:
-        they keep what somebody else has divided in another way.
+      report: the radiology report, or a text file with it; see `read_report`.
+      qa: questions and answers, see `qa.to_text`; "" for none.
+      points: points such as candidate centres, see `points`.
+      labels: {label name: 1 present, 0 absent}; labels that are not known are left out.
+      annotated: label values for which the mask was drawn; None means all of them. If a value is
+        not in this tuple, its absence from the mask does not mean that the structure is absent.
+      also_in: names of other splits with this study. These splits may overlap and share patients,
+        so that they can reproduce released splits.
     """
 
     study_id: str
@@ -76,7 +76,7 @@ class Study:
     also_in: tuple[str, ...] = ()
 
     def files(self) -> Iterator[epath.Path]:
-        """Yields every file that the record is made from; DataError if a folder is closed."""
+        """Yields every file of the record; raises DataError if a folder cannot be opened."""
         masks = self.mask.values() if isinstance(self.mask, Mapping) else [self.mask]
         report = self.report if isinstance(self.report, epath.Path) else None
         for path in (self.image, *masks, report):
@@ -91,19 +91,19 @@ class Collection:
     """A dataset before it is prepared.
 
     Attributes:
-      name: Short name, used in file names.
-      root: Folder that holds the files; records name their source relative to it, unless the
-        ids are `salted`.
-      studies: In the order of the records of each split.
-      recipe: Preprocessing of every study.
-      label_names: Order of the labels in the records.
+      name: short name, used in file names.
+      root: folder with the files. Records name their source relative to it, unless the ids are
+        `salted`.
+      studies: the studies, in the order of the records of each split.
+      recipe: preprocessing of every study.
+      label_names: names of the labels in the order of the records.
       mask_names: {label value: name}.
-      notes: Sentences for the dataset card: where it comes from, what to be careful with.
-      units: Of voxels in files that do not say it themselves: "HU", "unit" or "raw".
-      structures: Which structures of DICOM SEG and RTSTRUCT files become the labels 1, 2, ...
-      names: {study_id: name of its source for records and the quarantine}; a study that is not
-        in it is named by the path below the root.
-      aside: What was put aside before any scan was read, such as rows of a table.
+      notes: sentences for the dataset card: the origin of the data, and cautions.
+      units: units of the voxels in files without units: "HU", "unit" or "raw".
+      structures: structures of DICOM SEG and RTSTRUCT files for the labels 1, 2, ...
+      names: {study_id: name of its source for records and the quarantine}. Other studies have the
+        name of their path below the root.
+      aside: studies or rows that were put aside before any scan was read.
     """
 
     name: str
@@ -119,16 +119,16 @@ class Collection:
     aside: tuple[Broken, ...] = ()
 
     def fingerprint(self, study: Study) -> str:
-        """Returns a hash of everything that the record of this study depends on.
+        """Returns a hash of all inputs of the record of this study.
 
-        Files count by size and modification time: hashing the content of hundreds of
+        Files enter with their size and modification time: to hash the content of hundreds of
         thousands of scans at every call would take hours.
         """
         try:
             files = [(self.below_root(path), *_size_and_time(path)) for path in study.files()]
         except DataError:
-            files = []  # whoever reads it will say that it cannot be opened, and put it aside
-        # A report that is a file counts as one of the files.
+            files = []  # its reader reports the error and puts it aside
+        # A report in a file is in `files`.
         report = study.report if isinstance(study.report, str) else None
         told = (study.patient_id, report, sorted(study.labels.items()), study.annotated)
         facts = [
@@ -150,11 +150,11 @@ class Collection:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def source(self, study: Study) -> str:
-        """Returns what records call the file that a study was read from."""
+        """Returns the name of the image of a study in records and in the quarantine."""
         return self.names.get(study.study_id) or self.below_root(study.image)
 
     def below_root(self, path: epath.Path) -> str:
-        """Returns the path relative to the root: absolute ones tell about somebody's machine."""
+        """Returns the path relative to the root: absolute paths can have private names."""
         return printable(path.relative_to(self.root).as_posix())
 
 
@@ -162,19 +162,19 @@ def _size_and_time(path: epath.Path) -> tuple[int, float]:
     try:
         stat = path.stat()
     except OSError:
-        return -1, 0.0  # whoever reads it will say that it is missing, and put it aside
+        return -1, 0.0  # its reader reports the error and puts it aside
     return stat.length, float(stat.mtime)
 
 
 def split_by_hash(patient_id: str, test_fraction: float) -> str:
-    """Returns "test" for about this fraction of the patients, always the same ones."""
+    """Returns "test" for about this fraction of the patients, always for the same patients."""
     return "test" if _hash(patient_id) < test_fraction * 2**64 else "train"
 
 
 def hold_one_out(studies: tuple[Study, ...]) -> tuple[Study, ...]:
-    """Moves the patient with the lowest hash to "test" if chance put nobody there.
+    """Moves the patient with the lowest hash to "test" if "test" is empty by chance.
 
-    Small datasets need it; it is the patient that a growing fraction takes first anyway.
+    Small datasets need this. A larger test fraction would also take this patient first.
     """
     patients = {study.patient_id for study in studies}
     if len(patients) < 2 or any(study.split == "test" for study in studies):
@@ -190,17 +190,17 @@ def _hash(patient_id: str) -> int:
 
 
 def check_studies(studies: Iterable[Study], where: epath.PathLike) -> dict[str, int]:
-    """Proves that no patient is in two splits, no study id is used twice and splits have names.
+    """Checks that each patient is in one split, study ids are unique and names of splits are valid.
 
     Args:
-      studies: All studies of a dataset.
-      where: Named in the error.
+      studies: all studies of a dataset.
+      where: folder for the error message.
 
     Returns:
       {split: number of patients}.
 
     Raises:
-      DataError: Names the patient or the study.
+      DataError: a check fails. The error names the patient or the study.
     """
     studies = list(studies)
     splits: dict[str, set[str]] = defaultdict(set)

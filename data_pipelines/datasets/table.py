@@ -1,13 +1,13 @@
-"""A table (CSV, UTF-8) that tells about the scans of a folder; each row is a study.
+"""Reads a table (CSV, UTF-8) about the scans of a folder; each row is a study.
 
   image       path of the volume or DICOM folder, relative to the folder of scans (required)
-  patient_id  rows with the same one never come into different splits
-  study_id    a name of its own
+  patient_id  rows with the same patient_id are always in the same split
+  study_id    unique id of the study
   report      the text of the report
   mask        path of a label map on the grid of the image, a folder with one file per structure,
               a DICOM SEG or an RTSTRUCT
   split       "train", "test" or another name
-  series      number or SeriesInstanceUID, where a DICOM folder holds several
+  series      number or SeriesInstanceUID, needed if a DICOM folder has several series
   points:NAME:SPACE
               points such as candidate centres; see `points`
 
@@ -31,14 +31,14 @@ _COLUMNS = ("image", "patient_id", "study_id", "report", "mask", "split", "serie
 
 @dataclass(frozen=True)
 class Row:
-    """A study as the table tells it.
+    """A row of the table: one study.
 
     Attributes:
-      root: The folder of scans.
-      image: The volume.
+      root: the folder of scans.
+      image: path of the volume.
       cells: {column: text}; empty cells are left out.
-      table: For errors.
-      number: Row of the table as a spreadsheet counts, for errors.
+      table: path of the table, for errors.
+      number: number of the row as in a spreadsheet, for errors.
     """
 
     root: epath.Path
@@ -51,8 +51,8 @@ class Row:
         """Returns the path in this column.
 
         Raises:
-          DataError: It is not in the folder: a table may not read the whole disk. One that is
-            not there is left to the reader, which costs this study and no other.
+          DataError: the path is outside of the folder of scans. A missing file is not an error
+            here: its reader reports it for this study alone.
         """
         name = self.cells[column]
         if not name.isprintable():
@@ -64,22 +64,22 @@ class Row:
         return path
 
     def label(self, column: str) -> float:
-        """Returns 1.0 or 0.0.
+        """Returns the label in this column: 1.0 or 0.0.
 
         Raises:
-          DataError: The cell holds something else.
+          DataError: the cell has other text.
         """
         if (text := self.cells[column]) not in ("0", "1", "0.0", "1.0"):
-            cure = "write 1, 0 or nothing when it is not known, or remove the column"
-            # The cell is not shown: it may be a name in a column that was never meant as a label.
+            cure = "write 1, 0 or nothing (not known), or remove the column"
+            # The cell is not shown: the column may be no label column and have patient names.
             raise self.error(f"label {column!r} holds other text", cure)
         return float(text)
 
     def points(self) -> tuple[PointList, ...]:
-        """Returns the points in the columns that hold some.
+        """Returns the points of all columns with points.
 
         Raises:
-          DataError: A cell cannot be read.
+          DataError: a cell cannot be read.
         """
         columns = [column for column in self.cells if column.startswith(PREFIX)]
         found = []
@@ -97,25 +97,25 @@ class Row:
 
 
 def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tuple[str, ...]]:
-    """Returns the rows of a table and the names of its label columns.
+    """Reads the rows of a table and the names of its label columns.
 
     Args:
-      root: The folder of scans.
-      table: The CSV file.
+      root: the folder of scans.
+      table: the CSV file.
 
     Raises:
-      DataError: Names the row and the column at fault.
+      DataError: the table is not valid. The error names the row and the column.
     """
     reader = csv.DictReader(io.StringIO(_text(table), newline=""), strict=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
     if "image" not in columns or "" in columns or len(set(columns)) < len(columns):
-        # The cells are not shown: in a table without names, they are the first patient's.
-        problem = "its first row does not name the columns, or not each by a name of its own"
+        # The cells are not shown: in a table without column names they are a patient's data.
+        problem = "its first row does not name every column, or uses a name twice"
         cure = "the first row must name every column, each once, one of them 'image'"
         raise DataError(table, problem, cure)
     reader.fieldnames = columns
     rows: dict[tuple[epath.Path, str | None], Row] = {}
-    number = 1  # as a spreadsheet counts; reports in quotes may run over several lines
+    number = 1  # as in a spreadsheet; reports in quotes may have several lines
     try:
         for number, cells in enumerate(reader, 2):
             row = _row(root, table, number, cells)
@@ -132,7 +132,7 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
 
 
 def _label_columns(table: epath.PathLike, columns: Sequence[str]) -> tuple[str, ...]:
-    """Returns the columns that hold labels, after a check of those that hold points."""
+    """Returns the names of the label columns, after a check of the columns with points."""
     others = [name for name in columns if name not in _COLUMNS]
     names = []
     for column in others:
@@ -149,7 +149,7 @@ def _label_columns(table: epath.PathLike, columns: Sequence[str]) -> tuple[str, 
 
 @dataclass(frozen=True)
 class Override:
-    """What a metadata table says of a volume, in place of the file's own header.
+    """The values of a metadata table for a volume, which replace those of the file's header.
 
     Attributes:
       rescale: (slope, intercept): HU = stored value * slope + intercept.
@@ -161,13 +161,13 @@ class Override:
 
 
 def read_overrides(table: epath.PathLike) -> dict[str, Override]:
-    """Returns what a table in CT-RATE's layout says, by file name or path below the folder.
+    """Reads a table in CT-RATE's layout; returns its values by file name or path below the folder.
 
-    Its columns VolumeName, RescaleSlope, RescaleIntercept, XYSpacing ("[0.7, 0.7]") and ZSpacing
-    are read, the last four where they are there and filled; all others are passed over.
+    The columns are VolumeName, RescaleSlope, RescaleIntercept, XYSpacing ("[0.7, 0.7]") and
+    ZSpacing. The last four may be missing or have empty cells. All other columns are ignored.
 
     Raises:
-      DataError: Names the row and the column at fault.
+      DataError: the table is not valid. The error names the row and the column.
     """
     reader = csv.DictReader(io.StringIO(_text(table), newline=""))
     if "VolumeName" not in (reader.fieldnames or ()):

@@ -1,4 +1,4 @@
-"""Scans that are there twice, byte for byte, and the cases that are one because of them."""
+"""Finds scans with equal bytes, and groups the cases to which they belong."""
 
 from __future__ import annotations
 
@@ -18,49 +18,48 @@ from data_pipelines.readers import content
 
 _SLICE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _PIECE = 1 << 16
-"""Bytes from the middle of an array that tell most arrays of one size apart."""
+"""Bytes from the middle of a file; they differ between most arrays of the same size."""
 _CHUNK = 1 << 20
 _AT_ONCE = 16
 
 
 def copies(volumes: Iterable[epath.Path]) -> list[tuple[epath.Path, ...]]:
-    """Groups of volumes, files or folders of slices, that hold the same bytes.
+    """Returns groups of volumes (files or folders of slices) with the same bytes.
 
-    Only volumes whose sizes agree are read whole; to ask for the sizes of all slices takes as
-    long as to list them.
+    Only volumes of the same size are read whole. The sizes of slices take as long as a listing.
     """
     alike = _alike(list(volumes), _looks)
     return [group for several in alike for group in _alike(several, _content)]
 
 
 def read_pairs(table: epath.PathLike) -> list[tuple[str, str]]:
-    """Pairs of study ids from the leaks.csv of an earlier preparation, those of kind "volume".
+    """Reads pairs of study ids of kind "volume" from the leaks.csv of an earlier preparation.
 
     Raises:
-      DataError: It is no such table.
+      DataError: the file is not such a table.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(epath.Path(table).read_text())))
         return [(row["study_id"], row["other_study_id"]) for row in rows if row["kind"] == "volume"]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
-        cure = "give the leaks.csv that prepare --check-leaks wrote into a dataset"
-        raise DataError(table, "it is no readable table of leaks", cure) from error
+        cure = "give the leaks.csv of a dataset, from prepare --check-leaks"
+        raise DataError(table, "it is not a readable table of leaks", cure) from error
 
 
 class Union:
-    """Names that become one: each is answered for by the first of its group, in sorted order."""
+    """Disjoint groups of names. The first name in sorted order represents its group."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
 
     def join(self, names: Sequence[str]) -> None:
-        """Puts the groups of all these names together."""
+        """Merges the groups of these names."""
         firsts = sorted({self.first(name) for name in names})
         for name in firsts:
             self._parent[name] = firsts[0]
 
     def first(self, name: str) -> str:
-        """The first name of a group; a name that was never joined stands for itself."""
+        """Returns the first name of the group of a name, which may be the name itself."""
         while (parent := self._parent.get(name, name)) != name:
             name = parent
         return name
@@ -69,13 +68,13 @@ class Union:
 def _alike(
     volumes: Sequence[epath.Path], key: Callable[[epath.Path], Hashable]
 ) -> list[tuple[epath.Path, ...]]:
-    """Those of which several have the same key."""
+    """Returns the groups of volumes with the same key."""
 
     def known(volume: epath.Path) -> Hashable:
         try:
             return key(volume)
         except (OSError, DataError):
-            return volume  # whoever reads it will say why it cannot be read, and put it aside
+            return volume  # its reader reports the error and puts it aside
 
     groups = defaultdict(list)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -85,7 +84,7 @@ def _alike(
 
 
 def _looks(volume: epath.Path) -> tuple[object, ...]:
-    """What copies have in common and can be asked quickly."""
+    """Returns a key that is equal for copies and fast to compute."""
     held = _files(volume)
     sizes = sorted(path.stat().length for path in held)
     if len(sizes) != 1:
@@ -96,7 +95,7 @@ def _looks(volume: epath.Path) -> tuple[object, ...]:
 
 
 def _content(volume: epath.Path) -> str:
-    """A hash that does not depend on how slices are named."""
+    """Returns a hash that does not depend on the names of slices."""
     return hashlib.sha256("".join(sorted(map(_hash, _files(volume)))).encode()).hexdigest()
 
 

@@ -200,7 +200,7 @@ def test_a_report_of_a_table_that_says_nothing_is_named(copy: Path) -> None:
     (row,) = csv.DictReader((out / "quarantine.csv").open())
     assert (row["file"], row["reason"]) == (
         "ct_case/000001/Axial",
-        "its report says nothing, such as NaN",
+        "its report is empty or a filler such as NaN",
     )
     (record,) = open_dataset(out, "train")
     assert not record["report_valid"]
@@ -284,7 +284,7 @@ def test_a_table_of_leaks_that_is_none_or_of_other_data_is_refused(copy: Path) -
     with pytest.raises(DataError, match="it names studies that are not here"):
         collection(copy, same=table)
     table.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="no readable table of leaks"):
+    with pytest.raises(DataError, match="not a readable table of leaks"):
         collection(copy, same=table)
 
 

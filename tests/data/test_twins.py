@@ -79,5 +79,5 @@ def test_other_tables_are_refused(content: bytes | None, tmp_path: Path) -> None
     table = tmp_path / "leaks.csv"
     if content is not None:
         table.write_bytes(content)
-    with pytest.raises(DataError, match="no readable table of leaks. Cure: give the leaks.csv"):
+    with pytest.raises(DataError, match="not a readable table of leaks. Cure: give the leaks.csv"):
         twins.read_pairs(table)
