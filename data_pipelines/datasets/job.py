@@ -111,7 +111,7 @@ def _report(study: Study) -> str | None:
     if isinstance(study.report, epath.Path):
         return read_report(study.report)
     if study.report and says_nothing(study.report):
-        problem = "its report is empty or a filler such as NaN"
+        problem = "its report has no words, or is a filler such as NaN"
         raise DataError(study.image, problem, "leave the cell of the table empty, or correct it")
     return study.report
 

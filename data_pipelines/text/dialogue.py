@@ -169,11 +169,11 @@ class DialogueTokens(Tokens):
             budget -= max(len(ids) - self.length, 0)
         if len(ids) <= self.length:
             return turn, ids, spans
-        what = "the answer's first sentence does" if start < self.length else "the question does"
+        what = "the answer's first sentence" if start < self.length else "the question"
         raise TextError(
             "text",
-            f"does not fit: {what} not, prompt {start} and answer {len(ids) - start} tokens of "
-            f"{self.length}",
+            f"does not fit: {what} is too long, prompt {start} and answer {len(ids) - start} "
+            f"tokens of {self.length}",
             "increase data.fields.text.tokens.length, or leave the text out",
         )
 

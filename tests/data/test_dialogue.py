@@ -165,10 +165,10 @@ def test_a_long_answer_keeps_whole_sentences_and_others_are_refused(folder: str)
         made(report, None, "Why?")["token_ids"] == made(report, None, "Why?")["token_ids"]
     ).all()
     with pytest.raises(
-        DataError, match="the answer's first sentence does not, prompt 14 and answer"
+        DataError, match="the answer's first sentence is too long, prompt 14 and answer"
     ):
         made("word " * 20, None, "Findings?")
-    with pytest.raises(DataError, match="does not fit: the question does not"):
+    with pytest.raises(DataError, match="does not fit: the question is too long"):
         made("Yes.", None, "Is it so? " * 9)
 
 

@@ -200,7 +200,7 @@ def test_a_report_of_a_table_that_says_nothing_is_named(copy: Path) -> None:
     (row,) = csv.DictReader((out / "quarantine.csv").open())
     assert (row["file"], row["reason"]) == (
         "ct_case/000001/Axial",
-        "its report is empty or a filler such as NaN",
+        "its report has no words, or is a filler such as NaN",
     )
     (record,) = open_dataset(out, "train")
     assert not record["report_valid"]
