@@ -330,7 +330,7 @@ def test_options_that_match_nothing_are_refused(scans: Path, tmp_path: Path) -> 
         folder(scans, _RECIPE, overrides=table)
     shutil.copy(scans / "one.nii.gz", scans / "deep" / "one.nii.gz")
     table.write_text("VolumeName,RescaleSlope,RescaleIntercept\none.nii.gz,1,0\n")
-    with pytest.raises(DataError, match="'one.nii.gz' stands for 2 files"):
+    with pytest.raises(DataError, match="'one.nii.gz' matches 2 files"):
         folder(scans, _RECIPE, overrides=table)
     prepare = Prepare("folder", str(scans), out=str(tmp_path / "data"), against=("nowhere",))
     with pytest.raises(DataError, match="nowhere: there is no such dataset"):
