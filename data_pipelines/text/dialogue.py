@@ -119,7 +119,7 @@ class DialogueTokens(Tokens):
 
         Returns:
           token_ids: int32 (length,), padded at the end.
-          valid: bool (length,), False for padding.
+          attention_mask: bool (length,), False for padding.
           spans: int32 (turns, 2), first and past-the-last token of every answer, with the token
             that ends the answer. Rows without an answer are zero.
 

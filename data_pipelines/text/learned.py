@@ -35,7 +35,7 @@ def learned_fields(
 
     Returns:
       token_ids: int32 (length,), padded at the end.
-      valid: bool (length,), False for padding.
+      attention_mask: bool (length,), False for padding.
       spans: int32 (most, 2), first and past-the-last token of each span.
     """
     fields = {n: np.zeros(s.shape, s.dtype) for n, s in learned_spec(length, most).items()}

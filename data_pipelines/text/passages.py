@@ -67,7 +67,7 @@ class Passage(Tokens):
 
         Returns:
           token_ids: int32 (length,), zeros after the text.
-          valid: bool (length,), False for padding.
+          attention_mask: bool (length,), False for padding.
           spans: int32 (1, 2), first and past-the-last token of the tokens that enter the loss.
 
         Raises:
