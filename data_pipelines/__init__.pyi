@@ -21,6 +21,7 @@ from .pipeline import Data as Data
 from .pipeline import Source as Source
 from .placement import Uniform as Uniform
 from .placement import Whole as Whole
+from .preprocess import RECIPES as RECIPES
 from .preprocess import Recipe as Recipe
 from .readers import read as read
 from .restore import put_back as put_back

@@ -23,7 +23,7 @@ FACADES = (
 )
 OWN = ("m3djax", "data_pipelines")
 
-_allowed: set[str] = set()
+_allowed: set[str] = {"flax"}
 
 
 def allow(*packages: str) -> None:

@@ -22,13 +22,7 @@ def to_json(config: Any) -> Any:
       TypeError: a value is neither plain nor a dataclass.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        skipped = _LINEN if hasattr(config, "parent") and hasattr(config, "scope") else ()
-        fields = {
-            field.name: to_json(getattr(config, field.name))
-            for field in dataclasses.fields(config)
-            if field.name not in skipped
-        }
-        return {"class": registry.name_of(type(config)), **fields}
+        return {"class": registry.name_of(type(config)), **_fields(config)}
     if isinstance(config, Mapping):
         return {key: to_json(value) for key, value in config.items()}
     if isinstance(config, (tuple, list)):
@@ -36,6 +30,26 @@ def to_json(config: Any) -> Any:
     if config is None or isinstance(config, (str, int, float, bool)):
         return config
     raise TypeError(f"{config!r} cannot be part of a config: use str, int, float, tuples, classes.")
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Returns the fields of a dataclass as JSON.
+
+    Flax's own layers have fields such as initializers, which JSON cannot hold. They are left out
+    where they have their default.
+    """
+    skipped = _LINEN if hasattr(config, "parent") and hasattr(config, "scope") else ()
+    found = {}
+    for field in dataclasses.fields(config):
+        if field.name in skipped:
+            continue
+        value = getattr(config, field.name)
+        try:
+            found[field.name] = to_json(value)
+        except TypeError:
+            if value is not field.default:
+                raise
+    return found
 
 
 def from_json(value: Any) -> Any:

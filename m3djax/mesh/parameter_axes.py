@@ -23,7 +23,7 @@ _STACKED: dict[type, dict[str, str]] = {}
 
 
 def register_axes(
-    module: type[nn.Module],
+    module: type,
     rows: Mapping[str, LogicalAxes] | None = None,
     *,
     stacked: Mapping[str, str] | None = None,
@@ -35,7 +35,7 @@ def register_axes(
     A subclass inherits the rows of its base. Adapters (LoRA) need no rows.
 
     Args:
-      module: the class.
+      module: the class of a module, or of a task that holds layers of Flax as components.
       rows: regular expression for the whole rest of a path, from the module on -> one logical axis
         per dimension, leading axes of `stacked` left out.
       stacked: field that holds a module -> the leading axis ("layers", "experts") that a scan or a
