@@ -1,6 +1,6 @@
-"""Base classes that tasks and evaluators fill. They import nothing concrete.
+"""Base classes of tasks and evaluators. They import no concrete task, evaluator or model.
 
-What is exported here is imported at its first use. The stub beside this file lists the names.
+A name that this package exports is imported at its first use. The stub file (.pyi) lists the names.
 """
 
 import lazy_loader

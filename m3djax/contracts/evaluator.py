@@ -1,4 +1,4 @@
-"""The contract of evaluators: what a model predicts, and how predictions are scored."""
+"""The base class of evaluators, and the types that evaluators take and return."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from m3djax.params import Params
 
 Batch = Mapping[str, Any]
-"""Fields of some samples, the samples along the first axis, in the memory of the host.
+"""Fields of some samples in host memory, with the samples along the first axis.
 
-"number" (b,) int says which sample a row is, "counts" (b,) is False in rows that fill up a batch.
+"number" (b,) int is the number of the sample in each row. "counts" (b,) is False in padding rows.
 """
 Predictions = dict[str, np.ndarray]
-"""What a model predicts beside the fields that were kept, a row per sample, by rising number."""
+"""Predictions of a model and kept fields, by name: one row per sample, sorted by sample number."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A model that is evaluated, and the place where that happens.
+    """A model under evaluation, with its data, devices and folders.
 
     Attributes:
       task: the run's task; adapters are merged.
-      inputs: turns stored batches into those of the task.
-      params: one entry per component, on `mesh`, where the sharding table puts them.
+      inputs: turns stored batches into batches of the task.
+      params: one entry per component, on `mesh`, sharded as the sharding table says.
       data: the data of the run, as in training.
       mesh: devices of this process.
       run: folder of the run.
-      folder: folder of the evaluator; it exists, and the report shows its pictures.
+      folder: folder of the evaluator. It exists. The report shows the pictures in it.
     """
 
     task: Any
@@ -62,15 +62,16 @@ class Samples(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pass:
-    """One model that predicts for one list of samples.
+    """One pass of a model over a list of samples.
 
     Attributes:
-      name: tells the passes of an evaluator apart.
+      name: name of the pass, unique in the evaluator.
       subject: the model.
-      samples: what it predicts for.
-      kept: fields of the batches that stay beside the predictions, such as the truth.
-      key: what the predictions depend on besides the parameters, as JSON; predictions with a key
-        are stored in the evaluator's folder and read as long as neither changes. None stores none.
+      samples: the samples to predict for.
+      kept: fields of the batches to keep beside the predictions, such as the ground truth.
+      key: everything besides the parameters that the predictions depend on, as JSON. Predictions
+        with a key are stored in the evaluator's folder. They are read again as long as the key and
+        the parameters stay the same. None: predictions are not stored.
     """
 
     name: str
@@ -82,17 +83,17 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(abc.ABC):
-    """Measures a model. Subclasses are frozen dataclasses, and part of a run's config.
+    """Base class of evaluators. Subclasses are frozen dataclasses and part of a run's config.
 
-    Subclasses say what is predicted, and how predictions become scores. `m3djax.evaluate.loop` does
+    A subclass defines the predictions and computes scores from them. `m3djax.evaluate.loop` does
     the rest: batches, processes, storage, the table of scores and the report.
 
     Attributes:
-      dataset: folder that the verb `prepare` wrote; "" is that of the run.
-      size: voxels along (D, H, W) of a crop; zeros are those of the run.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
+      dataset: folder that the verb `prepare` wrote; "" takes the dataset of the run.
+      size: voxels along (D, H, W) of a crop; zeros take the size of the run.
+      every: steps between two evaluations during training; 0 evaluates only on request.
       mesh: devices of a process along (data, fsdp, tensor), for `evaluate`. Along data every
-        device holds the whole model; (1, 1, -1) is for a model that is too large for that.
+        device holds the whole model. Use (1, 1, -1) for a model that is too large for one device.
     """
 
     dataset: str = ""
@@ -101,7 +102,7 @@ class Evaluator(abc.ABC):
     mesh: tuple[int, int, int] = (-1, 1, 1)
 
     def reading(self, data: Data) -> Data:
-        """Returns how samples are read: the run's data, with the dataset and size of this config.
+        """Returns the run's data with the dataset and the crop size of this config.
 
         Args:
           data: the data of the run.
@@ -112,30 +113,30 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def check(self, data: Data) -> None:
-        """Opens what will be read, so that a missing dataset is found before hours of training.
+        """Opens the datasets, so that a missing one is found before training starts.
 
         Args:
           data: the data of the run.
 
         Raises:
-          DataError: a dataset or a split is not there.
-          ConfigError: the data does not hold what is measured.
+          DataError: a dataset or a split is missing.
+          ConfigError: the data lacks a field that the evaluator needs.
         """
 
     @property
     @abc.abstractmethod
     def rows(self) -> int:
-        """Returns the number of samples that a process predicts for at once.
+        """Returns the batch size of one process.
 
-        It is rounded up to what the mesh can split.
+        The evaluation loop rounds it up to a size that the mesh can split.
         """
 
     @abc.abstractmethod
     def passes(self, subject: Subject) -> Iterable[Pass]:
-        """Yields what is predicted; every process calls this, and holds one pass at a time.
+        """Yields the passes. Every process calls this and holds one pass at a time.
 
         Args:
-          subject: the run that is measured.
+          subject: the run under evaluation.
 
         Raises:
           EvaluationError: the run's task does not fit this evaluator.
@@ -144,7 +145,7 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Any]:
-        """Returns what a model says about a batch: arrays with the samples along the first axis.
+        """Returns the predictions for a batch: arrays with the samples along the first axis.
 
         Args:
           subject: the model of the pass; its mesh is the current one.
@@ -153,25 +154,25 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
-        """Returns the scores of all predictions. Process 0 alone calls this.
+        """Returns the scores of all predictions. Only process 0 calls this.
 
         Args:
-          subject: the run that is measured.
-          predictions: name of the pass -> its predictions of all processes.
+          subject: the run under evaluation.
+          predictions: name of the pass -> its predictions, from all processes.
 
         Raises:
-          EvaluationError: the samples are too few, or of one independent unit.
+          EvaluationError: there are too few samples, or all belong to one independent unit.
         """
 
     def present(
         self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
     ) -> Findings:
-        """Returns the findings: by default the mean of every metric. Process 0 alone calls this.
+        """Returns the findings: by default the mean of every metric. Only process 0 calls this.
 
         Args:
-          subject: the run that is measured.
+          subject: the run under evaluation.
           predictions: as in `score`.
-          scores: what `score` returned.
+          scores: the result of `score`.
         """
         del subject, predictions
         return present_means(type(self).__name__, scores)

@@ -1,4 +1,4 @@
-"""What an evaluator found, in the one form that the screen, results.json and the report share."""
+"""The findings of an evaluator, in one form for the screen, results.json and the report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from data_pipelines.errors import UserError
 
 
 class EvaluationError(UserError, RuntimeError):
-    """An evaluator that does not fit the run or the data; says what to change."""
+    """An error of an evaluator that does not fit the run or the data. It says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of finished text.
+    """A table of formatted text.
 
     Attributes:
-      title: what it shows.
-      columns: heads; the first column names the rows.
-      rows: cells, as long as `columns`.
+      title: title of the table.
+      columns: column headings; the first column names the rows.
+      rows: cells; each row is as long as `columns`.
       note: units and the meaning of the intervals.
     """
 
@@ -35,8 +35,8 @@ class Picture:
     """A PNG in the evaluator's folder.
 
     Attributes:
-      file: its name there.
-      caption: what is seen.
+      file: name of the file in that folder.
+      caption: description of the picture.
     """
 
     file: str
@@ -45,16 +45,16 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Numbers for programs, and what people read.
+    """The results of an evaluator: numbers for programs, and text and pictures for people.
 
     Attributes:
-      title: heads the section of the report.
-      numbers: JSON-able; plain floats at the top level become training curves.
+      title: heading of the section in the report.
+      numbers: values that JSON can hold; plain floats at the top level become training curves.
       sentences: the result in plain words.
       tables: shown on screen and in the report.
       pictures: shown in the report.
-      caveats: what the numbers do not say.
-      passed: False if the run fails the evaluator's test; None if it has none.
+      caveats: limits of the numbers.
+      passed: False if the run fails the evaluator's test; None if the evaluator has no test.
     """
 
     title: str
@@ -66,7 +66,7 @@ class Findings:
     passed: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers at the top level, the rest below "report" and "passed"."""
+        """Returns the numbers at the top level, and the rest below "report" and "passed"."""
         report = {
             "title": self.title,
             "sentences": self.sentences,

@@ -1,4 +1,4 @@
-"""Scores of single samples: the table that an evaluation keeps, and that two runs share."""
+"""Scores of single samples: the table that an evaluation writes and a comparison of runs reads."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 FILE = "scores.jsonl"
 OWN = "this run"
-"""The method of a run's own scores; others are baselines and models beside it."""
+"""The method of a run's own scores. Other methods are baselines and other models."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Column:
-    """One metric of samples that belong together.
+    """One metric of one group of samples.
 
     Attributes:
       group: what the samples have in common, such as a pool, a study or a kind of question.
-      metric: what is measured.
+      metric: name of the metric.
       units: the independent unit of each sample.
       sample: (n,) name of each sample, unique in the group.
-      value: (n,) the scores; NaN where a sample has none.
-      weight: (n,) how much each sample counts in a mean.
-      method: what made the predictions.
+      value: (n,) the scores; NaN for a sample without a score.
+      weight: (n,) weight of each sample in a mean.
+      method: the model or baseline that made the predictions.
     """
 
     group: str
@@ -57,13 +57,13 @@ class Column:
         weight: Any = 1.0,
         method: str = OWN,
     ) -> Self:
-        """Makes a column from anything array-like; one weight may stand for all samples."""
+        """Makes a column from array-like values. A single weight applies to all samples."""
         values = np.asarray(value, np.float64)
         weights = np.broadcast_to(np.asarray(weight, np.float64), values.shape)
         return cls(group, metric, units, np.asarray(sample, str), values, weights, method)
 
     def sums(self) -> tuple[Float[np.ndarray, " u"], Float[np.ndarray, " u"]]:
-        """Returns the weighted sum and the weight of every unit; samples without score are out."""
+        """Returns the weighted sum and the weight of every unit, without samples without score."""
         there = np.isfinite(self.value)
         number, weight = self.units.number[there], self.weight[there]
         size = len(self.units)
@@ -71,11 +71,11 @@ class Column:
         return sums, np.bincount(number, weight, size)
 
     def mean(self, draws: Float[np.ndarray, "r u"]) -> Estimate:
-        """Returns the weighted mean; `draws` are those of `statistics.draw` for all units."""
+        """Returns the weighted mean. `draws` is the result of `statistics.draw` for all units."""
         return statistics.weighted_mean(*self.sums(), draws)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields the scores as JSON-able rows."""
+        """Yields the scores as rows that JSON can hold."""
         for number in np.flatnonzero(np.isfinite(self.value)):
             yield {
                 "unit": self.units.names[self.units.number[number]],
@@ -111,7 +111,7 @@ class Scores:
         return list(dict.fromkeys(column.group for column in self.columns))
 
     def write(self, folder: epath.Path) -> None:
-        """Writes the table into an evaluator's folder, whole or not at all."""
+        """Writes the table into an evaluator's folder. The file is complete or absent."""
         from data_pipelines.files import write_whole
 
         lines = (json.dumps(row) + "\n" for column in self.columns for row in column.rows())
@@ -122,7 +122,7 @@ class Scores:
         """Reads the table of an evaluator's folder.
 
         Raises:
-          EvaluationError: there is none, or it is damaged.
+          EvaluationError: the table is missing or damaged.
         """
         cure = f"Cure: {program()} evaluate RUN."
         if not (folder / FILE).exists():
@@ -146,14 +146,14 @@ def _column(rows: list[dict[str, Any]]) -> Column:
 
 
 def present_means(title: str, scores: Scores) -> Findings:
-    """Presents the mean of every metric, with intervals over units.
+    """Returns findings with the mean of every metric, with intervals over units.
 
     Args:
-      title: heads the section of the report.
-      scores: all of them; every column must have two units at least.
+      title: heading of the section in the report.
+      scores: all scores; every column must have at least two units.
 
     Raises:
-      EvaluationError: a column has one unit only.
+      EvaluationError: a column has only one unit.
     """
     found: dict[str, Any] = {}
     rows = []
@@ -161,7 +161,7 @@ def present_means(title: str, scores: Scores) -> Findings:
         if len(column.units) < 2:
             raise EvaluationError(
                 f"{title}, {column.group or column.metric}: all samples are of one independent "
-                "unit, and an interval needs 2. Cure: more scans in the split."
+                "unit, and an interval needs 2. Cure: put more scans into the split."
             )
         number = column.mean(statistics.draw(len(column.units))).to_json()
         found.setdefault(column.group, {}).setdefault(column.method, {})[column.metric] = number

@@ -1,4 +1,4 @@
-"""How processes share the samples of an evaluation."""
+"""The split of the samples of an evaluation over processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Share:
     Attributes:
       batch_size: rows of the batches of this process.
       process: number of this process.
-      processes: how many there are.
+      processes: number of processes.
     """
 
     batch_size: int
@@ -25,19 +25,20 @@ class Share:
 
     @property
     def rows(self) -> range:
-        """Returns the rows of this process in a batch of all processes."""
+        """Returns the rows of this process in a global batch."""
         return range(self.process * self.batch_size, (self.process + 1) * self.batch_size)
 
     def batches(self, count: int) -> Iterator[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, " b"]]]:
         """Yields the sample numbers of this process, batch by batch.
 
-        All batches have one size, so that a single compilation serves all.
+        All batches have the same size, so that the program is compiled once.
 
         Args:
-          count: how many samples there are.
+          count: number of samples.
 
         Yields:
-          Sample numbers, and which of them count: samples from the start fill up the last batch.
+          Sample numbers, and a mask that is True where a sample counts. The last batch is filled up
+          with samples from the start, which do not count.
         """
         for start in range(0, count, self.batch_size * self.processes):
             numbers = start + np.array(self.rows)

@@ -1,4 +1,4 @@
-"""Terms of the loss that modules add on their own, such as the balance of a mixture of experts."""
+"""Loss terms that modules add, such as the balance loss of a mixture of experts."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from data_pipelines.errors import ConfigError
 from m3djax.contracts.terms import Term
 
 TERMS = "terms"
-"""The collection of sown variables; scans over blocks stack it."""
+"""The Flax collection of sown terms. Scans over blocks stack it."""
 
 _collected: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar(TERMS, default=None)
 
 
 def sow(module: nn.Module, name: str, term: Term) -> None:
-    """Adds a term to the loss from within a module; the step's metrics then have "loss/NAME".
+    """Adds a term to the loss from within a module. The step's metrics then have "loss/NAME".
 
-    A term that is sown in several layers or components is their mean: its sum and its weight are
-    the means of theirs. In evaluation and generation it costs nothing.
+    Several layers or components can sow a term of the same name. The loss then has one term, whose
+    sum and weight are the means of their sums and weights. In evaluation and generation sown terms
+    cost nothing.
 
     Args:
-      module: the module, while it is applied; `tasks.base.apply` must apply its component.
-      name: of the term; no task has a term of that name.
+      module: the module, during its call. `m3djax.contracts.task.apply` must apply its component.
+      name: name of the term. The task must not have a term of that name.
       term: sum, weight and scale, as in `Loss.terms`.
     """
     module.sow(TERMS, name, term)
@@ -38,7 +39,7 @@ def sow(module: nn.Module, name: str, term: Term) -> None:
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[Any]]:
-    """While it lasts, `apply` collects what modules sow; yields what `merged` takes."""
+    """Makes `apply` collect sown terms inside the `with` block; yields the argument of `merged`."""
     collected: list[Any] = []
     token = _collected.set(collected)
     try:
@@ -48,7 +49,7 @@ def collecting() -> Iterator[list[Any]]:
 
 
 def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Returns `module.apply(...)`, and collects what is sown if that is asked for."""
+    """Returns `module.apply(...)`. Inside `collecting()` it also collects the sown terms."""
     collected = _collected.get()
     if collected is None:
         return module.apply(variables, *args, **kwargs)
@@ -58,10 +59,10 @@ def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs:
 
 
 def merged(collected: list[Any]) -> dict[str, Term]:
-    """Returns the terms by name; those of all layers and components of one name become one.
+    """Returns the terms by name. Terms of the same name from several layers become one term.
 
     Raises:
-      ConfigError: something else than a term was sown, or terms of one name differ in scale.
+      ConfigError: a sown value is not a `Term`, or terms of the same name differ in scale.
     """
     named: dict[str, list[Term]] = {}
     found, _ = jax.tree_util.tree_flatten_with_path(
@@ -71,7 +72,8 @@ def merged(collected: list[Any]) -> dict[str, Term]:
         name = [key.key for key in path if isinstance(key, DictKey)][-1]
         if not isinstance(term, Term):
             raise ConfigError(
-                f"{name} in the collection {TERMS!r} is no term of a loss. Cure: losses.sown.sow."
+                f"{name} in the collection {TERMS!r} is no term of a loss. "
+                "Cure: add it with m3djax.contracts.sown.sow."
             )
         named.setdefault(name, []).append(term)
     return {name: _mean(name, terms) for name, terms in named.items()}
@@ -80,9 +82,9 @@ def merged(collected: list[Any]) -> dict[str, Term]:
 def _mean(name: str, terms: list[Term]) -> Term:
     if len({term.scale for term in terms}) > 1:
         raise ConfigError(
-            f"the term {name} is sown with two scales. Cure: one scale, or two names."
+            f"the term {name} is sown with two scales. Cure: use one scale, or two names."
         )
-    # Scans have stacked the terms of their layers: a number per layer, or one number.
+    # A scan stacks the terms of its layers: a leaf is one number, or one number per layer.
     total, weight = (
         jnp.mean(jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]))
         for leaves in ([term.sum for term in terms], [term.weight for term in terms])

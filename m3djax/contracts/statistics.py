@@ -1,7 +1,7 @@
 """Bootstrap intervals over independent units: crops of a scan, studies, patients.
 
-The percentile bootstrap (Efron 1979): whole units are drawn with replacement, the same ones for all
-methods, so that the difference of two methods keeps what they share.
+Uses the percentile bootstrap (Efron 1979): whole units are drawn with replacement. All methods get
+the same draws, so that differences of two methods are paired.
 """
 
 from __future__ import annotations
@@ -20,45 +20,50 @@ _ELEMENTS = 1 << 23  # of one table of resamples by values
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Estimate:
-    """A number and how it varies when other units are drawn.
+    """A number with its bootstrap resamples.
 
     Attributes:
-      value: on all units.
-      samples: the same on every resample; NaN where it is undefined.
+      value: the number for all units.
+      samples: the number for each resample; NaN where it is undefined.
     """
 
     value: float
     samples: Float[np.ndarray, " r"]
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The paired difference; both must come from the same draws."""
+        """Returns the paired difference. Both estimates must come from the same draws."""
         return Estimate(self.value - other.value, self.samples - other.samples)
 
     @property
     def interval(self) -> list[float]:
-        """`[low, high]`, which holds the middle 95 % of the resamples."""
+        """Returns `[low, high]`, the range of the middle 95 % of the resamples."""
         tail = (1 - LEVEL) / 2
         return [float(end) for end in np.nanquantile(self.samples, (tail, 1 - tail))]
 
     def to_json(self) -> dict[str, Any]:
-        """As results are stored."""
+        """Returns the value and the interval, in the form of the stored results."""
         return {"value": self.value, "interval": self.interval}
 
 
 def number_text(number: Mapping[str, Any], style: str) -> str:
-    """A stored estimate as "value [low, high]", each in the format `style`."""
+    """Returns a stored estimate as "value [low, high]", each in the format `style`."""
     low, high = number["interval"]
     return f"{number['value']:{style}} [{low:{style}}, {high:{style}}]"
 
 
 def verdict(interval: Sequence[float]) -> str:
-    """What the interval of a gain says about the one that gains."""
+    """Returns "better than", "worse than" or "not clearly different from" for a gain's interval."""
     low, high = interval
     return "better than" if low > 0 else "worse than" if high < 0 else "not clearly different from"
 
 
 def against(interval: Sequence[float] | None, expected: float) -> str:
-    """Where a number with this interval lies beside one that needs no model."""
+    """Returns how a number with this interval compares with an expected number, in words.
+
+    Args:
+      interval: `[low, high]`; None: the number has no interval.
+      expected: a number that needs no model.
+    """
     if interval is None:
         return "beside"
     low, high = interval
@@ -66,10 +71,10 @@ def against(interval: Sequence[float] | None, expected: float) -> str:
 
 
 def draw(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.ndarray, "r u"]:
-    """How often every unit is drawn in every resample.
+    """Returns the number of times that each unit is drawn in each resample.
 
     Raises:
-      ValueError: there are fewer than two units, so nothing can be said about their spread.
+      ValueError: there are fewer than two units, so their spread is unknown.
     """
     if units < 2:
         raise ValueError(f"an interval needs at least 2 independent units, and there are {units}.")
@@ -80,11 +85,11 @@ def draw(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.n
 def weighted_mean(
     sums: Float[np.ndarray, " u"], weights: Float[np.ndarray, " u"], draws: Float[np.ndarray, "r u"]
 ) -> Estimate:
-    """A mean over units of different size.
+    """Returns the weighted mean over units of different sizes.
 
     Args:
-      sums: what every unit adds to the numerator.
-      weights: what it adds to the denominator.
+      sums: contribution of each unit to the numerator.
+      weights: contribution of each unit to the denominator.
       draws: see `draw`.
     """
     value = _ratio(sums.sum(), weights.sum())
@@ -96,7 +101,7 @@ def balanced_accuracy(
     total: Float[np.ndarray, "u c"],
     draws: Float[np.ndarray, "r u"],
 ) -> Estimate:
-    """The mean recall of the classes; in a resample, of those that it holds.
+    """Returns the mean recall of the classes. A resample counts only the classes in it.
 
     Args:
       correct: right answers per unit and true class.
@@ -110,11 +115,11 @@ def balanced_accuracy(
 def median(
     values: Float[np.ndarray, " n"], unit: Int[np.ndarray, " n"], draws: Float[np.ndarray, "r u"]
 ) -> Estimate:
-    """The median of values that come in units.
+    """Returns the median of values that belong to units.
 
     Args:
-      values: any number per unit.
-      unit: which one each value belongs to.
+      values: (n,) the values; a unit may have any number of them.
+      unit: (n,) number of the unit of each value.
       draws: see `draw`.
     """
     order = np.argsort(values, kind="stable")
@@ -129,11 +134,11 @@ def median(
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of estimates that come from the same draws."""
+    """Returns the mean of estimates that come from the same draws."""
     value = float(np.mean([estimate.value for estimate in estimates]))
     return Estimate(value, np.mean([estimate.samples for estimate in estimates], axis=0))
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """NaN where there is no weight."""
+    """Returns sums / weights; NaN where the weight is 0."""
     return np.where(weights > 0, sums / np.where(weights > 0, weights, 1), np.nan)

@@ -1,4 +1,4 @@
-"""What a training task is: a pure loss over a dict of named components."""
+"""The base class of training tasks: a pure loss over a dict of named components."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Batch = Mapping[str, Any]
 
 
 def apply(module: nn.Module, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Returns the output of a component; the terms that it sows reach the loss of the step."""
+    """Returns the output of a component. The terms that it sows are added to the step's loss."""
     return sown.apply(module, {"params": params}, *args, **kwargs)
 
 
 class Task(abc.ABC):
-    """Frozen dataclasses of Linen modules and numbers implement this.
+    """Base class of training tasks. Subclasses are frozen dataclasses of modules and numbers.
 
-    A field that holds a module is a component: its parameters are `params[field name]`, so that the
-    next stage takes a component from an earlier run by its name alone.
+    A field that holds a Linen module is a component. Its parameters are `params[field name]`, so
+    that a later stage can load a component of an earlier run by its name.
     """
 
     @property
     def no_accumulation(self) -> str | None:
-        """Returns why a batch cannot be computed in parts; None if it can.
+        """Returns the reason against gradient accumulation; None if accumulation is possible.
 
-        It can where the sum of every term over the batch is the sum over its parts: not where
-        samples are compared with each other.
+        Accumulation needs terms whose sum over the batch is the sum over its parts. Losses that
+        compare samples with each other have no such terms.
         """
         return None
 
@@ -42,37 +42,36 @@ class Task(abc.ABC):
     def stochastic(self) -> bool:
         """Returns whether the loss draws random numbers.
 
-        The augmentation then takes the first halves of the keys, `jax.random.split(key)[0]`.
+        If so, the augmentation takes the first halves of the keys, `jax.random.split(key)[0]`.
         """
         return True
 
     def check(self, data: Any) -> None:
-        """Raises ConfigError if batches of `data` lack what the task needs; compiles nothing."""
+        """Raises ConfigError if batches of `data` do not fit the task. Compiles nothing."""
         del data
 
     @abc.abstractmethod
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """Fresh parameters, one entry per component; only the shapes of `batch` matter."""
+        """Returns fresh parameters, one entry per component. Uses only the shapes of `batch`."""
 
     @abc.abstractmethod
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """The loss of a batch.
+        """Returns the loss of a batch.
 
         Args:
           params: one entry per component.
           batch: arrays with the samples along the first axis, as `Inputs` returns them: images are
             float32 in network units, and augmented in training.
-          keys: one per sample, all randomness comes from them.
-          train: whether to drop out.
+          keys: one key per sample, the only source of randomness.
+          train: whether to apply dropout.
         """
 
     def weights(self, batch: Batch) -> Mapping[str, Float[Array, ""]]:
-        """Returns the weight of every term of `loss`, by name, from the batch alone.
+        """Returns the weight of each term of `loss`, by name, computed from the batch alone.
 
-        A task whose terms have different weights returns them here, so that a batch can be computed
-        in parts (`Experiment.gradient_accumulation_steps`): every part then divides by the weights
-        of the whole batch.
-        A task whose terms share one weight needs none.
+        Only tasks whose terms have different weights implement this. Gradient accumulation
+        (`Experiment.gradient_accumulation_steps`) then divides each part of a batch by the weights
+        of the whole batch. A task whose terms share one weight returns an empty dict.
 
         Args:
           batch: the whole batch as stored, before `Inputs`.
@@ -81,17 +80,17 @@ class Task(abc.ABC):
         return {}
 
     def token_problems(self, tokenizer: Any) -> list[str]:
-        """Returns what of the config contradicts a language model's tokenizer, a line each."""
+        """Returns the contradictions between the config and a tokenizer, one line each."""
         del tokenizer
         return []
 
     def components(self) -> dict[str, nn.Module]:
-        """Returns the modules of the task by the name of their field."""
+        """Returns the modules of the task by field name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
 
     def with_dtype(self, dtype: str) -> Self:
-        """Returns the task with all components that have a `dtype` computing in this one."""
+        """Returns the task with `dtype` set in all components that have this field."""
         new = {n: m.clone(dtype=dtype) for n, m in self.components().items() if hasattr(m, "dtype")}
         return dataclasses.replace(self, **new)  # type: ignore[type-var]
 
@@ -102,7 +101,7 @@ def loss_of(
     """Returns the loss of a task, adapted or not, with the terms that its modules sow.
 
     Raises:
-      ValueError: a module sows a term under the name of one of the task's.
+      ValueError: a module sows a term under the name of a term of the task.
     """
     with sown.collecting() as collected:
         loss = task.loss(params, batch, keys, train=train)

@@ -1,4 +1,4 @@
-"""A loss as named terms, each with a sum, a weight and a scale of its own."""
+"""A loss as named terms. Each term has its own sum, weight and scale."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxtyping import Array, Float
 
 @struct.dataclass
 class Term:
-    """A mean that stays a sum and a weight until the whole batch is summed.
+    """A mean, stored as a sum and a weight so that parts of a batch can be added.
 
     Attributes:
       sum: sum over the batch, float32.
-      weight: what divides the sum (samples, patches, tokens), float32. It is a function of the
-        batch alone: no gradient passes through it. It is 1 rather than 0 where a batch may have
-        nothing to count.
+      weight: divisor of the sum (number of samples, patches or tokens), float32. It depends on the
+        batch alone: no gradient passes through it. If a batch may have nothing to count, the
+        weight is 1 instead of 0.
       scale: factor on the mean.
     """
 
@@ -34,11 +34,11 @@ class Term:
 
 @struct.dataclass
 class Loss:
-    """The sum of the values of its terms.
+    """A loss: the sum of the values of its terms.
 
     Attributes:
-      terms: what is trained, by name.
-      metrics: further means for people, by name; nothing is trained on them.
+      terms: the terms by name; training minimises their sum.
+      metrics: further means by name, for logs only.
     """
 
     terms: Mapping[str, Term]
@@ -46,15 +46,16 @@ class Loss:
 
     @property
     def weight(self) -> Float[Array, ""]:
-        """Returns the weight that `total` refers to: that of the first term by name."""
+        """Returns the weight that `total` is multiplied by: the first term's, in name order."""
         return self.terms[min(self.terms)].weight
 
     @property
     def total(self) -> Float[Array, ""]:
         """Returns the loss times `weight`.
 
-        Gradients of it, summed over parts of a batch and divided by `weight`, are those of the
-        loss. Terms that share one weight are added as they are, so that nothing is rounded twice.
+        The sum of its gradients over the parts of a batch, divided by `weight`, is the gradient of
+        the loss. Terms that share one weight are added without division, to avoid a second
+        rounding.
         """
         weight = self.weight
         parts = []
@@ -67,7 +68,7 @@ class Loss:
 
     @property
     def one_weight(self) -> bool:
-        """Returns whether all terms share one weight: the same array, not an equal one."""
+        """Returns whether all terms share one weight: the same array object."""
         weight = self.weight
         return all(term.weight is weight for term in self.terms.values())
 
@@ -75,7 +76,7 @@ class Loss:
         """Returns the loss with further terms.
 
         Raises:
-          ValueError: it has a term of that name.
+          ValueError: the loss already has a term of that name.
         """
         twice = sorted(self.terms.keys() & terms.keys())
         if twice:
@@ -83,7 +84,7 @@ class Loss:
         return dataclasses.replace(self, terms={**self.terms, **terms})
 
     def weighed(self, weights: Mapping[str, Float[Array, ""]]) -> Loss:
-        """Returns the loss with these weights in place of those that its terms have."""
+        """Returns the loss with the weights of the named terms replaced."""
         terms = {
             name: dataclasses.replace(term, weight=weights.get(name, term.weight))
             for name, term in self.terms.items()
@@ -91,11 +92,11 @@ class Loss:
         return dataclasses.replace(self, terms=terms)
 
     def values(self) -> dict[str, Float[Array, ""]]:
-        """Returns the value of every metric, and of every term as "loss/NAME"."""
+        """Returns the values of the metrics by name, and of the terms as "loss/NAME"."""
         terms = {f"loss/{name}": term.value for name, term in self.terms.items()}
         return {name: term.value for name, term in self.metrics.items()} | terms
 
 
 def _scaled(value: Float[Array, ""], scale: float) -> Float[Array, ""]:
-    """Returns the product; a scale of 1 adds no operation to the program."""
+    """Returns value * scale. A scale of 1 adds no operation to the program."""
     return value if scale == 1 else scale * value

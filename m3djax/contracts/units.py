@@ -1,4 +1,4 @@
-"""Independent units: the samples that intervals draw together."""
+"""Independent units: groups of samples that the bootstrap draws as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Units:
     Attributes:
       number: (n,) number of the unit of each sample, from 0.
       names: name of each unit, by number.
-      kind: what units are, in the plural, such as "patients".
+      kind: kind of unit in the plural, such as "patients".
     """
 
     number: Int[np.ndarray, " n"]
@@ -37,21 +37,24 @@ class Units:
 
         Args:
           names: (n,) name of the unit of each sample.
-          kind: what units are.
-          order: (n,) or (n, k) values by which units are numbered, one value per unit; by default
-            the names.
+          kind: kind of unit in the plural.
+          order: (n,) or (n, k) values that define the order of the units. Samples of one unit have
+            the same value. Default: the names.
         """
         keys = np.asarray(names if order is None else order)
         _, first, number = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         return cls(number.reshape(-1), tuple(str(names[sample]) for sample in first), kind)
 
     def take(self, chosen: np.ndarray) -> Self:
-        """Returns the units of some samples, by number or truth value; names and numbers stay."""
+        """Returns the units of some samples. `chosen` is a mask or sample numbers.
+
+        Names and numbers of the units stay the same.
+        """
         return dataclasses.replace(self, number=self.number[chosen])
 
 
 def region(place: Int[np.ndarray, "n 3"], size: Sequence[int]) -> Int[np.ndarray, "n 3"]:
-    """Returns the region of a volume that each place lies in; regions have the size of a crop."""
+    """Returns the region that each place lies in. Regions are a grid with cells of crop size."""
     return (place // np.array(size)).astype(int)
 
 
@@ -61,12 +64,12 @@ def independent(
     place: Int[np.ndarray, "n 3"],
     size: Sequence[int],
 ) -> Units:
-    """Returns the units of crops: patients, or regions of the scans if there is one patient only.
+    """Returns the units of crops: patients, or regions of the scans if there is only one patient.
 
     Args:
       patient: (n,) patient of each crop.
       record: (n,) number of the record of each crop.
-      place: voxel of the record in the middle of each crop.
+      place: (n, 3) voxel in the middle of each crop, in the record.
       size: voxels along (D, H, W) of a crop.
     """
     if len(set(patient)) > 1:
