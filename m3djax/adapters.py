@@ -1,8 +1,8 @@
-"""Low-rank adaptation (arXiv 2106.09685) of any task's linear layers.
+"""Low-rank adaptation (LoRA, arXiv 2106.09685) of the linear layers of any task.
 
-Beside a kernel W lie two small matrices, `lora_a` (in, r) and `lora_b` (r, out); the layer computes
-x W + (alpha / r) (dropout(x) A) B. Model code knows nothing of it: an interceptor adds the second
-term to every linear layer that has the matrices.
+Each adapted kernel W has two small matrices beside it: `lora_a` (in, r) and `lora_b` (r, out). The
+layer computes x W + (alpha / r) (dropout(x) A) B. Model code does not contain LoRA: a Flax
+interceptor adds the second term to every linear layer that has the two matrices.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from m3djax.params import Params, flatten, unflatten
 A, B = "lora_a", "lora_b"
 _SALT = "lora_salt"
 DECODER = r"llm/.*block/(attention|mlp)/\w+"
-"""Every linear layer in the blocks of a language model, as PEFT's recipe for M3D-LaMed."""
+"""Regex for all linear layers in the blocks of a language model, as in M3D-LaMed's PEFT config."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRA:
-    """Low-rank matrices beside the kernels of linear layers: `Experiment.adapters`.
+    """Settings of low-rank adapters: `Experiment.adapters`.
 
-    With `Experiment.trainable` set to a pattern such as `.*lora_[ab]`, the base gets neither
-    gradients nor moments. Evaluators and `ask` get merged parameters.
+    If `Experiment.trainable` is a pattern such as `.*lora_[ab]`, the base parameters have neither
+    gradients nor moments. Evaluators and `ask` use merged parameters.
 
     Attributes:
-      rank: columns of A.
-      alpha: the scale is alpha / rank.
-      dropout: share of a layer's inputs that the adapter does not see in training.
-      targets: regex over the paths of linear layers, from the component on.
+      rank: number of columns of A.
+      alpha: numerator of the scale, which is alpha / rank.
+      dropout: dropout rate of the adapter's inputs in training.
+      targets: regex for the full paths of the linear layers to adapt; a path starts with the
+        component.
     """
 
     rank: int = 16
@@ -51,19 +52,21 @@ class LoRA:
     targets: str = DECODER
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values that mean nothing."""
+        """Raises ConfigError for values out of range."""
         if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"rank={self.rank} starts at 1, dropout={self.dropout} lies in 0..1.")
+            raise ConfigError(
+                f"rank={self.rank} must be at least 1, and dropout={self.dropout} must lie in 0..1."
+            )
 
     @property
     def scale(self) -> float:
-        """Returns the factor of the adapters' outputs."""
+        """Returns the factor on the outputs of the adapters."""
         return self.alpha / self.rank
 
     def init(self, rng: Key[Array, ""], params: Params) -> Params:
-        """Returns parameters with fresh adapters beside the kernels of the targets.
+        """Returns the parameters with fresh adapters beside the kernels of the targets.
 
-        A is random, B is zero, so fresh adapters change no output.
+        A is random and B is zero, so fresh adapters change no output.
 
         Raises:
           ConfigError: `targets` matches no linear layer.
@@ -72,7 +75,7 @@ class LoRA:
         for layer in self.layers(flat):
             *stack, wide, out = flat[f"{layer}/kernel"].shape
             key = jax.random.fold_in(rng, zlib.crc32(layer.encode()) & 0x7FFFFFFF)
-            # torch's default for linear layers, which PEFT keeps for A.
+            # PEFT initialises A as torch initialises linear layers.
             bound = wide**-0.5
             shape = (*stack, wide, self.rank)
             flat[f"{layer}/{A}"] = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
@@ -80,19 +83,22 @@ class LoRA:
         return unflatten(flat)
 
     def layers(self, flat: Mapping[str, Any]) -> list[str]:
-        """Returns the paths of the layers that are adapted.
+        """Returns the paths of the layers to adapt.
 
         Raises:
-          ConfigError: there are none.
+          ConfigError: `targets` matches no linear layer.
         """
         kernels = (path.removesuffix("/kernel") for path in flat if path.endswith("/kernel"))
         found = [layer for layer in kernels if re.fullmatch(self.targets, layer)]
         if not found:
-            raise ConfigError(f"targets={self.targets!r} match no linear layer of this task.")
+            raise ConfigError(
+                f"adapters: targets={self.targets!r} match no linear layer of this task. "
+                "Cure: a regex that matches the whole path of a layer."
+            )
         return found
 
     def merged(self, params: Params) -> Params:
-        """Returns parameters without adapters: W + (alpha / r) A B."""
+        """Returns the parameters without adapters. Each adapted kernel is W + (alpha / r) A B."""
         flat = flatten(params)
         for path in [path for path in flat if path.endswith(f"/{A}")]:
             layer = path.removesuffix(f"/{A}")
@@ -105,11 +111,11 @@ class LoRA:
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A task as training sees it: its parameters hold adapters, and its layers use them.
+    """A task with adapters, as training uses it.
 
     Attributes:
-      task: the task; it knows nothing of adapters.
-      adapters: which layers are adapted, and how.
+      task: the task; its code does not contain adapters.
+      adapters: settings of the adapters.
     """
 
     task: Task
@@ -121,7 +127,7 @@ class Adapted:
         return self.adapters.init(adapters_key, self.task.init(task_key, batch))
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """Returns the task's loss with adapted layers; see `Task.loss`."""
+        """Returns the loss of the task with adapters; see `Task.loss`."""
         dropout = self.adapters.dropout if train else 0.0
         if dropout:
             params = _salted(params)
@@ -133,12 +139,12 @@ class Adapted:
 def applied(
     scale: float, dropout: float = 0.0, keys: Key[Array, " b"] | None = None
 ) -> Iterator[None]:
-    """Makes linear layers that have adapters use them, inside the `with` block.
+    """Applies the adapters of linear layers inside the `with` block.
 
     Args:
       scale: alpha / rank.
-      dropout: share of inputs that adapters do not see; needs the numbers of `_salted`.
-      keys: one per sample.
+      dropout: dropout rate of the adapters' inputs; needs the numbers that `_salted` adds.
+      keys: one key per sample, for dropout.
     """
 
     def intercept(
@@ -167,10 +173,10 @@ def applied(
 def _low_rank(
     x: Float[Array, "*b i"], a: Float[Array, "i r"], b: Float[Array, "r o"]
 ) -> Float[Array, "*b o"]:
-    """(x a) b. Its gradients turn round only what is as narrow as the rank.
+    """Returns (x a) b. Its backward pass transposes only the low-rank matrices.
 
-    Those that JAX derives turn x and the cotangent round, and with them, on CPUs, all that makes
-    them up.
+    The backward pass that JAX derives would transpose x and the cotangent. On CPUs this extends to
+    the operations that produce them.
     """
     return (x @ a) @ b
 
@@ -195,9 +201,10 @@ _low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 def _salted(params: Params) -> Params:
-    """A number beside every adapter, another one for each layer of a stack.
+    """Returns the parameters with a number beside each adapter, for the keys of dropout.
 
-    A scan cuts it as it cuts the parameters: so layers that share code drop other inputs.
+    A stack has one number per layer. A scan slices the numbers together with the parameters, so
+    that each layer of the stack drops different inputs.
     """
     flat: dict[str, Any] = flatten(params)
     for path in [path for path in flat if path.endswith(f"/{A}")]:
@@ -212,12 +219,15 @@ def _salted(params: Params) -> Params:
 def _drop(
     x: Float[Array, "b ... c"], share: float, keys: Key[Array, " b"] | None, salt: Array
 ) -> Float[Array, "b ... c"]:
-    """Drops inputs; rows may be parts of a sample, row i of sample i // (rows per sample)."""
+    """Drops inputs of the adapter.
+
+    A sample may have several rows: row i belongs to sample i // (rows per sample).
+    """
     if keys is None or len(x) % len(keys):
         raise ConfigError(
             f"a layer with LoRA dropout gets {len(x)} rows for a batch of "
-            f"{0 if keys is None else len(keys)}. Cure: dropout=0, or targets whose rows are a "
-            "multiple of the batch."
+            f"{0 if keys is None else len(keys)}: each sample must have the same number of rows. "
+            "Cure: dropout=0, or targets whose rows are a multiple of the batch."
         )
 
     def one(key: Array, row: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The verbs of the command line."""
+"""The command line and its verbs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ QUICKSTART = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a verb with its arguments, by default those of the process; returns the exit status."""
+    """Runs a verb with its arguments and returns the exit status.
+
+    Args:
+      arguments: the verb and its arguments; None takes those of the process.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     usage = f"usage: {program()} VERB ... [--allow PACKAGE]\n\n" + "\n".join(
         f"  {name:12}{verb.__doc__}" for name, verb in VERBS.items()
@@ -36,8 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{program()}: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, too
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not missed
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax also logs the errors that it raises
+    os.environ.setdefault(
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
+    )  # no warning about missing PyTorch
     try:
         return VERBS[name](_allow_packages(rest))
     except KeyboardInterrupt:
@@ -49,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _allow_packages(arguments: list[str]) -> list[str]:
-    """Allows the packages named by --allow; returns the other arguments.
+    """Allows the packages that --allow names, and returns the other arguments.
 
     Raises:
-      ConfigError: --allow stands at the end.
+      ConfigError: no package follows --allow.
     """
     rest = []
     left = iter(arguments)
@@ -67,7 +75,7 @@ def _allow_packages(arguments: list[str]) -> list[str]:
 
 
 def _quickstart(arguments: list[str]) -> int:
-    """The main job on real CT: fetch, prepare, pretrain, learn words, evaluate on unseen scans."""
+    """Runs the main job on real CT: fetch, prepare, pretrain, learn words, evaluate on new CT."""
     if arguments:
         print(f"usage: {program()} quickstart (it takes no options)", file=sys.stderr)
         return 2
@@ -104,7 +112,7 @@ def _quickstart(arguments: list[str]) -> int:
 
 
 def _import_language_model() -> None:
-    """SmolLM2 with M3D's new tokens, where the quickstart's configs look for it; once."""
+    """Converts SmolLM2 with M3D's new tokens for the quickstart, unless that is already done."""
     from m3djax.convert.run import Convert
     from m3djax.runs import weights
     from m3djax.runs.checkpoint import CheckpointError
@@ -118,7 +126,7 @@ def _import_language_model() -> None:
 
 
 def _inspect(arguments: list[str]) -> int:
-    """What one scan is, what is odd about it, a picture: PATH [--mask PATH] [--units HU] ...."""
+    """Shows one scan, its oddities and a picture: PATH [--mask PATH] [--units HU] ...."""
     from data_pipelines.inspect_options import InspectOptions
 
     options = _options(InspectOptions, "inspect", arguments)
@@ -128,7 +136,7 @@ def _inspect(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    """Scans to a dataset: DATASET --source ... --out ...."""
+    """Makes a dataset of scans: DATASET --source ... --out ...."""
     from data_pipelines.prepare_options import PrepareOptions
 
     options = _options(PrepareOptions, "prepare", arguments)
@@ -138,7 +146,7 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    """Run an experiment, or go on with it: CONFIG [--field value ...]."""
+    """Runs or resumes an experiment: CONFIG [--field value ...]."""
     if not arguments or arguments[0].startswith("-"):
         usage = "CONFIG [--help] [--print-sharding] [--field value ...]"
         print(f"usage: {program()} train {usage}", file=sys.stderr)
@@ -151,7 +159,10 @@ def _train(arguments: list[str]) -> int:
     from m3djax.experiment import Experiment
 
     if not isinstance(config, Experiment):
-        raise ConfigError(f"{arguments[0]}: is no experiment. Cure: {program()} plan takes it.")
+        raise ConfigError(
+            f"{arguments[0]}: is not an experiment, and `train` runs only experiments. "
+            f"Cure: {program()} plan {arguments[0]}."
+        )
     set_up_jax()
     from m3djax.mesh import distributed
 
@@ -170,8 +181,8 @@ def _train(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    """What a config would need on devices that are not there: CONFIG --topology v5e:4x4 ...."""
-    # The compiler for devices that are not there needs none that are: JAX must not look for any.
+    """Estimates the needs of a config on other devices: CONFIG --topology v5e:4x4 ...."""
+    # Compilation for absent devices needs no present ones: JAX must not search for accelerators.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from m3djax.plan.options import USAGE, Options
 
@@ -191,7 +202,7 @@ def _plan(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    """Measure a run on held-out scans and write its report: RUN."""
+    """Measures a run on held-out scans and writes its report: RUN."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: {program()} evaluate RUN", file=sys.stderr)
         return 2
@@ -205,7 +216,7 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _convert(arguments: list[str]) -> int:
-    """Published weights in or out: SOURCE OUT [--layout NAME] [--config CONFIG] ...."""
+    """Converts published weights, in or out: SOURCE OUT [--layout NAME] [--config CONFIG] ...."""
     import tyro
 
     from m3djax.convert.options import ConvertOptions
@@ -218,7 +229,9 @@ def _convert(arguments: list[str]) -> int:
     convert = Convert(**vars(options))
     if convert.exports:
         if rest:
-            raise ConfigError(f"{' '.join(rest)}: a run is exported as it is. Cure: leave it out.")
+            raise ConfigError(
+                f"{' '.join(rest)}: a run is exported without changes. Cure: remove this argument."
+            )
         print(convert.export())
         return 0
     default = load_config(convert.config)
@@ -227,7 +240,7 @@ def _convert(arguments: list[str]) -> int:
 
 
 def _chat(arguments: list[str]) -> int:
-    """Talk with a language model in the terminal: MODEL (a folder or a .gguf file)."""
+    """Starts a chat with a language model in the terminal: MODEL (a folder or a .gguf file)."""
     from m3djax.generate.options import ChatOptions
 
     options = _options(ChatOptions, "chat", arguments)
@@ -238,7 +251,7 @@ def _chat(arguments: list[str]) -> int:
 
 
 def _ask(arguments: list[str]) -> int:
-    """Ask a model about a scan: RUN SCAN ["QUESTION" ...] [--at ...] [--report FILE] ...."""
+    """Asks a model about a scan: RUN SCAN ["QUESTION" ...] [--at ...] [--report FILE] ...."""
     from m3djax.ask.options import AskOptions
 
     options = _options(AskOptions, "ask", arguments)
@@ -249,7 +262,7 @@ def _ask(arguments: list[str]) -> int:
 
 
 def _options(cls: type, verb: str, arguments: list[str]) -> dict[str, Any]:
-    """Returns the values of a verb's options by name; what takes long is imported after this."""
+    """Returns the values of a verb's options by name. Slow imports come after this call."""
     import tyro
 
     found: Any = tyro.cli(cls, args=arguments, prog=f"{program()} {verb}")
@@ -257,7 +270,7 @@ def _options(cls: type, verb: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def _with_fields(verb: str, path: str, arguments: list[str]) -> Any:
-    """Returns a config with the fields that flags change."""
+    """Returns a config with the field values that the flags set."""
     import tyro
 
     default = load_config(path)
@@ -266,7 +279,7 @@ def _with_fields(verb: str, path: str, arguments: list[str]) -> Any:
 
 
 def _show_fields(verb: str, path: str, arguments: list[str]) -> int:
-    """Prints the flags of a config's fields; returns the exit status."""
+    """Prints the flags of a config's fields, and returns the exit status."""
     call = (program(), verb, path, *arguments)
     file = files.find(path)
     help_texts.show(call, file, lambda: _with_fields(verb, path, arguments))
@@ -274,7 +287,7 @@ def _show_fields(verb: str, path: str, arguments: list[str]) -> int:
 
 
 def set_up_jax() -> None:
-    """A compile cache, so that a second start is quick."""
+    """Sets up JAX's compilation cache on disk, so that a second start is fast."""
     import jax
 
     from data_pipelines import fetch

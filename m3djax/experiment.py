@@ -1,4 +1,4 @@
-"""An experiment: everything that a run depends on, as one tree of dataclasses and modules."""
+"""The config of a run, as one tree of dataclasses and modules."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from m3djax.params import Params
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What the verb `train` runs; a config file's `get_config()` returns one.
+    """The config of a training run. The verb `train` runs it; `get_config()` of a file returns it.
 
     Attributes:
-      name: the run's folder is `runs/NAME`.
+      name: name of the run; its folder is `runs/NAME`.
       task: components and loss.
-      data: where batches come from.
+      data: source of the batches.
       optimizer: optimizer and schedule.
-      inputs: from a stored batch to what the task takes: intensities and augmentation.
-      adapters: low-rank matrices beside the kernels of some linear layers; None for none.
-      trainable: regex over parameter paths; what it does not match is frozen.
+      inputs: transform of stored batches into batches of the task: intensities and augmentation.
+      adapters: low-rank adapters of some linear layers; None for none.
+      trainable: regex for the start of parameter paths; all other parameters are frozen.
       groups: parameters with their own learning rate or weight decay.
-      init_from: component -> run, or folder of the verb `convert`, to take its start from.
-      evaluators: what is measured, by name.
+      init_from: component -> run, or folder of the verb `convert`, with its initial parameters.
+      evaluators: evaluators by name.
       steps: optimizer steps.
-      gradient_accumulation_steps: number of parts that a batch is computed in, one after the other,
-        to save memory; the update is the same.
-      seed: of everything random.
-      mesh: devices along (data, fsdp, tensor); -1 takes what is left.
+      gradient_accumulation_steps: number of parts of a batch, which are computed in turn to save
+        memory; the update is the same.
+      seed: seed of everything random.
+      mesh: devices along (data, fsdp, tensor); -1 takes the remaining devices.
       log_every: steps between two lines of metrics.
       save_every: steps between two checkpoints.
-      keep: how many checkpoints are kept.
+      keep: number of checkpoints to keep.
       profile: first and last step of a profiler trace; (0, 0) for none.
     """
 
@@ -67,7 +67,7 @@ class Experiment:
         if self.data.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
-                f"batch_size={self.data.batch_size}."
+                f"batch_size={self.data.batch_size}. Cure: a divisor of the batch size."
             )
         if self.gradient_accumulation_steps > 1 and self.task.no_accumulation:
             raise ConfigError(
@@ -86,16 +86,19 @@ class Experiment:
             < 1
         ):
             raise ConfigError(
-                "steps, gradient_accumulation_steps, log_every, save_every and keep start at 1."
+                "steps, gradient_accumulation_steps, log_every, save_every and keep must be at "
+                "least 1."
             )
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
-            raise ConfigError(f"profile={self.profile} must be two rising steps of {self.steps}.")
+            raise ConfigError(
+                f"profile={self.profile} must be two increasing steps between 0 and {self.steps}."
+            )
 
     @property
     def adapted(self) -> Task | Adapted:
-        """Returns the task as training sees it, adapters included."""
+        """Returns the task as training uses it, with adapters if there are any."""
         return self.task if self.adapters is None else Adapted(self.task, self.adapters)
 
     def merged(self, params: Params) -> Params:
-        """Returns parameters as the task takes them: adapters are merged into their kernels."""
+        """Returns the parameters for the bare task: adapters are merged into the kernels."""
         return params if self.adapters is None else self.adapters.merged(params)

@@ -1,4 +1,4 @@
-"""Optimizer configs: the only configs with `build`."""
+"""Configs of optimizers. Their method `build` makes the optax transformation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data_pipelines.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Other settings for some parameters; where several patterns match, the last one counts.
+    """Optimizer settings for some parameters. If several groups match a path, the last one counts.
 
     Attributes:
-      pattern: regex that a parameter's path must match from its start, such as "vision/".
+      pattern: regex that must match the start of a parameter's path, such as "vision/".
       lr_scale: factor on the learning rate.
-      weight_decay: replaces the optimizer's; None keeps it.
+      weight_decay: weight decay of these parameters; None keeps the optimizer's.
     """
 
     pattern: str
@@ -32,18 +32,19 @@ class Group:
 class AdamW:
     """AdamW (arXiv 1711.05101) with warm-up, a schedule and clipping by the global norm.
 
-    Only matrices (paths that end in `kernel`) decay: biases, norms, tokens and positions do not.
+    Weight decay applies only to matrices (paths that end in `kernel`). It does not apply to biases,
+    norms, tokens and positions.
 
     Attributes:
-      learning_rate: peak.
-      schedule: what follows the warm-up; "cosine" and "linear" go down to `end` times the peak.
+      learning_rate: peak learning rate.
+      schedule: schedule after the warm-up; "cosine" and "linear" fall to `end` times the peak.
       warmup: share of all steps in which the rate rises from 0.
       end: last rate as a share of the peak.
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment.
-      weight_decay: decoupled, times the learning rate.
-      clip_norm: largest global gradient norm; 0 does not clip.
+      weight_decay: decoupled weight decay; it is multiplied by the learning rate.
+      clip_norm: largest global norm of the gradients; 0 switches clipping off.
     """
 
     learning_rate: float = 1e-3
@@ -57,7 +58,7 @@ class AdamW:
     clip_norm: float = 1.0
 
     def rate(self, steps: int) -> optax.Schedule:
-        """Learning rate by step, for a run of `steps`."""
+        """Returns the learning rate as a function of the step, for a run of `steps` steps."""
         warmup = round(self.warmup * steps)
         rest = max(steps - warmup, 1)
         peak = self.learning_rate
@@ -68,22 +69,30 @@ class AdamW:
         }[self.schedule]
         if not warmup:
             return after
-        # Step 0 already trains: the rate starts at one step's worth, not at zero.
+        # Step 0 already trains: the rate starts at peak / warmup instead of 0.
         rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
         return optax.join_schedules([rise, after], [warmup])
 
     def build(
         self, steps: int, paths: Iterable[str], groups: tuple[Group, ...] = ()
     ) -> optax.GradientTransformation:
-        """The transformation for a flat dict of parameters with these paths.
+        """Returns the optax transformation for a flat dict of parameters.
+
+        Args:
+          steps: optimizer steps of the run.
+          paths: paths of the trainable parameters.
+          groups: settings for some of the parameters.
 
         Raises:
-          ValueError: if a group matches no parameter.
+          ConfigError: a group matches no parameter.
         """
         paths = list(paths)
         for group in groups:
             if not any(re.match(group.pattern, path) for path in paths):
-                raise ConfigError(f"group {group.pattern!r} matches no trainable parameter.")
+                raise ConfigError(
+                    f"group {group.pattern!r} matches no trainable parameter. "
+                    "Cure: a pattern that matches the start of a path."
+                )
         decay = {path: self.weight_decay if path.endswith("kernel") else 0.0 for path in paths}
         scale = dict.fromkeys(paths, 1.0)
         for group in groups:

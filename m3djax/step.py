@@ -1,4 +1,4 @@
-"""The train state and the one compiled step that every task runs."""
+"""The train state, and the compiled train step that all tasks share."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Metrics = dict[str, Array]
 
 @struct.dataclass
 class TrainState:
-    """All that training changes, plus what it leaves alone.
+    """The state of training: parameters, moments and the number of steps.
 
     Attributes:
-      step: updates done.
-      trainable: float32 parameters that are trained, by path.
-      opt_state: moments, for `trainable` only.
+      step: number of finished steps.
+      trainable: trained parameters by path, float32.
+      opt_state: state of the optimizer, such as moments, for `trainable` only.
       frozen: the other parameters, by path.
     """
 
@@ -43,38 +43,41 @@ class TrainState:
 
     @property
     def params(self) -> dict[str, Any]:
-        """All parameters, as `Task` takes them."""
+        """Returns all parameters in the form that `Task` takes."""
         return params_lib.unflatten(self.trainable | self.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Pure functions that follow from an experiment.
+    """The pure functions of training for one experiment.
 
     Attributes:
       experiment: the config.
-      spec: shapes and dtypes of a batch, by name.
+      spec: shape and dtype of each field of a batch, by name.
     """
 
     experiment: Experiment
     spec: dict[str, jax.ShapeDtypeStruct]
 
     def init(self, key: Key[Array, ""]) -> TrainState:
-        """A fresh state; run it under jit, so that no host ever holds it whole."""
+        """Returns a fresh state. Call it under jit, so that no host holds the whole state."""
         flat = params_lib.flatten(self.experiment.adapted.init(key, self.spec))
         trainable, frozen = params_lib.split(flat, self.experiment.trainable)
         opt_state = self.optimizer(trainable).init(trainable)
         return TrainState(jnp.zeros((), jnp.int32), trainable, opt_state, frozen)
 
     def optimizer(self, trainable: FlatParams) -> optax.GradientTransformation:
-        """The optimizer for these parameters."""
+        """Returns the optimizer for these parameters."""
         e = self.experiment
         return e.optimizer.build(e.steps, trainable, e.groups)
 
     def step(
         self, state: TrainState, batch: Batch, seed: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        """One update; if anything is not finite, parameters and moments stay as they are."""
+        """Returns the state after one update, and the metrics of the step.
+
+        If the loss or a gradient is not finite, parameters and moments stay unchanged.
+        """
         keys = sample_keys(seed, state.step, self.experiment.data.batch_size)
         total, loss, grads = self._gradients(state, batch, keys)
         updates, opt_state = self.optimizer(state.trainable).update(
@@ -96,7 +99,7 @@ class Trainer:
         return TrainState(state.step + 1, trainable, opt_state, state.frozen), metrics
 
     def _inputs(self, batch: Batch, keys: Key[Array, " b"]) -> Batch:
-        """Returns the augmented batch that the task takes."""
+        """Returns the augmented batch in the form that the task takes."""
         e = self.experiment
         if e.task.stochastic:
             keys = jax.vmap(jax.random.split)(keys)[:, 0]
@@ -107,8 +110,8 @@ class Trainer:
     ) -> tuple[Array, Loss, FlatParams]:
         """Returns `Loss.total`, the loss and the gradients of the batch.
 
-        They are sums over the parts of the batch; gradients are divided by the weight at the very
-        end.
+        Total and loss are sums over the parts of the batch. Gradients are summed too and divided by
+        the weight at the end.
         """
         e, parts = self.experiment, self.experiment.gradient_accumulation_steps
         weights = e.task.weights(batch) if parts > 1 else {}
@@ -135,7 +138,7 @@ class Trainer:
 
 
 def compile_step(trainer: Trainer, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
-    """The step under jit: the state is donated and stays where the sharding table puts it."""
+    """Returns the jitted step. It donates the state and keeps the shardings of the state."""
     state = jax.eval_shape(trainer.init, jax.eval_shape(jax.random.key, 0))
     # Without out_shardings the second call would compile again.
     shardings = (sharding.state_shardings(state, mesh, trainer.experiment.task), None)
@@ -143,16 +146,19 @@ def compile_step(trainer: Trainer, mesh: jax.sharding.Mesh) -> jax.stages.Wrappe
 
 
 def sample_keys(seed: Key[Array, ""], step: Int[Array, ""] | int, rows: int) -> Key[Array, " b"]:
-    """One key per sample from (seed, step, row): meshes, processes and accumulation agree."""
+    """Returns one key per sample, made from (seed, step, row).
+
+    The keys do not depend on the mesh, on the number of processes or on gradient accumulation.
+    """
     step_key = jax.random.fold_in(seed, step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(rows))
 
 
 def _sum_over_parts(function: Callable[[Any], Any], rows: Any, parts: int) -> Any:
-    """Returns the sum of `function` over parts of `rows`, computed one after the other."""
+    """Returns the sum of `function` over parts of `rows`. The parts are computed in turn."""
     if parts == 1:
         return function(rows)
-    # Every part takes every parts-th row, so that each device works on each part.
+    # Part i has the rows i, i + parts, ..., so that each device has rows of each part.
     split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), rows)
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -163,19 +169,19 @@ def _sum_over_parts(function: Callable[[Any], Any], rows: Any, parts: int) -> An
 
 
 def _check_parts(task: Task, loss: Loss, weights: Mapping[str, Array]) -> None:
-    """Raises ConfigError where the sum over parts of a batch is not the loss of the batch."""
+    """Raises ConfigError if the sum over parts of a batch differs from the loss of the batch."""
     missing = sorted(loss.terms.keys() - weights.keys())
     if missing and (weights or not loss.one_weight):
         raise ConfigError(
             f"gradient_accumulation_steps: {type(task).__name__}.weights does not tell the weight "
-            f"of {', '.join(missing)}, and the terms of the loss have different weights: a part of "
-            "the batch does not know those of the whole. Cure: gradient_accumulation_steps=1, or a "
-            "`weights` of the task that computes all of them from the batch."
+            f"of {', '.join(missing)}, and the terms of the loss have different weights: they "
+            "cannot be computed from a part of the batch. Cure: gradient_accumulation_steps=1, or "
+            "a method `weights` of the task that computes the weights of all terms from the batch."
         )
 
 
 def _finite(loss: Array, grads: FlatParams) -> dict[str, Array]:
-    """Whether the loss and the gradients of each component are finite."""
+    """Returns whether the loss and the gradients are finite: "loss" and one entry per component."""
     health = {"loss": jnp.isfinite(loss)}
     for path, grad in grads.items():
         part = path.split("/")[0]

@@ -1,1 +1,1 @@
-"""From stored batches to what tasks take: intensities and augmentation."""
+"""The transform of stored batches into batches of tasks: intensities and augmentation."""

@@ -13,21 +13,21 @@ from data_pipelines.fields.base import Spatial
 from m3djax.inputs.moves import Moves, move
 
 INTENSITIES = ("image", "slice")
-"""The kinds of arrays that hold intensities, see `Spatial`."""
+"""The kinds of arrays that hold intensities; see `Spatial`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Random flips, quarter turns and intensity jitter, drawn per sample (M3D: multi_dataset.py).
 
-    Flips and turns move all arrays of a sample together. Jitter changes intensities alone.
+    Flips and turns move all arrays of a sample together. Jitter changes only intensities.
 
     Attributes:
-      flip: chance to flip along D, H and W, each on its own.
-      rotate90: chance of one to three quarter turns in the axial plane; needs H = W.
-      scale: with chance `jitter`, values are multiplied by 1 + U(-scale, scale).
-      shift: with chance `jitter`, U(-shift, shift) is added, in network units.
-      jitter: chance of each of the two.
+      flip: probability of a flip along D, H and W; the three are drawn independently.
+      rotate90: probability of one to three quarter turns in the axial plane; needs H = W.
+      scale: with probability `jitter`, values are multiplied by 1 + U(-scale, scale).
+      shift: with probability `jitter`, U(-shift, shift) is added, in network units.
+      jitter: probability of `scale` and of `shift`, drawn independently.
     """
 
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -44,17 +44,17 @@ class Augment:
         flips: Bool[Array, "3"] | None = None,
         turns: Bool[Array, ""] | None = None,
     ) -> dict[str, Array]:
-        """Augments one sample; vmap it over a batch and its keys.
+        """Augments one sample. Use `jax.vmap` for a batch and its keys.
 
         Args:
-          key: decides everything.
-          arrays: those of the sample that move, by name; intensities in network units.
-          spatial: what each of them holds.
-          flips: along D, H, W that the sample's text allows; None allows all.
-          turns: whether it allows quarter turns; None does.
+          key: the only source of randomness.
+          arrays: spatial arrays of the sample by name; intensities are in network units.
+          spatial: kind and axes of each array, by name.
+          flips: whether the sample's text allows flips along D, H, W; None allows all.
+          turns: whether the sample's text allows quarter turns; None allows them.
 
         Raises:
-          ConfigError: rotate90, and a plane is not square.
+          ConfigError: rotate90 is set, and a plane is not square.
         """
         keys = jax.random.split(key, 6)
         moves = Moves(

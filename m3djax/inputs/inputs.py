@@ -1,4 +1,4 @@
-"""From a batch as stored to what a task takes, inside jit: intensities and augmentation."""
+"""The transform of a stored batch into a task's batch, inside jit: intensities, augmentation."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ IMAGE = {"image": Spatial("image", (-4, -3, -2))}
 
 @dataclasses.dataclass(frozen=True)
 class ScaleIntensityRange:
-    """Clips intensities and scales them linearly, named as MONAI's transform of this name.
+    """Clip and linear scaling of intensities. Name and fields follow MONAI's transform.
 
-    The source units are those of the data set: HU for CT, 0..1 for volumes without HU.
+    The source units are those of the dataset: HU for CT, 0..1 for volumes without HU.
 
     Attributes:
-      a_min: intensity that becomes `b_min`; lower ones too.
-      a_max: intensity that becomes `b_max`; higher ones too.
+      a_min: intensity that becomes `b_min`; lower intensities are clipped to it.
+      a_max: intensity that becomes `b_max`; higher intensities are clipped to it.
       b_min: lowest value after scaling.
       b_max: highest value after scaling.
       mean: subtracted after scaling.
-      std: divided by, after that.
+      std: divisor after the subtraction.
     """
 
     a_min: float = -1000.0
@@ -44,7 +44,7 @@ class ScaleIntensityRange:
     def __post_init__(self) -> None:
         if not (self.a_min < self.a_max and self.b_min != self.b_max and self.std > 0):
             raise ConfigError(
-                f"{self}: a_min must be below a_max, b_min must not be b_max, and std must be "
+                f"{self}: a_min must be below a_max, b_min must differ from b_max, and std must be "
                 "positive."
             )
 
@@ -57,23 +57,23 @@ class ScaleIntensityRange:
     def inverse(
         self, images: Float[Array | np.ndarray, " ..."]
     ) -> Float[Array | np.ndarray, " ..."]:
-        """Returns intensities of the data set; what was clipped stays clipped."""
+        """Returns intensities in units of the dataset. Clipped values stay clipped."""
         unit = (images * self.std + self.mean - self.b_min) / (self.b_max - self.b_min)
         return self.a_min + unit * (self.a_max - self.a_min)
 
     @property
     def source_per_unit(self) -> float:
-        """Returns how many source units, such as HU, one network unit spans."""
+        """Returns the number of source units, such as HU, per network unit."""
         return self.std * (self.a_max - self.a_min) / (self.b_max - self.b_min)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Turns a stored batch into the batch that tasks take, all fields together.
+    """The transform of a stored batch into the batch that tasks take, for all fields together.
 
     Attributes:
-      window: from intensities of the data set to network units.
-      augment: applied in training only.
+      window: maps intensities of the dataset to network units.
+      augment: augmentation, applied in training only.
     """
 
     window: ScaleIntensityRange = ScaleIntensityRange()
@@ -85,23 +85,23 @@ class Inputs:
         keys: Key[Array, " b"] | None = None,
         spatial: Mapping[str, Spatial] = IMAGE,
     ) -> dict[str, Array]:
-        """Returns the batch with intensities in network units, in training augmented.
+        """Returns the batch with intensities in network units, augmented if keys are given.
 
-        All images of a sample are augmented alike.
+        All images of a sample get the same augmentation.
 
         Args:
-          batch: image (B, [V,] D, H, W, 1) integers, if there is one; scale and offset (B,) or
-            (B, V), such that image * scale + offset is the intensity in units of the data set;
-            further fields; where samples have a text, allowed_flips (B, 3) and allowed_turns (B,),
-            which keep the text true.
-          keys: one per sample, for augmentation; None augments nothing.
-          spatial: how arrays of a sample move, see `Data.spatial`.
+          batch: stored fields. image (B, [V,] D, H, W, 1) integers, if the samples have one.
+            scale and offset (B,) or (B, V): image * scale + offset is the intensity in units of the
+            dataset. allowed_flips (B, 3) and allowed_turns (B,), if samples have a text: the moves
+            that keep the text true. Other fields are passed through.
+          keys: one key per sample, for augmentation; None switches augmentation off.
+          spatial: kind and axes of each spatial array, by name; see `Data.spatial`.
 
         Returns:
           The batch without scale and offset; intensities are float32.
 
         Raises:
-          ConfigError: rotate90, and a plane is not square.
+          ConfigError: rotate90 is set, and a plane is not square.
         """
         fields = {name: x for name, x in batch.items() if name not in ("scale", "offset")}
         moving = {name: how for name, how in spatial.items() if name in fields}
@@ -120,7 +120,7 @@ class Inputs:
 
 
 def _intensities(batch: Mapping[str, Array], name: str) -> Float[Array, "b ..."]:
-    """Returns stored integers as intensities of the data set."""
+    """Returns the intensities of stored integers, in units of the dataset."""
     values = batch[name].astype(jnp.float32)
     scale, offset = (
         batch[field].reshape(*batch[field].shape, *[1] * (values.ndim - batch[field].ndim))

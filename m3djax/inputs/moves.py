@@ -1,4 +1,4 @@
-"""Flips and quarter turns of all that lies in a sample: voxels, labels, points, boxes, slices."""
+"""Flips and quarter turns of a sample's arrays: voxels, labels, points, boxes and slices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TURNS = 4
 
 @struct.dataclass
 class Moves:
-    """How a sample moves: first the flips, then the quarter turns.
+    """The moves of a sample: first the flips, then the quarter turns.
 
     Attributes:
-      flips: for D, H and W whether it is flipped; None where it never is.
-      turns: 0 to 3 quarter turns from H towards W, as in `numpy.rot90`; None if it never turns.
+      flips: whether to flip along D, H and W; None for an axis that is never flipped.
+      turns: 0 to 3 quarter turns from H towards W, as in `numpy.rot90`; None for no turns at all.
     """
 
     flips: tuple[Bool[Array, ""] | None, ...]
@@ -35,11 +35,11 @@ def move(
 
     Args:
       moves: flips and turns.
-      arrays: those of the sample, by name.
-      spatial: what each of them holds.
+      arrays: arrays of the sample, by name.
+      spatial: kind and axes of each array, by name.
 
     Raises:
-      ConfigError: a plane that turns is not square, or no array tells the size of the sample.
+      ConfigError: the plane of the turn is not square, or no array tells the size of the sample.
     """
     if moves.turns is None and not any(flip is not None for flip in moves.flips):
         return dict(arrays)
@@ -59,13 +59,13 @@ def move(
 
 
 def _size(arrays: Mapping[str, Array], spatial: Mapping[str, Spatial]) -> Size:
-    """Returns the voxels of the sample along (D, H, W)."""
+    """Returns the number of voxels of the sample along (D, H, W)."""
     for name, array in arrays.items():
         if spatial[name].kind in ("image", "mask"):
             return [array.shape[axis] for axis in spatial[name].axes]
     raise ConfigError(
-        f"augment moves samples, and {', '.join(arrays)} do not tell their size. Cure: a field "
-        "with voxels, or no flip and no rotate90."
+        f"augment moves samples, and {', '.join(arrays)} do not tell their size. Cure: add a field "
+        "with voxels, or set flip and rotate90 to 0."
     )
 
 
@@ -82,16 +82,16 @@ def _turned(turns: Int[Array, ""], array: Array, first: int, second: int) -> Arr
     if array.shape[first] != array.shape[second]:
         raise ConfigError(
             "rotate90 needs H = W, and this is "
-            f"{array.shape[first]} x {array.shape[second]}. Cure: a square size, or rotate90=0."
+            f"{array.shape[first]} x {array.shape[second]}. Cure: set a square size, or rotate90=0."
         )
     turned = jnp.stack([jnp.rot90(array, k, axes=(first, second)) for k in range(_TURNS)])
     return turned[turns]
 
 
 def _positions(moves: Moves, array: Array, size: Size, *, boxes: bool) -> Array:
-    """Moves points (..., 3), or boxes (..., 6); a box ends at faces, which count from 0 to n."""
+    """Moves points (..., 3) or boxes (..., 6). Box coordinates are voxel faces, from 0 to n."""
     last = [side if boxes else side - 1 for side in size]
-    ends = array.reshape(*array.shape[:-1], -1, 3)  # of a point the same one is first and last
+    ends = array.reshape(*array.shape[:-1], -1, 3)  # a box has two corners, a point has one
 
     def mirrored(axis: int) -> Array:
         return last[axis] - ends[..., ::-1, axis]
@@ -111,14 +111,14 @@ def _positions(moves: Moves, array: Array, size: Size, *, boxes: bool) -> Array:
 def _slice(moves: Moves, array: Array, axes: Sequence[int], plane: Int[Array, ""]) -> Array:
     """Moves the voxels of a slice that is perpendicular to the axis `plane`.
 
-    Rows and columns are the two axes that the slice keeps: D or H, and H or W.
+    The rows of the slice run along D or H, its columns along H or W.
     """
     d, h, w = (jnp.asarray(False) if flip is None else flip for flip in moves.flips)
     rows, columns = jnp.where(plane == 0, h, d), jnp.where(plane == 2, h, w)
     array = jnp.where(rows, jnp.flip(array, axes[0]), array)
     if moves.turns is None:
         return jnp.where(columns, jnp.flip(array, axes[1]), array)
-    # A quarter turn makes W of H, and H of W from its end.
+    # A quarter turn maps H to W, and W to reversed H.
     turns = moves.turns
     columns ^= ((plane == 1) & ((turns == 1) | (turns == 2))) | ((plane == 2) & (turns >= 2))
     array = jnp.where(columns, jnp.flip(array, axes[1]), array)
@@ -126,7 +126,7 @@ def _slice(moves: Moves, array: Array, axes: Sequence[int], plane: Int[Array, ""
 
 
 def _slice_at(moves: Moves, at: Int[Array, "2"], size: Size) -> Int[Array, "2"]:
-    """Moves the place of a slice: the axis it is perpendicular to, and its position."""
+    """Moves the position of a slice: its perpendicular axis, and its index along that axis."""
     sides = jnp.asarray(size, at.dtype)
 
     def flipped(at: Array) -> Array:

@@ -177,7 +177,7 @@ def test_it_is_a_config(task: Adapted) -> None:
     assert from_json(json.loads(dumps(lora))) == lora
     with pytest.raises(ConfigError, match="match no linear layer"):
         dataclasses.replace(lora, targets="llm/nothing").init(jax.random.key(0), {})
-    with pytest.raises(ConfigError, match="rank=0 starts at 1"):
+    with pytest.raises(ConfigError, match="rank=0 must be at least 1"):
         dataclasses.replace(lora, rank=0)
 
 
