@@ -2,7 +2,7 @@
 
     python run.py plan configs/llm/llama2_7b_decode.py --topology v5e:4x4
 
-The program is the loop of `m3djax.generate.Generator`; a step is one token of each answer. The loop
+The program is the loop of `m3djax.Generator`; a step is one token of each answer. The loop
 is planned (docs/plans) and was not run on these chips, so no speed is claimed.
 """
 

@@ -61,8 +61,8 @@ class Run:
         where = folder / run_folder.CONFIG
         if not isinstance(task, AnsweringTask):
             raise ConfigError(
-                f"{where}: task is {type(task).__name__}, which has not the components vision, "
-                "projector and llm that answers take. Cure: a run of VisionLanguage."
+                f"{where}: task is {type(task).__name__}, which answers no questions about "
+                "volumes. Cure: a run of VisionLanguage, or of another AnsweringTask."
             )
         text = experiment.data.find("text", Text)
         tokens = text.tokens if text else None

@@ -89,4 +89,4 @@ class PredictionFiles:
         """Removes the files of other parameters."""
         for old in self.folder.glob(f"{self.stem}-*"):
             if not old.name.startswith(f"{self.stem}-{self.weights}-"):
-                old.unlink()
+                old.unlink(missing_ok=True)  # another process may remove it, too

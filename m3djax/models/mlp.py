@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
     """Base of all modules that may be the `mlp` of a block.
 
     A subclass may look at the conditions of the block (a mixture of experts at `route`), and may
-    add to the loss with `losses.terms.sow`.
+    add to the loss with `contracts.sow`.
     """
 
     def __call__(

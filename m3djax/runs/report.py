@@ -10,7 +10,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jax
 import jinja2
 from etils import epath
 
@@ -20,6 +19,7 @@ from m3djax.experiment import Experiment
 from m3djax.runs import run_folder, training_curves
 from m3djax.runs.metrics import METRICS, read_metrics
 from m3djax.runs.results import FOLDER, REPORT, RESULTS
+from m3djax.runs.state import abstract_params
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -120,9 +120,7 @@ def _loss(rows: list[dict[str, float]]) -> str:
 
 
 def _parameters(config: Experiment) -> int:
-    spec = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in config.data.spec().items()}
-    shapes = jax.eval_shape(config.task.init, jax.random.key(0), spec)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return sum(math.prod(leaf.shape) for leaf in abstract_params(config).values())
 
 
 def _section(folder: epath.Path, findings: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 class Language(Task):
     """Next-token prediction inside of spans.
 
-    A batch has `token_ids` (B, N), `valid` (B, N), false where a token is padding, and `spans`
-    (B, S, 2), first and past-the-last token of what counts; see `spans_to_labels`.
+    A batch has `token_ids` (B, N), `attention_mask` (B, N), false where a token is padding, and
+    `spans` (B, S, 2), first and past-the-last token of what counts; see `spans_to_labels`.
 
     Attributes:
       llm: the language model.

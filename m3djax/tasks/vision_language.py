@@ -148,8 +148,8 @@ class VisionLanguage(AnsweringTask):
         Args:
           params: one entry per component.
           batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where prompts are about V volumes,
-            in network units; token_ids and valid (B, L), false where a token is
-            padding; spans (B, S, 2), see `spans_to_labels`.
+            in network units; token_ids and attention_mask (B, L), false where a token
+            is padding; spans (B, S, 2), see `spans_to_labels`.
           keys: one per sample.
           train: changes nothing.
         """

@@ -14,7 +14,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import no_space
 from m3djax.config import serialize
 from m3djax.contracts.evaluator import Evaluator, Subject
-from m3djax.evaluate import loop
+from m3djax.evaluate.loop import measure
 from m3djax.experiment import Experiment
 from m3djax.mesh import distributed, sharding
 from m3djax.params import unflatten
@@ -206,7 +206,7 @@ class Loop:
             folder.mkdir(parents=True, exist_ok=True)
             e = self.experiment
             subject = Subject(task, e.inputs, params, e.data, mesh, self.folder, folder)
-            found = loop.measure(evaluator, subject)
+            found = measure(evaluator, subject)
             results.append({f"{name}/{k}": v for k, v in found.items() if isinstance(v, float)})
         return results
 

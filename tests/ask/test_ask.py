@@ -226,7 +226,7 @@ def test_what_cannot_be_asked_says_why(
     assert "an empty question" in fails(str(run), path, "Why?", " ", "--units", "HU")
     assert "is not a run" in fails("nowhere", path, "Why?")
     assert "nowhere.nii" in fails(str(run), "nowhere.nii", "Why?")
-    assert "has not the components vision" in fails(changed("mae", task=tiny.mae()), path, "Why?")
+    assert "answers no questions" in fails(changed("mae", task=tiny.mae()), path, "Why?")
     data = dataclasses.replace(config.data, fields={"image": Image()})
     assert "data.fields.text.tokens is" in fails(changed("mute", data=data), path, "Why?")
     gone = dataclasses.replace(

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from m3djax import cli
+from m3djax.adapters import LoRA
 from m3djax.config import serialize
 from m3djax.evaluate import Reconstruction, loop
 from m3djax.evaluate.run import evaluate
@@ -236,3 +237,13 @@ def test_a_constant_is_a_flat_line():
     svg = str(training_curves.draw(Curve("lr", "Rate"), [{"step": s, "lr": 0.5} for s in (0, 10)]))
     raw = re.search(r'class="raw" points="([^"]*)"', svg)[1]
     assert len({point.split(",")[1] for point in raw.split()}) == 1
+
+
+def test_parameters_of_adapters_are_counted():
+    adapters = LoRA(rank=2, targets="vision/.*fc1")
+    plain, adapted = (
+        int(report.summary(tiny.experiment(adapters=each), [])["parameters"].replace(",", ""))
+        for each in (None, adapters)
+    )
+    block = tiny.mae().vision.transformer.block
+    assert adapted - plain == 2 * 2 * (tiny.mae().vision.hidden_size + block.mlp.mlp_dim)
