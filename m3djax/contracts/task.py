@@ -69,9 +69,10 @@ class Task(abc.ABC):
     def weights(self, batch: Batch) -> Mapping[str, Float[Array, ""]]:
         """Returns the weight of each term of `loss`, by name, computed from the batch alone.
 
-        Only tasks whose terms have different weights implement this. Gradient accumulation
+        Tasks whose terms have different weights implement this, and those with a weight that is
+        not the sum of the weights of parts, such as one that is at least 1. Gradient accumulation
         (`Experiment.gradient_accumulation_steps`) then divides each part of a batch by the weights
-        of the whole batch. A task whose terms share one weight returns an empty dict.
+        of the whole batch. Other tasks return an empty dict.
 
         Args:
           batch: the whole batch as stored, before `Inputs`.

@@ -101,7 +101,7 @@ class Inputs:
           The batch without scale and offset; intensities are float32.
 
         Raises:
-          ConfigError: rotate90 is set, and a plane is not square.
+          ConfigError: rotate90 is set, and a plane is not square; or a slice has no scale.
         """
         fields = {name: x for name, x in batch.items() if name not in ("scale", "offset")}
         moving = {name: how for name, how in spatial.items() if name in fields}
@@ -121,6 +121,11 @@ class Inputs:
 
 def _intensities(batch: Mapping[str, Array], name: str) -> Float[Array, "b ..."]:
     """Returns the intensities of stored integers, in units of the dataset."""
+    if "scale" not in batch:
+        raise ConfigError(
+            f"{name}: the batch has no scale and offset of its intensities. Cure: the field "
+            "Image() in data.fields."
+        )
     values = batch[name].astype(jnp.float32)
     scale, offset = (
         batch[field].reshape(*batch[field].shape, *[1] * (values.ndim - batch[field].ndim))

@@ -2,6 +2,7 @@ from .bert import Bert as Bert
 from .bert import MaskedLanguageHead as MaskedLanguageHead
 from .bert import PostNormBlock as PostNormBlock
 from .bert import TextEmbeddings as TextEmbeddings
+from .conditions import Conditions as Conditions
 from .embedding_head import AttentionPool as AttentionPool
 from .embedding_head import EmbeddingHead as EmbeddingHead
 from .encoder import Encoder as Encoder
@@ -12,6 +13,7 @@ from .llm.decoder import CausalAttention as CausalAttention
 from .llm.decoder import Decoder as Decoder
 from .llm.decoder import DecoderBlock as DecoderBlock
 from .mae_decoder import MAEDecoder as MAEDecoder
+from .mlp import FeedForward as FeedForward
 from .mlp import GatedMlp as GatedMlp
 from .mlp import Mlp as Mlp
 from .multi_head import Attention as Attention
@@ -25,6 +27,7 @@ from .rotary import LongRopeScaling as LongRopeScaling
 from .rotary import Rotary as Rotary
 from .rotary import YarnScaling as YarnScaling
 from .transformer import Block as Block
+from .transformer import Stack as Stack
 from .transformer import Stages as Stages
 from .transformer import Transformer as Transformer
 from .vit import ViT3D as ViT3D

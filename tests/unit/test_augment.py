@@ -181,6 +181,12 @@ def test_a_text_that_names_a_side_holds_all_fields_still() -> None:
         assert not np.array_equal(moved[name], plain[name], equal_nan=True)
 
 
+def test_a_slice_without_its_image_is_refused() -> None:
+    batch = {"slice": jnp.zeros((4, SIDE, SIDE, 1), jnp.int16)}
+    with pytest.raises(ConfigError, match="slice: the batch has no scale.*Cure: the field Image"):
+        Inputs()(batch, None, SPATIAL)
+
+
 def test_positions_without_voxels_are_refused() -> None:
     with pytest.raises(ConfigError, match="points do not tell their size.*Cure"):
         Inputs(augment=FLIPS)({"points": jnp.zeros((4, 1, 3))}, keys(), SPATIAL)
