@@ -77,8 +77,7 @@ def _allow_packages(arguments: list[str]) -> list[str]:
 def _quickstart(arguments: list[str]) -> int:
     """Runs the main job on real CT: fetch, prepare, pretrain, learn words, evaluate on new CT."""
     if arguments:
-        print(f"usage: {program()} quickstart (it takes no options)", file=sys.stderr)
-        return 2
+        return _usage("quickstart (it takes no options)", arguments)
     count = len(QUICKSTART) + 2
     print(f"1/{count} scans: fetch and prepare", flush=True)
     if status := _prepare(["sample_ct"]):
@@ -148,9 +147,8 @@ def _prepare(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     """Runs or resumes an experiment: CONFIG [--field value ...]."""
     if not arguments or arguments[0].startswith("-"):
-        usage = "CONFIG [--help] [--print-sharding] [--field value ...]"
-        print(f"usage: {program()} train {usage}", file=sys.stderr)
-        return 2
+        usage = "train CONFIG [--help] [--print-sharding] [--field value ...]"
+        return _usage(usage, arguments)
     only_print = "--print-sharding" in arguments
     arguments = [argument for argument in arguments if argument != "--print-sharding"]
     if help_texts.is_asked(arguments):
@@ -187,8 +185,7 @@ def _plan(arguments: list[str]) -> int:
     from m3djax.plan.options import USAGE, Options
 
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: {program()} plan {USAGE}", file=sys.stderr)
-        return 2
+        return _usage(f"plan {USAGE}", arguments)
     asked = help_texts.is_asked(arguments)
     options, fields = Options.parse(arguments[1:], required=not asked)
     if asked:
@@ -204,8 +201,7 @@ def _plan(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     """Measures a run on held-out scans and writes its report: RUN."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(f"usage: {program()} evaluate RUN", file=sys.stderr)
-        return 2
+        return _usage("evaluate RUN", arguments)
     set_up_jax()
     from m3djax.evaluate.run import evaluate
     from m3djax.mesh import distributed
@@ -259,6 +255,13 @@ def _ask(arguments: list[str]) -> int:
     from m3djax.ask.command import Ask
 
     return Ask(**options).answer()
+
+
+def _usage(text: str, arguments: list[str]) -> int:
+    """Prints how a verb is called; returns the exit status, 0 if the arguments ask for help."""
+    asked = help_texts.is_asked(arguments)
+    print(f"usage: {program()} {text}", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
 def _options(cls: type, verb: str, arguments: list[str]) -> dict[str, Any]:

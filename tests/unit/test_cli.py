@@ -29,6 +29,9 @@ def test_usage_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(verb in usage for verb in VERBS)
     assert main(["trian"]) == 2
     assert "no verb 'trian'" in capsys.readouterr().err
+    for verb in ("quickstart", "train", "plan", "evaluate"):
+        assert main([verb, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"usage: python run.py {verb} ")
 
 
 @pytest.mark.parametrize(
