@@ -1,1 +1,1 @@
-"""Training: the step, the loop, the optimizer and what is measured on the way."""
+"""Training: the loop, its stop signals, its throughput and its FLOP counts."""

@@ -1,4 +1,4 @@
-"""Counting the floating point operations of a model, and what the devices could do."""
+"""FLOP counts of a model, and the peak FLOP/s of the devices."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _PEAK = {
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
-    """FLOPs of all matrix products in `function`, loop bodies times their length.
+    """Counts the FLOPs of all matrix products in `function`; a loop counts its body once per turn.
 
-    XLA's own cost analysis counts the body of a scan once, so the jaxpr is walked instead.
+    XLA's own cost analysis counts the body of a scan only once. This function walks the jaxpr.
     """
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -45,20 +45,20 @@ def count(function: Callable[..., Any], *args: Any) -> int:
 def model_flops(
     task: Task | Adapted, spec: Mapping[str, jax.ShapeDtypeStruct], trainable: str = ".*"
 ) -> int:
-    """FLOPs that one step of a model is worth: forward, and the gradients that are needed.
+    """Counts the model FLOPs of one training step: the forward pass and the needed gradients.
 
-    A product's backward pass is one more product for each factor that depends on something
-    trained: two in the middle of a model, one beside a frozen weight or at the very input. What is
-    computed again to save memory is not work of the model.
+    The backward pass of a matrix product has one product for each factor that depends on a
+    trained parameter: two in the middle of a model, one beside a frozen weight or at the input.
+    Rematerialised activations do not count.
 
     Args:
       task: the task.
       spec: shapes of a batch.
-      trainable: regex of the paths of the parameters that are trained, as in `Experiment`.
+      trainable: regex of the paths of the trained parameters, as in `Experiment`.
     """
     rows = next(iter(spec.values())).shape[0]
     shapes = jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0), spec)
-    spec = jax.eval_shape(Inputs(), dict(spec))  # their range changes no shape
+    spec = jax.eval_shape(Inputs(), dict(spec))  # the intensity range changes no shape
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
     def loss(trained: FlatParams, frozen: FlatParams, *rest: Any) -> jax.Array:
@@ -71,7 +71,10 @@ def model_flops(
 
 
 def peak(mesh: jax.sharding.Mesh) -> float:
-    """Peak FLOP/s of all devices: from data sheets or, for CPUs, measured here in float32."""
+    """Returns the peak FLOP/s of all devices: from data sheets, or measured in float32.
+
+    Devices that the data sheets do not list, such as CPUs, are measured.
+    """
     try:
         return data_sheet(mesh.devices.flat[0].device_kind) * mesh.devices.size
     except KeyError:
@@ -79,7 +82,11 @@ def peak(mesh: jax.sharding.Mesh) -> float:
 
 
 def data_sheet(device_kind: str) -> float:
-    """Dense bfloat16 FLOP/s of a device; KeyError if it is not known."""
+    """Returns the dense bfloat16 FLOP/s of a kind of device.
+
+    Raises:
+      KeyError: the kind is not in the table.
+    """
     for kind, value in sorted(_PEAK.items(), key=lambda item: -len(item[0])):
         if device_kind.startswith(kind):
             return value
@@ -100,43 +107,44 @@ def _measured_peak(mesh: jax.sharding.Mesh, side: int = 1024) -> float:
 
 
 def count_jaxpr(jaxpr: core.Jaxpr, tile: int = 1) -> int:
-    """FLOPs of all matrix products that a jaxpr runs, on all devices together.
+    """Counts the FLOPs of all matrix products in a jaxpr, on all devices together.
 
-    Of a `cond` the larger branch counts; of a `while`, whose length nobody knows, one turn; of what
-    nobody uses, nothing, as the compiler drops it.
+    A `cond` counts its larger branch. A `while` counts one turn, because its length is unknown.
+    Unused results count nothing, because the compiler drops them.
 
     Args:
-      jaxpr: the program; of one that shards itself (`shard_map`), all shards count.
-      tile: side of the matrix unit that products are padded to: the contracted dimension and one
-        of the two others, whichever is cheaper to pad; the third needs a tile's length at least.
-        Products with a single row or column do not use it. Dimensions are those before sharding,
-        so what a mesh cuts narrower than a tile is not seen.
+      jaxpr: the program. In a `shard_map`, all shards count.
+      tile: side of the matrix unit, to which products are padded. The contracted dimension is
+        padded, and the cheaper one of the two others; the third takes at least one tile. Products
+        with a single row or column do not use the unit. Dimensions are those before sharding, so
+        shards narrower than a tile are not noticed.
     """
     return sum(_count(equation, tile) for equation in _used(jaxpr))
 
 
 def _count(equation: core.JaxprEqn, tile: int = 1) -> int:
-    """FLOPs of one equation and of the jaxprs that it holds."""
+    """Counts the FLOPs of one equation and of the jaxprs inside it."""
     name, options = equation.primitive.name, equation.params
     if name in _PRODUCTS:
         return _PRODUCTS[name](equation, tile)
     if name.startswith("dot_product_attention_"):  # cuDNN's: query, key, value, ...
         (b, n, h, d), m = _shape(equation.invars[0]), _shape(equation.invars[1])[1]
-        # Forward: scores and their mix. Backward: the scores again, then two products each.
+        # Forward: the scores, and the weighted sum of the values. Backward: the scores again,
+        # then two products for each.
         return 2 * b * h * n * m * d * (5 if "bwd" in name else 2)
     inner = [count_jaxpr(each, tile) for each in _inner(options)]
     return _times(name, options) * (max(inner) if name == "cond" else sum(inner))
 
 
 def _backward(jaxpr: core.Jaxpr, varied: Sequence[bool]) -> tuple[int, list[bool]]:
-    """FLOPs of the products that a backward pass adds.
+    """Counts the FLOPs of the matrix products that the backward pass adds.
 
     Args:
       jaxpr: the forward pass.
-      varied: which of its arguments depend on something trained.
+      varied: for each argument, whether it depends on a trained parameter.
 
     Returns:
-      The FLOPs, and which of its results depend on something trained.
+      The FLOPs; for each result, whether it depends on a trained parameter.
     """
     known: dict[int, bool] = {id(v): on for v, on in zip(jaxpr.invars, varied, strict=True)}
     total = 0
@@ -172,7 +180,7 @@ def _backward_of(equation: core.JaxprEqn, ins: list[bool]) -> tuple[int, list[bo
 
 
 def _backward_of_scan(equation: core.JaxprEqn, ins: list[bool]) -> tuple[int, list[bool]]:
-    """What is carried depends on something trained as soon as one turn makes it do so."""
+    """Counts a scan: repeats its body until the set of carried values with gradients is stable."""
     (body,), options = _inner(equation.params), equation.params
     first, carried = options["num_consts"], options["num_carry"]
     while True:
@@ -184,7 +192,7 @@ def _backward_of_scan(equation: core.JaxprEqn, ins: list[bool]) -> tuple[int, li
 
 
 def _used(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
-    """Equations whose results are returned or used, or that have effects."""
+    """Returns the equations with effects, and those whose results are used or returned."""
     wanted = {id(variable) for variable in jaxpr.outvars}
     kept = []
     for equation in reversed(jaxpr.eqns):
@@ -195,7 +203,7 @@ def _used(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
 
 
 def _times(name: str, params: Mapping[str, Any]) -> int:
-    """How often an equation runs the jaxprs that it holds."""
+    """Returns how often an equation runs the jaxprs inside it."""
     if name == "scan":
         return params["length"]
     if name == "shard_map":
@@ -227,7 +235,7 @@ _PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
 
 
 def _product(rows: int, columns: int, depth: int, tile: int) -> int:
-    """FLOPs of one matrix product on a matrix unit of this side."""
+    """Counts the FLOPs of one matrix product on a matrix unit with side `tile`."""
 
     def padded(side: int) -> int:
         return -(-side // tile) * tile
@@ -240,7 +248,7 @@ def _product(rows: int, columns: int, depth: int, tile: int) -> int:
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The jaxprs that an equation holds, whatever its parameters call them."""
+    """Returns the jaxprs inside an equation, whatever its parameters call them."""
     jaxprs = []
     for value in params.values():
         for item in value if isinstance(value, tuple) else (value,):

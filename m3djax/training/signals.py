@@ -1,4 +1,4 @@
-"""Ending a run in order when the system asks for it."""
+"""An orderly end of training after SIGTERM or ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# Asked once per step with the step's number: the name of the signal to stop for, or "".
+# Called once per step with the step's number. Returns the name of the received signal, or "".
 Stop = Callable[[int], str]
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual.
+    """Catches the first SIGTERM or SIGINT and reports it to the loop; a second one kills as usual.
 
-    Where processes run together, JAX takes SIGTERM, tells the others, and picks the step at which
-    all of them stop; ctrl-C in one process counts as SIGTERM.
+    With several processes, JAX handles SIGTERM: it tells the other processes, and chooses one step
+    at which all of them stop. Ctrl-C in one process counts as SIGTERM.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""How fast training is, and what share of the machine it uses."""
+"""Training speed, and the share of the devices' peak FLOP/s that training uses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from m3djax.training import flops
 
 
 class Meter:
-    """Measures speed between two lines of metrics.
+    """Meter of training speed between two lines of metrics.
 
     Args:
-      task: whose work is counted.
+      task: the task whose FLOPs are counted.
       spec: shapes of a batch.
-      mesh: the devices, for their peak.
-      trainable: regex of the paths of what is trained.
+      mesh: the devices, for their peak FLOP/s.
+      trainable: regex of the paths of the trained parameters.
     """
 
     def __init__(
@@ -38,13 +38,16 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time in the block as waiting for data."""
+        """Counts the time inside the block as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def read(self, step: int) -> dict[str, float]:
-        """Numbers since the last call; none for the first one, which holds the compilation."""
+        """Returns the numbers since the last call.
+
+        The first call returns none, because its time includes the compilation.
+        """
         now, numbers = time.perf_counter(), {}
         if self._last is not None and step > self._last:
             seconds, steps = now - self._since, step - self._last

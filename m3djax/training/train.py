@@ -1,4 +1,4 @@
-"""The one train loop."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -37,21 +37,22 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteError(distributed.Agreed, UserError, FloatingPointError):
-    """Training met NaN or infinity and stopped; the last good parameters are saved."""
+    """Error for NaN or infinity in a loss or gradient; the last good parameters are saved."""
 
 
 class Interrupted(distributed.Agreed, UserError, RuntimeError):
-    """Training was asked to end, and saved its state before it did.
+    """Error for the end of training on request; the state is saved.
 
     Attributes:
-      status: of the process, for launchers: call again, as sysexits.h has it (EX_TEMPFAIL).
+      status: exit status of the process. It tells launchers to run the command again
+        (EX_TEMPFAIL in sysexits.h).
     """
 
     status = 75
 
 
 def train(experiment: Experiment) -> epath.Path:
-    """Runs an experiment, or goes on with it from its last readable checkpoint.
+    """Trains an experiment, or resumes it from its last readable checkpoint.
 
     Returns:
       The run's folder.
@@ -59,7 +60,7 @@ def train(experiment: Experiment) -> epath.Path:
     Raises:
       DataError: the data cannot be read.
       NonFiniteError: the loss or a gradient was not finite.
-      Interrupted: SIGTERM or ctrl-C came, to any process; the state is saved.
+      Interrupted: any process received SIGTERM or ctrl-C; the state is saved.
       CheckpointError: the run has checkpoints and none is readable.
       RunError: the run's folder belongs to another config, or its disk is full.
     """
@@ -87,14 +88,14 @@ def train(experiment: Experiment) -> epath.Path:
 
 @dataclasses.dataclass
 class Loop:
-    """The state of the host side of training.
+    """The training loop and its state on the host.
 
     Attributes:
       experiment: the config.
       folder: the run's folder.
-      mesh: devices.
-      checkpointer: saves and restores.
-      state: on the devices.
+      mesh: the devices.
+      checkpointer: saves and restores checkpoints.
+      state: the training state, on the devices.
     """
 
     experiment: Experiment
@@ -105,7 +106,7 @@ class Loop:
 
     @classmethod
     def prepare(cls, experiment: Experiment, folder: epath.Path, mesh: jax.sharding.Mesh) -> Loop:
-        """Restores the newest checkpoint, or makes a fresh state with parts of other runs."""
+        """Restores the newest checkpoint, or makes an initial state with parts of other runs."""
         checkpointer = Checkpointer(folder, keep=experiment.keep)
         state = checkpointer.restore(abstract_state(experiment, mesh))
         if state is None:
@@ -123,7 +124,7 @@ class Loop:
         batch_shapes = abstract_batch(e, self.mesh)
         lowered = compile_step(trainer_of(e), self.mesh).lower(self.state, batch_shapes, seed)
         step_fn = lowered.compile()
-        # A collective may give up before a slower host has compiled: Gloo does after 30 s.
+        # A collective may time out before a slower host has compiled: Gloo does after 30 s.
         distributed.barrier()
         start = int(self.state.step)
         meter = Meter(e.adapted, specification(e), self.mesh, e.trainable)
@@ -137,7 +138,7 @@ class Loop:
                     with meter.waiting():
                         batch = next(batches)
                     self.state, metrics = step_fn(self.state, to_devices(batch, self.mesh), seed)
-                    # Dispatch returned at once: while the devices work, look at the last numbers.
+                    # The call returns at once. While the devices work, report the previous step.
                     if pending is not None:
                         self._report(writer, meter, step - 1, pending)
                     pending = metrics
@@ -158,7 +159,7 @@ class Loop:
                 batches.close()
 
     def _report(self, writer: MetricsWriter, meter: Meter, step: int, metrics: Metrics) -> None:
-        """Waits for the step's numbers, stops at NaN, and writes a line now and then."""
+        """Waits for the step's metrics, raises at NaN, and writes a line every `log_every`."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         parts = [
             n.removeprefix("finite/")
@@ -179,7 +180,7 @@ class Loop:
             writer.write(step, numbers | meter.read(step))
 
     def _due(self, done: int) -> bool:
-        """Whether to save after so many steps."""
+        """Returns whether to save after `done` steps."""
         e = self.experiment
         evaluators = any(v.every and done % v.every == 0 for v in e.evaluators.values())
         return done == e.steps or done % e.save_every == 0 or evaluators
@@ -196,7 +197,7 @@ class Loop:
                 writer.write(done - 1, numbers)
 
     def _measure(self, evaluators: Mapping[str, Evaluator]) -> list[dict[str, float]]:
-        """Returns the numbers of each evaluator by "NAME/NUMBER"; all processes take part."""
+        """Returns the scores of each evaluator under "NAME/SCORE"; all processes take part."""
         flat = self.state.trainable | self.state.frozen
         flat, mesh = sharding.for_one_process(flat, self.mesh, self.experiment.task)
         task, params = self.experiment.task, self.experiment.merged(unflatten(flat))
@@ -220,7 +221,7 @@ class Loop:
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch, spread over its devices as part of the global batch."""
+    """Puts this process's rows of a batch on its devices, as its shards of the global batch."""
     where = sharding.batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()
