@@ -1,8 +1,8 @@
-"""Help texts of configs, kept from one call to the next.
+"""Help texts of configs, cached between calls.
 
-The flags of a config are the fields of its modules, so that its help needs Flax, and the import of
-Flax takes many times longer than everything else that help does. A text is kept with the time and
-size of each file that was imported to make it, and is made anew once one of them differs.
+The flags of a config are the fields of its modules, so its help needs Flax. The import of Flax
+takes many times longer than all the rest. A cached text stores the time and size of each file that
+was imported to make it. It is made again when one of them differs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def show(call: Sequence[str], config: Path, print_help: Callable[[], object]) ->
     """Prints the help of a config's flags.
 
     Args:
-      call: the command with all arguments; the same call may show the same text.
+      call: the command with all arguments, part of the cache key.
       config: the config's file.
       print_help: prints the text to standard output, and may end the process as argparse does.
     """
@@ -52,7 +52,7 @@ def show(call: Sequence[str], config: Path, print_help: Callable[[], object]) ->
 
 
 class _Like(io.StringIO):
-    """A text buffer that is a terminal where another stream is one, so that colours stay."""
+    """Text buffer with the `isatty` of another stream, so that the text keeps its colours."""
 
     def __init__(self, stream: io.TextIOBase | object):
         super().__init__()
@@ -72,7 +72,7 @@ def _place(call: Sequence[str], config: Path) -> Path:
 
 
 def _kept(path: Path) -> str | None:
-    """Returns the text of a file that was kept, unless something that it depends on differs."""
+    """Returns the cached text; None if there is none or a file that it depends on differs."""
     try:
         page = json.loads(path.read_text())
         return page["text"] if _stamps(page["files"]) == page["files"] else None
@@ -81,7 +81,7 @@ def _kept(path: Path) -> str | None:
 
 
 def _keep(path: Path, text: str, files: Iterable[str]) -> None:
-    with contextlib.suppress(OSError):  # without a place to keep it, help only takes longer
+    with contextlib.suppress(OSError):  # without a cache, help only takes longer
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"text": text, "files": _stamps(files)}))
 

@@ -1,7 +1,7 @@
-"""Rules that turn configs of earlier formats into today's, so that old runs stay readable.
+"""Rules that upgrade configs of earlier formats, so that old runs stay readable.
 
-A saved config carries the number of its format. Configs of format 1 carry none: they name classes
-by their place in the tree, as "m3djax.optim:AdamW".
+A saved config has the number of its format. Configs of format 1 have none: they name classes by
+module, such as "m3djax.optim:AdamW".
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ RENAMED_FIELDS: dict[str, dict[str, str]] = {
 
 
 def _data(node: Node) -> Node:
-    """Turns `text` into a field beside the image, which every batch had."""
+    """Moves `text` into `fields`, beside the image that every batch had."""
     text = node.pop("text", None)
     fields = {"image": {"class": "Image"}, **({"text": text} if text else {})}
     return {**node, "fields": fields}
 
 
 def _window(node: Node) -> Node:
-    """Gives the ends of a window the names that MONAI has for them."""
+    """Renames the bounds of a window to MONAI's names."""
     names = {"low": "a_min", "high": "a_max"}
     low, high = node.pop("to", (0.0, 1.0))
     fields = {names.get(key, key): value for key, value in node.items()}
@@ -57,7 +57,7 @@ def _experiment(node: Node) -> Node:
 
 
 def _adapters(node: Node) -> Node:
-    """Takes adapters, which were a task around the task, apart from it."""
+    """Moves adapters, which were a task around the task, into a field of the experiment."""
     task = node["task"]
     if task["class"] != "LoRA":
         return node
@@ -66,17 +66,17 @@ def _adapters(node: Node) -> Node:
 
 
 def _inputs(node: Node) -> Node:
-    """Takes window and augmentation, which were the `intensity` of the task, apart from it."""
+    """Moves window and augmentation from `intensity` of the task to `inputs` of the experiment."""
     task = dict(node["task"])
     inputs = {"inputs": task.pop("intensity")} if "intensity" in task else {}
     return {**node, "task": task, **inputs}
 
 
 def _without_voxels(node: Node) -> Node:
-    """Leaves the voxels out of the shipped text-only configs.
+    """Removes the image from the shipped text-only configs.
 
-    They cut the smallest crops possible, which their task does not look at. Their texts draw
-    nothing, so that the texts of their batches stay the same.
+    They cut the smallest crops possible, which their task did not use. Their texts use no random
+    numbers, so the texts of their batches stay the same.
     """
     data = node.get("data") or {}
     if node.get("name") in ("llama2_7b", "llama2_7b_lora") and data.get("size") == [1, 8, 8]:
@@ -84,7 +84,7 @@ def _without_voxels(node: Node) -> Node:
     return node
 
 
-# Changes of the fields of a class of format 1, by its name then. Inner objects are changed first.
+# Changes of the fields of a class of format 1, by its old name. Inner objects are changed first.
 RULES: dict[str, Callable[[Node], Node]] = {
     "Data": _data,
     "Experiment": _experiment,
@@ -130,7 +130,7 @@ def _from_1(value: Any) -> Any:
 
 
 def _has_places(value: Any) -> bool:
-    """Whether a class of this project is named by its place in the tree, as in format 1."""
+    """Returns whether a config names a class of this project by module, as format 1 does."""
     if isinstance(value, dict):
         return _is_place(value.get("class")) or any(map(_has_places, value.values()))
     return isinstance(value, list) and any(map(_has_places, value))

@@ -1,8 +1,8 @@
-"""Short names of config classes: what a saved config says instead of a place in the tree.
+"""Short names of config classes, which saved configs hold instead of module paths.
 
 The facades below export every class that a config may hold. A class keeps its name when its file
-moves. Classes of other packages are named in full, as "package.module:Class", and are loaded only
-from packages that the user names.
+moves. Classes of other packages have full names, such as "package.module:Class". They are loaded
+only from packages that the user allows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def foreign_packages(config: Any) -> set[str]:
 
 
 def name_of(cls: type) -> str:
-    """Returns the name that `find` takes for a class.
+    """Returns the name of a class in saved configs, which `find` turns back into the class.
 
     Raises:
       ConfigError: no facade exports the class, or the class cannot be imported by its name.
@@ -66,10 +66,10 @@ def name_of(cls: type) -> str:
 
 
 def find(name: str) -> type:
-    """Returns the class with this name: a dataclass or a module, and nothing else.
+    """Returns the class with this name, which must be a dataclass or a module.
 
     Raises:
-      ConfigError: there is no such class, or it is of a package that was not named to `allow`.
+      ConfigError: there is no such class, or its package was not given to `allow`.
     """
     found = _foreign(name) if ":" in name else _exported(name)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):

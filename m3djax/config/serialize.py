@@ -18,7 +18,7 @@ def to_json(config: Any) -> Any:
     """Returns a config as JSON: classes by name, tuples as lists.
 
     Raises:
-      ConfigError: a class has no name that could be read back.
+      ConfigError: a class has no name by which it could be loaded again.
       TypeError: a value is neither plain nor a dataclass.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -56,14 +56,14 @@ def from_json(value: Any) -> Any:
     """Returns the config that `to_json` wrote, in this version or an earlier one.
 
     Raises:
-      ConfigError: the JSON names a class that may not be loaded, or a field that the class does
-        not have.
+      ConfigError: the JSON has a class that may not be loaded, or a field that the class does not
+        have.
     """
     return _build(migrations.upgrade(value))
 
 
 def upgrade(value: Any) -> Any:
-    """Returns a saved config as this version would save it, new fields at their defaults."""
+    """Returns a saved config as this version saves it; new fields have their defaults."""
     return to_json(from_json(value))
 
 

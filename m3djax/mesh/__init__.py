@@ -1,1 +1,1 @@
-"""Devices and processes: where arrays live, and how processes agree."""
+"""Devices and processes: the sharding of arrays, and the agreement of processes."""

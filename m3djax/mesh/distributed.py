@@ -1,8 +1,8 @@
-"""Many processes that train as one: how they find each other, agree, and end together.
+"""Training with several processes: start, agreement and a common end.
 
-Arrays travel through XLA's collectives. What the hosts have to say to each other (which step to
-restore, that one of them failed) goes through the key-value store that `jax.distributed` runs in
-process 0, so that nobody waits inside a collective for somebody who reads files.
+Arrays go through XLA's collectives. Messages between hosts (the step to restore, the failure of a
+process) go through the key-value store that `jax.distributed` runs in process 0. So no process
+waits inside a collective while another one reads files.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ T = TypeVar("T")
 
 ADDRESS, COUNT, NUMBER = PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
-_DAY_MS = 24 * 3600 * 1000  # no limit of its own: the heartbeat ends who waits for the dead
+# In effect no limit: the heartbeat ends a process that waits for one that is gone.
+_DAY_MS = 24 * 3600 * 1000
 _turns = itertools.count()
 
 
 class Agreed(Exception):
-    """An error that every process raises at the same step: nobody has to be told."""
+    """Error that every process raises at the same step, so that no process must be told."""
 
 
 def start() -> None:
     """Joins the other processes of the run, if there are any; call it before any computation.
 
-    TPU pods, Slurm, Kubernetes and MPI are recognised by `jax.distributed`. Anywhere else (and
-    before that) three variables of the environment count: the address of process 0, how many
-    processes there are, and which one this is.
+    Three environment variables come first: the address of process 0, the number of processes and
+    the number of this one. Without them, `jax.distributed` recognises TPU pods, Slurm, Kubernetes
+    and MPI.
 
     Raises:
-      ConfigError: the variables are incomplete or wrong, or the others cannot be reached.
+      ConfigError: the variables are incomplete or wrong, or the other processes cannot be reached.
     """
     plain = plain_settings(os.environ)
     if plain and plain["num_processes"] == 1:
         return
     seconds = _seconds("M3DJAX_START_SECONDS", 300)
-    # JAX ends a process that does not find the others, without an error that could be caught.
+    # JAX ends a process that does not find the others; it raises no error that could be caught.
     last_words = LastWords(
         f"The processes did not come together within {seconds} seconds. Cure: start all of them "
         f"within M3DJAX_START_SECONDS, see that the port of process 0 is open to all, or set "
@@ -61,7 +62,7 @@ def start() -> None:
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about clusters that JAX could know but does not
+            warnings.simplefilter("ignore")  # JAX warns of clusters that it does not recognise
             jax.distributed.initialize(
                 **plain,
                 cluster_detection_method="deactivate" if plain else None,
@@ -75,7 +76,7 @@ def start() -> None:
         return  # no cluster: this process is alone
     except RuntimeError as error:
         if not plain and "must be called before" in str(error):
-            return  # called from code that computes already, such as a notebook: alone, too
+            return  # JAX has computed already, as in a notebook: this process is alone, too
         raise ConfigError(
             f"the processes cannot start together: {error} Cure: see to that, or set {COUNT}=1 if "
             "this one is to train alone."
@@ -87,15 +88,15 @@ def start() -> None:
 
 
 def plain_settings(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of `jax.distributed.initialize` that three variables give; {} without them.
+    """Returns arguments of `jax.distributed.initialize` from three variables; {} without them.
 
     Raises:
-      ConfigError: some are set and some are not, or a value cannot be.
+      ConfigError: only some of the variables are set, or a value is impossible.
     """
     given = {name: environment[name] for name in PLAIN if environment.get(name)}
     if given.get(COUNT) == "1":
         return {"num_processes": 1}
-    # An address alone is for JAX: it overrides the one that a cluster gives.
+    # JAX itself reads an address that is set alone: it overrides the address of the cluster.
     if not given or given.keys() == {ADDRESS}:
         return {}
     if missing := [name for name in PLAIN if name not in given]:
@@ -119,9 +120,10 @@ def plain_settings(environment: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Starts, and ends all processes if one fails: they would wait for it for ever.
+    """Joins the processes of a run, and ends all of them if one fails.
 
-    An error that only this process has is told to the others, who end with it in their output.
+    Otherwise the others would wait for ever. An error of this process alone is sent to the others,
+    which print it and end.
     """
     start()
     if jax.process_count() == 1:
@@ -142,22 +144,22 @@ def together() -> Iterator[None]:
                 f"{_who()}: failed in a computation that all processes share. If another process "
                 f"is gone, its output says why. {CURE}"
             )
-        atexit.register(watch.leave, f"{type(error).__name__}: {error}")  # once it is printed
+        atexit.register(watch.leave, f"{type(error).__name__}: {error}")  # after it is printed
         raise
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Returns whether this is process 0, which writes and prints."""
     return jax.process_index() == 0
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` returns in process 0, in every process; the others wait for it.
+    """Calls `make` in process 0, and returns its result in every process.
 
     Every process must call this the same number of times, in the same order.
 
     Args:
-      make: runs in process 0 alone; its result must be JSON-able.
+      make: a function whose result is JSON-able. Only process 0 calls it; the others wait.
     """
     if jax.process_count() == 1:
         return make()
@@ -170,13 +172,13 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def gather(value: bytes) -> list[bytes]:
-    """Returns the bytes that every process gives, in the order of the processes.
+    """Returns the bytes of all processes, in the order of the processes.
 
     Every process must call this the same number of times, in the same order.
     """
     if jax.process_count() == 1:
         return [value]
-    barrier()  # a collective may give up before a slower process arrives
+    barrier()  # a collective may time out before a slower process arrives
     sizes = _all_rows(np.array([len(value)], np.int32))[:, 0]
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(value)] = np.frombuffer(value, np.uint8)
@@ -185,7 +187,7 @@ def gather(value: bytes) -> list[bytes]:
 
 
 def _all_rows(row: np.ndarray) -> np.ndarray:
-    """Stacks arrays of one shape, one of each process."""
+    """Stacks arrays of the same shape, one from each process."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = jax.sharding.Mesh(np.array(devices).reshape(jax.process_count(), -1), ("process", "own"))
     with jax.set_mesh(mesh):
@@ -195,7 +197,7 @@ def _all_rows(row: np.ndarray) -> np.ndarray:
 
 
 def barrier() -> None:
-    """Until every process is here."""
+    """Waits until every process has called this."""
     if jax.process_count() > 1:
         _client().wait_at_barrier(f"m3djax/turn/{next(_turns)}", _DAY_MS)
 
@@ -212,7 +214,10 @@ def _who() -> str:
 
 
 def _refuse_to_be_one_of_many(environment: Mapping[str, str]) -> None:
-    """An indexed job whose pods do not know of each other would write one run many times over."""
+    """Raises ConfigError in a pod of an indexed Kubernetes job that has no address of process 0.
+
+    Without it every pod would write the same run.
+    """
     if _KUBERNETES_INDEX in environment:
         raise ConfigError(
             f"{_KUBERNETES_INDEX} says that this is one pod of a job, but nothing says where the "

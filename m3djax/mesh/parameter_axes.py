@@ -1,7 +1,7 @@
-"""What the dimensions of parameters mean: every module states its rows, beside itself.
+"""Logical axes of parameters: every module registers its rows in its own file.
 
-The sharding table is the union of these rows. A row belongs to a class, not to a word: another
-module whose parameters happen to have the same names does not get it.
+The sharding table is the union of these rows. A row belongs to a class. It does not apply to
+parameters with the same names in another module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import flax.linen as nn
 from data_pipelines.errors import ConfigError
 
 LogicalAxes = tuple[str | None, ...]
-"""One entry per dimension: a key of `sharding.MESH_AXES`, or None for a dimension kept whole."""
+"""One entry per dimension: a key of `sharding.MESH_AXES`, or None for a dimension not split."""
 
 _ROWS: dict[type, dict[str, LogicalAxes]] = {}
 _STACKED: dict[type, dict[str, str]] = {}
@@ -28,21 +28,21 @@ def register_axes(
     *,
     stacked: Mapping[str, str] | None = None,
 ) -> None:
-    """States what the dimensions of a module's parameters mean.
+    """Registers the logical axes of a module's parameters.
 
-    A module states rows for the parameters that it makes itself or through layers that it creates,
-    such as "fc1/kernel" or "conv_[12]/kernel". Modules that it holds as fields state their own.
-    A subclass inherits the rows of its base. Adapters (LoRA) need no rows.
+    A module registers rows for its own parameters and for those of layers that it creates, such as
+    "fc1/kernel" or "conv_[12]/kernel". Modules in its fields register their own rows. A subclass
+    inherits the rows of its base. Adapters (LoRA) need no rows.
 
     Args:
-      module: the class of a module, or of a task that holds layers of Flax as components.
-      rows: regular expression for the whole rest of a path, from the module on -> one logical axis
-        per dimension, leading axes of `stacked` left out.
+      module: the class of a module, or of a task with layers of Flax as components.
+      rows: regular expression -> one logical axis per dimension. The expression matches the whole
+        path below the module. The axes leave out the leading axes of `stacked`.
       stacked: field that holds a module -> the leading axis ("layers", "experts") that a scan or a
         vmap over that module adds to its parameters.
 
     Raises:
-      ConfigError: the class has stated its rows before.
+      ConfigError: the class has registered its rows before.
     """
     if module in _ROWS:
         raise ConfigError(
@@ -57,10 +57,10 @@ def parameter_axes(model: Any, path: str, ndim: int) -> LogicalAxes:
     """Returns the logical axes of a parameter, from the one row that matches it.
 
     Args:
-      model: what the path starts from: a task, a module, or a dict of modules by component. The
-        modules around a bound module are searched too.
-      path: names from there on, joined by "/".
-      ndim: dimensions of the parameter.
+      model: the root of the path: a task, a module, or a dict of modules by component. For a bound
+        module, the modules around it are searched too.
+      path: names from the root on, joined by "/".
+      ndim: number of dimensions of the parameter.
 
     Raises:
       ConfigError: no row or more than one matches, or the row has another number of entries.
@@ -86,11 +86,11 @@ def parameter_axes(model: Any, path: str, ndim: int) -> LogicalAxes:
 _LOW_RANK = ("lora_a", "lora_b")  # (in, rank) and (rank, out) beside a kernel (in, out)
 
 Levels = list[tuple[type, str]]
-"""Classes of the modules that a path leads through, and what is left of the path at each."""
+"""Classes of the modules along a path, each with the rest of the path below it."""
 
 
 def _levels(model: Any, path: str) -> tuple[LogicalAxes, Levels]:
-    """Returns the stacked axes on the way, and the levels, the outermost first."""
+    """Returns the stacked axes along a path, and its levels, the outermost first."""
     stack: list[str] = []
     levels: Levels = []
     around, rest = model, path
@@ -110,7 +110,7 @@ def _levels(model: Any, path: str) -> tuple[LogicalAxes, Levels]:
 
 
 def _children(model: Any) -> Iterator[tuple[str, str, nn.Module]]:
-    """Yields field, name among the parameters, and module, for every module that is held."""
+    """Yields field, parameter name and module for every module in the fields of `model`."""
     if isinstance(model, Mapping):
         fields = dict(model)
     else:
@@ -128,7 +128,7 @@ def _children(model: Any) -> Iterator[tuple[str, str, nn.Module]]:
 
 
 def _matches(owner: type, rest: str) -> list[tuple[str, LogicalAxes]]:
-    """Returns the rows of a class, or else of its nearest base, that match."""
+    """Returns the matching rows of a class; if it has none, those of its nearest base."""
     for cls in owner.__mro__:
         rows = _ROWS.get(cls, {})
         if found := [(key, axes) for key, axes in rows.items() if re.fullmatch(key, rest)]:
@@ -154,7 +154,7 @@ def _not_one(path: str, levels: Levels, found: list[tuple[type, str]]) -> str:
 
 
 def _is_layer(owner: type) -> bool:
-    """Returns whether a class is one of Flax's layers, or not a module: neither states rows."""
+    """Returns whether a class is a layer of Flax or no module; such classes register no rows."""
     bases = set(owner.__mro__) - set(nn.Module.__mro__)
     return issubclass(owner, Mapping) or any(base.__module__.startswith("flax.") for base in bases)
 

@@ -1,4 +1,4 @@
-"""How a process of many learns that another one failed, and says so."""
+"""Detection and report of the failure of another process of the run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ CURE = (
 
 
 class Watch:
-    """Ends this process soon after another one has told that it failed, and explains other ends.
+    """Watch over the other processes: ends this one soon after another one reports a failure.
+
+    It also prints an explanation if this process ends in another way.
 
     Args:
-      client: of the key-value store.
-      who: what this process is called in messages.
-      first: whether the store runs in this process: it must outlast the others.
+      client: client of the key-value store.
+      who: name of this process in messages.
+      first: whether the store runs in this process, which must then end last.
     """
 
     def __init__(self, client: Any, who: str, *, first: bool) -> None:
@@ -38,21 +40,21 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops watching, as everything went well or is known to all."""
+        """Stops watching, after success or after an error that all processes have raised."""
         self._stop()
         self._last_words.cancel()
 
     def leave(self, error: str) -> NoReturn:
-        """Tells the others what happened here, leaves them time to hear it, and ends the process.
+        """Reports an error to the other processes, waits until they have read it, and exits.
 
-        JAX's own end would wait for processes that wait for this one.
+        The shutdown of JAX would wait for processes that wait for this one.
         """
         self._stop()
         try:
             self._client.key_value_set(_KEY, f"{self._who} failed: {error}")
-            # If this process went at once, the others would meet a broken connection first.
+            # Without this time, the others would see a broken connection before the message.
             time.sleep(2 * _EVERY_SECONDS)
-        except Exception:  # another one was first, or the store is gone: nothing to add
+        except Exception:  # another process was first, or the store is gone: nothing to add
             pass
         self._last_words.cancel()
         _end()
@@ -65,7 +67,7 @@ class Watch:
         while not self._closed.wait(_EVERY_SECONDS):
             try:
                 found = self._client.key_value_try_get(_KEY)
-            except Exception:  # nobody failed, or the store is gone: JAX ends the process then
+            except Exception:  # no failure so far; or the store is gone, then JAX ends this process
                 continue
             self._last_words.cancel()
             print(f"{self._who}: ends, because {found}\n{CURE}", file=sys.stderr, flush=True)
@@ -80,23 +82,24 @@ def _end() -> NoReturn:
 
 
 class LastWords:
-    """Explains an end that Python does not see: a kill, or JAX ending who has lost the others.
+    """Message about an end of the process that Python cannot catch.
 
-    A shell waits at the other end of a pipe, and speaks when the pipe closes without a word.
+    Such an end is a kill, or an exit by JAX after it has lost the other processes. A shell reads
+    from a pipe, and prints the message if the pipe closes before a word arrives.
 
     Args:
-      message: what it says.
+      message: the text to print.
     """
 
     def __init__(self, message: str) -> None:
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", 'trap "" INT TERM HUP; read -r word || echo "$0" >&2', message],
             stdin=subprocess.PIPE,
-            start_new_session=True,  # a kill of the whole group leaves it
+            start_new_session=True,  # so that it survives a kill of the process group
         )
 
     def cancel(self) -> None:
-        """Nothing needs to be said; may be called twice."""
+        """Drops the message; may be called twice."""
         if self._shell.stdin and not self._shell.stdin.closed:
             self._shell.stdin.write(b"ended in order\n")
             self._shell.stdin.close()

@@ -1,7 +1,7 @@
-"""Where every array lives: the mesh, and the table from logical axes to mesh axes.
+"""The mesh, the table from logical axes to mesh axes, and the sharding of arrays.
 
-Modules state what the dimensions of their parameters mean, see `parameter_axes.register_axes`;
-`MESH_AXES` says which mesh axes such a dimension is split over.
+Modules register the logical axes of their parameters with `parameter_axes.register_axes`.
+`MESH_AXES` gives the mesh axes that split a dimension with a logical axis.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
 
 
 def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over (data, fsdp, tensor); one size may be -1 and takes what is left.
+    """Makes a mesh over (data, fsdp, tensor); one size may be -1 and takes the remaining devices.
 
-    Where devices lie in several slices (TPU pods joined by a slower network), the data axis runs
-    over the slices first, so that fsdp and tensor never leave one.
+    If the devices are in several slices (TPU pods on a slower network), the data axis is split
+    over the slices first. So fsdp and tensor stay within a slice.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices, or slices do not divide
-        the data axis.
+      ValueError: the product of the sizes is not the number of devices, or the slices do not
+        divide the data axis.
     """
     devices = list(devices or jax.devices())
     known = int(np.prod([size for size in shape if size != -1]))
@@ -70,28 +70,28 @@ def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = No
 
 
 def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
-    """Splits an activation over the current mesh; identity where there is no mesh."""
+    """Splits an activation over the current mesh; without a mesh, returns it as it is."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, axes))
 
 
 def activation_spec(shape: tuple[int, ...], axes: LogicalAxes) -> P:
-    """How the current mesh splits an activation."""
+    """Returns the partition of an activation on the current mesh."""
     return _spec(shape, axes, jax.sharding.get_abstract_mesh().shape, "activation")
 
 
 def gather(owner: nn.Module, path: str, kernel: jax.Array) -> jax.Array:
-    """Returns a parameter whole over fsdp, still split over tensor, right where it is used.
+    """Gathers a parameter over fsdp at the place of its use; it stays split over tensor.
 
-    Left to itself the partitioner splits the product instead and passes partial results around:
-    thousands of permutes for a ViT. Under `remat` the gathered copy is not kept for the backward
-    pass. Identity where there is no mesh, or none of its axes is used for fsdp.
+    Otherwise the partitioner splits the product and exchanges partial results: thousands of
+    permutes for a ViT. Under `remat` the gathered copy is not kept for the backward pass. Without
+    a mesh, or with an fsdp axis of size 1, the parameter is returned as it is.
 
     Args:
-      owner: the module that the path starts from; see `parameter_axes`.
-      path: the parameter's path from there on.
-      kernel: the parameter; inside a scan its slice for one layer.
+      owner: the module at the root of the path; see `parameter_axes`.
+      path: the parameter's path below the module.
+      kernel: the parameter; inside a scan, its slice for one layer.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["fsdp"] == 1:
@@ -102,16 +102,16 @@ def gather(owner: nn.Module, path: str, kernel: jax.Array) -> jax.Array:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch are split over data and fsdp, everything else is whole."""
+    """Returns the sharding of a batch: its rows are split over data and fsdp, nothing else is."""
     return NamedSharding(mesh, P(MESH_AXES["batch"]))
 
 
 def process_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
-    """Which rows of a batch this process makes, in rising order.
+    """Returns the rows of a batch that this process makes, in rising order.
 
-    They need not be neighbours: on a torus of TPUs the mesh may visit a host's chips in several
-    goes. Processes whose devices hold the same rows (tensor parallelism across hosts) make the
-    same ones.
+    They may have gaps: on a torus of TPUs a host's chips need not be consecutive in the mesh.
+    Processes whose devices hold the same rows (tensor parallelism across hosts) make the same
+    rows.
 
     Raises:
       ConfigError: the rows cannot be split over the mesh.
@@ -120,7 +120,7 @@ def process_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
 
 
 def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
-    """The rows of every process of a mesh, which may be one that is not there; `process_rows`."""
+    """Returns the rows of each process; also for meshes that are only planned; `process_rows`."""
     split = int(np.prod([mesh.shape[axis] for axis in MESH_AXES["batch"]]))
     if rows % split:
         raise ConfigError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
@@ -132,13 +132,13 @@ def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
 
 
 def state_shardings(state: Any, mesh: Mesh, model: Any) -> Any:
-    """Returns the shardings of a train state: a leaf under a parameter's path goes with it.
+    """Returns the shardings of a train state; moments are split as their parameter is.
 
     Args:
       state: tree of arrays or shapes; parameters, moments and frozen leaves are dicts keyed by the
         parameter's full path. Other leaves (counters) are replicated.
       mesh: the devices.
-      model: what the paths start from: a task, or a dict of modules by component.
+      model: the root of the paths: a task, or a dict of modules by component.
 
     Raises:
       ConfigError: a parameter has no row or more than one; see `parameter_axes`.
@@ -158,7 +158,7 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh,
 
 
 def sharded(mesh: Mesh, model: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """Runs `function` under jit; its results are made where the rows of `model` put them."""
+    """Runs `function` under jit; the rows of `model` give the shardings of its results."""
     with jax.set_mesh(mesh):
         shardings = state_shardings(jax.eval_shape(function, *args), mesh, model)
         return jax.jit(function, out_shardings=shardings)(*args)
@@ -167,23 +167,23 @@ def sharded(mesh: Mesh, model: Any, function: Callable[..., Any], *args: Any) ->
 def for_one_process(
     flat: Mapping[str, jax.Array], mesh: Mesh, model: Any
 ) -> tuple[dict[str, Any], Mesh]:
-    """Returns parameters that a process can compute with by itself, and the mesh they are on.
+    """Returns parameters with which a process can compute alone, and their mesh.
 
-    With one process these are the given ones. With several, each gets all parameters on its own
-    devices: split over them if the given mesh splits parameters, else whole on every device.
-    All processes must call this.
+    With one process these are the given ones. With several, each process gets all parameters on
+    its own devices. They are split over these if the given mesh splits parameters, and otherwise
+    replicated. All processes must call this.
 
     Args:
       flat: path -> parameter, on `mesh`.
       mesh: all devices.
-      model: what the paths start from; see `state_shardings`.
+      model: the root of the paths; see `state_shardings`.
     """
     if jax.process_count() == 1:
         return dict(flat), mesh
     split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
     own = make_mesh((1, -1, 1) if split else (-1, 1, 1), jax.local_devices())
     places = state_shardings(dict(flat), own, model)
-    # One by one: a device holds no more than one parameter whole.
+    # One parameter at a time, so that a device holds no more than one unsplit parameter.
     return {
         path: jax.device_put(_whole(mesh)(leaf).addressable_data(0), places[path])
         for path, leaf in flat.items()
@@ -192,7 +192,7 @@ def for_one_process(
 
 @functools.lru_cache
 def _whole(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """Returns a function that copies an array whole onto every device; compiled once a shape."""
+    """Returns a function that replicates an array on every device; compiled once per shape."""
     return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints that say what they are, are found out when damaged, and move between meshes.
+"""Checkpoints with a manifest: damage is detected, and they can be read on another mesh.
 
-Orbax writes the arrays, every process its part; once a step is committed, process 0 adds a
-manifest with the sha256 of every file. A step without a manifest, or one that does not agree with
-it or belongs to another run, does not count as a checkpoint.
+Orbax writes the arrays; every process writes its shards. After the commit of a step, process 0
+adds a manifest with the sha256 of every file. A step does not count as a checkpoint if it has no
+manifest, differs from its manifest, or belongs to another run.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from m3djax.runs import manifest, run_folder
 from m3djax.step import TrainState
 
 log = logging.getLogger(__name__)
-# What TensorStore says where Python has an errno.
+# Words in the errors of TensorStore for a full disk; TensorStore gives no errno.
 _FULL = ("No space left", "File too large", "Disk quota exceeded")
 
 
 class CheckpointError(UserError, RuntimeError):
-    """No readable checkpoint, one of another model, or one that could not be written."""
+    """Error for a checkpoint that is absent, unreadable, of another model, or not written."""
 
 
 class Checkpointer:
-    """Saves in the background and restores the newest readable step.
+    """Writer and reader of a run's checkpoints; it saves in the background.
 
-    Frozen parameters never change, so they are written once per run. Every process has one, and
-    they do the same things in the same order.
+    Frozen parameters never change, so they are written once per run. Every process has a
+    checkpointer, and all processes must call its methods in the same order.
 
     Args:
-      folder: the run's folder; checkpoints live in its `checkpoints` and `frozen`.
+      folder: the run's folder; checkpoints are in its `checkpoints` and `frozen`.
       keep: how many steps are kept.
 
     Raises:
@@ -57,7 +57,7 @@ class Checkpointer:
         self._orbax = ocp.training.Checkpointer(
             self._steps,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            # Older steps go only when the new one has its manifest: see `_commit`.
+            # `_commit` deletes older steps, after the new one has its manifest.
             preservation_policy=ocp.training.preservation_policies.PreserveAll(),
             cleanup_tmp_directories=True,
         )
@@ -66,14 +66,14 @@ class Checkpointer:
         self._failed = False
 
     def save(self, state: TrainState, config: str) -> None:
-        """Starts to save; returns once the arrays are copied.
+        """Starts to save; returns after the arrays are copied.
 
         Args:
-          state: what to save.
+          state: the training state.
           config: the experiment as JSON, stored with the step.
 
         Raises:
-          CheckpointError: this step or the one before cannot be written, as on a full disk.
+          CheckpointError: this step or the one before cannot be written; the disk may be full.
         """
         self.wait()
         step, about = int(state.step), {"config": json.loads(config)}
@@ -91,18 +91,18 @@ class Checkpointer:
         self._pending = self._pool.submit(self._commit, response, step, about)
 
     def check(self) -> None:
-        """Raises what went wrong in the last save, if that is known; does not wait."""
+        """Raises the error of the last save, if it has failed by now; does not wait."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until the last save is whole; raises what went wrong in it."""
+        """Waits for the end of the last save, and raises its error."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def close(self) -> None:
-        """Waits, and frees the threads."""
+        """Waits for the last save, and frees the threads."""
         try:
             self.wait()
         finally:
@@ -110,17 +110,19 @@ class Checkpointer:
             try:
                 self._orbax.close()
             except Exception:
-                if not self._failed:  # else it repeats, in its own words, what was raised
+                if not self._failed:  # otherwise Orbax repeats an error that was raised already
                     raise
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest readable state, placed as `abstract` says; None if nothing was ever saved.
+        """Reads the newest readable state onto the shardings of `abstract`.
+
+        Returns None if nothing was ever saved.
 
         Args:
-          abstract: shapes, dtypes and shardings; the mesh may differ from the one that saved.
+          abstract: shapes, dtypes and shardings; the mesh may differ from that of the save.
 
         Raises:
-          CheckpointError: the newest readable step is of another model.
+          CheckpointError: the newest readable step belongs to another model.
         """
         if self._newest is None:
             return None
@@ -131,7 +133,10 @@ class Checkpointer:
         return TrainState(loaded["step"], loaded["trainable"], loaded["opt_state"], frozen)
 
     def _commit(self, response: Any, step: int, about: dict[str, Any]) -> None:
-        """Runs beside training. Orbax answers when the parts of all processes are there."""
+        """Writes the manifest and deletes old steps; runs in a thread.
+
+        `response` is done when all processes have written their shards.
+        """
         try:
             response.result()
             if distributed.is_first():
@@ -173,18 +178,18 @@ def load_params(
     *,
     fresh_adapters: bool = False,
 ) -> params_lib.FlatParams:
-    """Parameters of a run's checkpoint, and nothing else of it.
+    """Reads parameters from a run's checkpoint, without the rest of the training state.
 
     Args:
       folder: the run's folder.
-      wanted: path -> jax.ShapeDtypeStruct with a sharding. Where processes run together, all of
-        them must call this, unless everything goes onto devices of this one.
-      step: one that `newest_readable` found; by default it is looked for.
-      fresh_adapters: whether adapters are left out that the checkpoint does not have.
+      wanted: path -> jax.ShapeDtypeStruct with a sharding. With several processes, all of them
+        must call this, unless all shardings are on devices of this process.
+      step: a step from `newest_readable`; None: the newest readable step.
+      fresh_adapters: whether to leave out adapters that the checkpoint does not have.
 
     Raises:
-      CheckpointError: if there is no readable checkpoint, it lacks a path, a shape differs, or it
-        has adapters in a wanted component that would be ignored.
+      CheckpointError: there is no readable checkpoint, it lacks a path, a shape differs, or a
+        wanted component has adapters in the checkpoint that would be ignored.
     """
     folder = epath.Path(folder).resolve()
     if step is None:
@@ -215,7 +220,7 @@ def _load_params(
 
 
 def steps_in(folder: epath.PathLike) -> list[int]:
-    """Steps that lie in a run's folder, readable or not, newest first."""
+    """Returns the steps in a run's folder, readable or not, the newest first."""
     checkpoints = epath.Path(folder) / "checkpoints"
     if not checkpoints.exists():
         return []
@@ -223,11 +228,11 @@ def steps_in(folder: epath.PathLike) -> list[int]:
 
 
 def newest_readable(folder: epath.PathLike) -> int:
-    """The newest step whose files are all there, unchanged, and this run's own.
+    """Returns the newest step that is complete, unchanged and of this run.
 
     Raises:
-      CheckpointError: if there is none, saying why each was passed over; or if the frozen
-        parameters, of which there is one copy, are damaged.
+      CheckpointError: there is none, and the message gives a reason for each step; or the only
+        copy of the frozen parameters is damaged.
     """
     folder, reasons = epath.Path(folder), []
     for step in steps_in(folder):
@@ -244,9 +249,10 @@ def newest_readable(folder: epath.PathLike) -> int:
 
 
 def _settle(folder: epath.Path) -> int | None:
-    """The newest readable step; newer ones go aside, as Orbax saves no step below what it sees.
+    """Returns the newest readable step, and moves newer steps aside.
 
-    A run whose very first save was cut off has nothing to go on from, and starts anew.
+    Orbax refuses to save a step that is older than one in its folder. A run whose first save was
+    interrupted starts again from step 0.
     """
     steps = steps_in(folder)
     first_cut_off = len(steps) == 1 and not (_step(folder, steps[0]) / manifest.NAME).exists()
@@ -273,7 +279,7 @@ def _check_frozen(folder: epath.Path) -> None:
 
 
 def _unreadable(run: epath.Path, folder: epath.Path) -> str:
-    """Why a folder with arrays is damaged, or not of this run; "" if it is fine."""
+    """Returns why a folder of arrays is damaged or of another run; "" if it is readable."""
     if reason := manifest.damage(folder):
         return reason
     about = manifest.about(folder)
@@ -292,7 +298,10 @@ def _unreadable(run: epath.Path, folder: epath.Path) -> str:
 
 
 def _processes_that_load(wanted: Mapping[str, Any]) -> ocp.Context:
-    """Orbax waits for all processes, unless this one reads for itself alone."""
+    """Returns the Orbax context: all processes load together, or only this one.
+
+    Only this one loads if all shardings are on its own devices.
+    """
     placed = [leaf.sharding for leaf in wanted.values() if leaf.sharding]
     if jax.process_count() == 1 or not all(where.is_fully_addressable for where in placed):
         return ocp.Context()
@@ -315,15 +324,15 @@ def _load_frozen(folder: epath.Path, wanted: Mapping[str, Any]) -> params_lib.Fl
 def read_arrays(
     place: epath.Path, wanted: Mapping[str, Any], saved: Iterable[str]
 ) -> params_lib.FlatParams:
-    """Some of the arrays that lie flat in a folder of Orbax.
+    """Reads some of the arrays in a folder that Orbax wrote from a flat dict.
 
     Args:
       place: the folder.
       wanted: path -> jax.ShapeDtypeStruct with a sharding.
-      saved: all paths that it holds.
+      saved: all paths in the folder.
 
     Raises:
-      CheckpointError: it lacks a path, or a shape differs.
+      CheckpointError: the folder lacks a path, or a shape differs.
     """
     check_shapes(place, None, dict(wanted))
     loaded = ocp.load(place, dict.fromkeys(saved, ocp.PLACEHOLDER) | dict(wanted))
@@ -331,7 +340,7 @@ def read_arrays(
 
 
 def without_fresh_adapters(wanted: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
-    """What is wanted, but for adapters that were not saved: they start anew."""
+    """Returns `wanted` without the adapters that were not saved; those are initialised."""
     saved = set(saved)
     return {path: leaf for path, leaf in wanted.items() if path in saved or not _adapter(path)}
 
@@ -341,7 +350,10 @@ def _adapter(path: str) -> bool:
 
 
 def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str]) -> None:
-    """Half of a layer would be wrong without an error."""
+    """Raises if saved adapters of a wanted component are not wanted.
+
+    Without them the layer would compute wrong values and no error would say so.
+    """
     components = {path.split("/")[0] for path in wanted}
     ignored = {p for p in saved if _adapter(p) and p.split("/")[0] in components} - set(wanted)
     if ignored:
@@ -352,7 +364,10 @@ def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str
 
 
 def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
-    """Compares all shapes first: Orbax's own error names neither the file nor the cure."""
+    """Raises CheckpointError unless all wanted paths are saved with the same shapes.
+
+    Orbax's own error names neither the file nor a cure.
+    """
     metadata = ocp.metadata(path, checkpointable_name=name) if name else ocp.metadata(path)
     saved, asked, problems = _shapes(metadata.metadata), _shapes(wanted), []
     if absent := sorted(_components(asked) - _components(saved)):
@@ -376,7 +391,7 @@ def check_shapes(path: epath.Path, name: str | None, wanted: Any) -> None:
 
 
 def _components(keys: Iterable[str]) -> set[str]:
-    """Of parameters; a state's other numbers have no "/" in their names."""
+    """Returns the components of parameters; other leaves of a state have no "/" in their names."""
     paths = (key.split(" ")[-1] for key in keys)
     return {path.split("/")[0] for path in paths if "/" in path}
 

@@ -1,6 +1,6 @@
-"""A manifest says which files make a folder, so that damage and strangers are found out.
+"""Manifests: lists of the files of a folder with their hashes, to detect damage.
 
-It is written last: a folder without one was never finished.
+The manifest is written last, so a folder without one was never finished.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _READERS = 8
 
 
 def write(folder: epath.Path, about: dict[str, Any]) -> None:
-    """Notes the sha256 of every file below `folder`.
+    """Writes the manifest: the sha256 of every file below `folder`.
 
     Args:
-      folder: complete; nothing is written into it any more.
-      about: what else to note, JSON-able.
+      folder: a complete folder, into which nothing else will be written.
+      about: facts about the folder, stored with the hashes; JSON-able.
     """
     content = {"about": about, "files": _hashes(folder)}
     write_whole(folder / NAME, json.dumps(content, indent=1))
 
 
 def about(folder: epath.Path) -> dict[str, Any]:
-    """What `write` noted beside the files, of a folder that `damage` finds whole."""
+    """Returns the facts that `write` stored; `damage` must have found the folder intact."""
     return json.loads((folder / NAME).read_text())["about"]
 
 
 def damage(folder: epath.Path) -> str:
-    """What is wrong with a folder that should agree with its manifest; "" if nothing is."""
+    """Compares a folder with its manifest; returns what is wrong, or "" if nothing is."""
     if not (folder / NAME).exists():
         return "it was never finished (no manifest)"
     try:
@@ -62,6 +62,6 @@ def _hashes(folder: epath.Path) -> dict[str, str]:
 
 
 def _hash(path: epath.Path) -> str:
-    """Read in pieces: a file of a large checkpoint need not fit into memory."""
+    """Returns the sha256 of a file, read in pieces because it may not fit into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a line of JSON, TensorBoard, and a progress bar."""
+"""Writers of a run's metrics: lines of JSON, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Writes metrics of training steps; use it in a `with` block.
+    """Writer of the metrics of training steps, to use in a `with` block.
 
     Args:
       folder: the run's folder.
-      start: step the run starts or goes on from.
-      steps: step it ends at.
+      start: the step at which the run starts or resumes.
+      steps: the step at which it ends.
     """
 
     def __init__(self, folder: epath.Path, start: int, steps: int) -> None:
         self._file = folder / METRICS
         if start and self._file.exists():
-            # Steps after the checkpoint will be done again: keep one line for each step.
+            # Steps after the checkpoint are trained again: keep one line for each step.
             kept = [row for row in read_metrics(folder) if row["step"] < start]
             self._file.write_text("".join(json.dumps(row) + "\n" for row in kept))
         elif not start:
             self._file.write_text("")
-        # It imports torch where that is installed: readers of a run need not wait for it.
+        # tensorboardX imports torch where it is installed; readers of a run should not wait for it.
         from tensorboardX import SummaryWriter
 
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
@@ -55,7 +55,7 @@ class MetricsWriter:
         self._board.close()
 
     def advance(self, step: int) -> None:
-        """Moves the bar."""
+        """Moves the progress bar to `step`."""
         self._bar.update(self._row, completed=step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -66,12 +66,12 @@ class MetricsWriter:
             self._board.add_scalar(name, value, step)
         shown = ("loss", "volumes_per_second", "data_wait")
         text = "  ".join(f"{name} {metrics[name]:.4g}" for name in shown if name in metrics)
-        if text:  # results of evaluators leave the numbers of training there
+        if text:  # a line of evaluators keeps the training numbers on the bar
             self._bar.update(self._row, text=text)
 
 
 class SilentWriter(MetricsWriter):
-    """What the processes get that do not write."""
+    """Writer that writes nothing, for all processes but the first."""
 
     def __init__(self) -> None:
         """Opens nothing."""
@@ -83,20 +83,20 @@ class SilentWriter(MetricsWriter):
         return None
 
     def advance(self, step: int) -> None:
-        """Moves nothing."""
+        """Does nothing."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes nothing."""
+        """Does nothing, as only the first process writes."""
 
 
 def open_writer(folder: epath.Path, start: int, steps: int) -> MetricsWriter:
-    """The writer of this process: only the first one writes; see `MetricsWriter`."""
+    """Returns the writer of this process; only the first process writes, see `MetricsWriter`."""
     first = distributed.is_first()
     return MetricsWriter(folder, start, steps) if first else SilentWriter()
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
-    """All lines of a run; one that an interruption cut short is left out."""
+    """Reads all lines of a run's metrics; skips a line that an interruption cut short."""
     rows = []
     for line in (epath.Path(folder) / METRICS).read_text().splitlines():
         try:

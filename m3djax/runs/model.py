@@ -1,4 +1,4 @@
-"""The model of a run: the one way from a folder to a task with its parameters."""
+"""The model of a run: a task with its parameters, read from the run's folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def data(self) -> Data:
-        """Returns the data of the run: its sizes and its tokenizer are the model's."""
+        """Returns the data config of the run; its sizes and tokenizer hold for the model too."""
         return self.experiment.data
 
     def encode(self, images: Float[ArrayLike, "b d h w 1"]) -> VisionFeatures:
@@ -80,10 +80,10 @@ class Model:
 
         Args:
           run: the folder.
-          mesh: the devices that hold the parameters, by the sharding rows; None: the first device
-            of this process.
-          dtype: of the parameters and of what is computed; None: float32 parameters, computed in
-            as in training.
+          mesh: the devices for the parameters, which the sharding rows split; None: the first
+            device of this process.
+          dtype: dtype of the parameters and of the computation; None: float32 parameters, and the
+            computation as in training.
           step: a readable checkpoint; None: the newest.
           components: which components are read; (): all.
 
@@ -126,7 +126,7 @@ def read_params(
     step: int | None = None,
     components: Sequence[str] = (),
 ) -> params_lib.FlatParams:
-    """Reads the parameters of a run as they were trained, adapters apart; see `Model.open`."""
+    """Reads the parameters of a run, with adapters not merged; see `Model.open`."""
     if mesh is None:
         mesh = sharding.make_mesh((1, 1, 1), jax.local_devices()[:1])
     shapes = state.abstract_params(experiment, components)

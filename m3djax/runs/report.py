@@ -1,4 +1,4 @@
-"""The run's report: one HTML page that holds everything, needs no network and runs no script."""
+"""The run's report: one self-contained HTML page without scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TEMPLATE = Path(__file__).with_name("report_template.html")
 
 
 def write(folder: epath.PathLike) -> epath.Path:
-    """Writes `report.html` from what lies in a run's folder; whole or not at all.
+    """Writes `report.html` from the files of a run's folder, atomically.
 
     Raises:
       RunError: the folder is not a run.
@@ -35,7 +35,7 @@ def write(folder: epath.PathLike) -> epath.Path:
 
 
 def render(folder: epath.Path) -> str:
-    """The page as text; whatever comes from files is escaped."""
+    """Returns the page as text; everything from files is escaped."""
     stages = [*_earlier(folder, {str(folder)}), stage(folder)]
     paths = dict.fromkeys(source.path for each in stages for source in each["config"].data.sources)
     environment = jinja2.Environment(
@@ -51,7 +51,7 @@ def render(folder: epath.Path) -> str:
 
 
 def stage(folder: epath.Path) -> dict[str, Any]:
-    """What the page tells of one run."""
+    """Returns the values of the page's template for one run."""
     config = run_folder.read_experiment(folder)
     rows = read_metrics(folder) if (folder / METRICS).exists() else []
     results = _json(folder / FOLDER / RESULTS) or {}
@@ -76,7 +76,10 @@ def stage(folder: epath.Path) -> dict[str, Any]:
 
 
 def _earlier(folder: epath.Path, seen: set[str]) -> list[dict[str, Any]]:
-    """The runs that this one started from, first things first; what is not readable is left out."""
+    """Returns the runs from which this one was initialised, the earliest first.
+
+    Runs that cannot be read are left out.
+    """
     stages = []
     for source in run_folder.read_experiment(folder).init_from.values():
         place = epath.Path(source)
@@ -89,7 +92,7 @@ def _earlier(folder: epath.Path, seen: set[str]) -> list[dict[str, Any]]:
 
 
 def summary(config: Experiment, rows: list[dict[str, float]]) -> dict[str, str]:
-    """What was run, in a few lines."""
+    """Returns a summary of the run: a few lines by title."""
     optimizer = config.optimizer
     speeds = [row["volumes_per_second"] for row in rows if "volumes_per_second" in row]
     done = f"{int(rows[-1]['step']) + 1:,} of " if rows else ""
@@ -124,7 +127,7 @@ def _parameters(config: Experiment) -> int:
 
 
 def _section(folder: epath.Path, findings: dict[str, Any]) -> dict[str, Any]:
-    """An evaluator's part of the page, with every picture of its folder inside."""
+    """Returns an evaluator's section of the page, with every picture of its folder."""
     report = findings["report"]
     captions = {picture["file"]: picture["caption"] for picture in report["pictures"]}
     files = [*captions, *sorted(p.name for p in folder.glob("*.png") if p.name not in captions)]

@@ -15,12 +15,12 @@ REPORT = "report.html"
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What all evaluators of a run found.
+    """The results of all evaluators of a run.
 
     Attributes:
-      folder: the run's.
-      step: of the checkpoint that was measured.
-      found: by name of the evaluator, see `Findings.to_json`.
+      folder: the run's folder.
+      step: the step of the evaluated checkpoint.
+      found: findings by name of the evaluator, see `Findings.to_json`.
       report: the HTML page.
     """
 
@@ -40,10 +40,10 @@ class Results:
 
     @property
     def passed(self) -> bool:
-        """Returns False if any evaluator with a test says that it failed."""
+        """Returns False if any evaluator with a test failed it."""
         return all(findings["passed"] is not False for findings in self.found.values())
 
     def summary(self) -> str:
-        """Returns the result in plain words, a line per sentence."""
+        """Returns the results as sentences, one per line."""
         parts = [findings["report"]["sentences"] for findings in self.found.values()]
         return "\n".join(sentence for part in parts for sentence in part)

@@ -1,4 +1,4 @@
-"""A run's folder explains itself: config, command, environment, metrics, checkpoints, results."""
+"""The folder of a run: config, command, environment, metrics, checkpoints and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from m3djax.mesh import distributed
 ROOT = "runs"
 CONFIG = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# These may change between the start of a run and its continuation.
+# Fields that may change when a run is resumed.
 _FREE = (
     *(
         "mesh",
@@ -39,15 +39,15 @@ _FREE = (
 
 
 class RunError(UserError, RuntimeError):
-    """A folder that is not a run, or is another run."""
+    """Error for a folder that is not a run, or is another run."""
 
 
 def open_for_training(experiment: Experiment) -> epath.Path:
-    """Creates the run's folder, or opens it to go on; process 0 does so for all.
+    """Creates the run's folder, or opens it to resume; process 0 does so for all processes.
 
     Raises:
-      RunError: the folder holds a run with another config; names what differs. Or not every
-        process sees it.
+      RunError: the folder holds a run with another config, and the message names the fields that
+        differ; or a process does not see the folder.
     """
     folder = epath.Path(distributed.from_first(lambda: os.fspath(_open(experiment))))
     if not (folder / CONFIG).exists():
@@ -73,7 +73,7 @@ def _open(experiment: Experiment) -> epath.Path:
                 "Cure: choose another --name, or delete the folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: a kill while it is written must not cost the run.
+    # Written atomically: a kill at this moment must not make the run unreadable.
     write_whole(folder / CONFIG, serialize.dumps(experiment))
     (folder / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
@@ -81,7 +81,7 @@ def _open(experiment: Experiment) -> epath.Path:
 
 
 def read_experiment(folder: epath.PathLike) -> Experiment:
-    """The experiment of a run.
+    """Reads the experiment of a run.
 
     Raises:
       RunError: the folder is not a run.
@@ -96,7 +96,7 @@ def read_experiment(folder: epath.PathLike) -> Experiment:
 
 
 def environment() -> dict[str, object]:
-    """Versions and devices."""
+    """Returns versions of packages, and the devices."""
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -126,7 +126,7 @@ def read_config(folder: epath.PathLike) -> Any:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted paths of the fields of two configs as JSON that differ and may not."""
+    """Returns dotted paths of the fields in which two configs as JSON differ and may not."""
     if path in _FREE or old == new:
         return []
     if not (isinstance(old, dict) and isinstance(new, dict)):

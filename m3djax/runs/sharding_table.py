@@ -1,4 +1,4 @@
-"""Where every parameter of an experiment would live, as text."""
+"""The sharding of every parameter of an experiment, as a text table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from m3djax.runs.state import trainer_of
 
 
 def sharding_table(experiment: Experiment) -> str:
-    """A line per parameter: path, shape, mesh axis of every dimension, MiB on one device.
+    """Returns a line per parameter: path, shape, mesh axes of each dimension, MiB per device.
 
-    A mesh whose sizes are all given needs no devices: the table of a pod can be read anywhere.
-    Moments live where their parameter lives. MiB are float32, without moments.
+    A mesh with all sizes given needs no devices, so the table of a pod can be made anywhere.
+    Optimizer moments are split as their parameter is. MiB are float32, without moments.
 
     Raises:
-      ValueError: a parameter has no row in the sharding table, or the mesh leaves a size open
-        that this machine's devices do not fill.
+      ValueError: a parameter has no row in the sharding table, or the devices of this machine do
+        not fit a mesh with an open size (-1).
     """
     if -1 in experiment.mesh:
         mesh = sharding.make_mesh(experiment.mesh).abstract_mesh
@@ -46,5 +46,5 @@ def sharding_table(experiment: Experiment) -> str:
 
 
 def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Mesh axes that one dimension of a partition is split over."""
+    """Returns the mesh axes that split one dimension of a PartitionSpec."""
     return (entry,) if isinstance(entry, str) else entry or ()

@@ -1,4 +1,4 @@
-"""The train state of an experiment: its shapes and places, and what training starts from."""
+"""The train state of an experiment: its shapes, its shardings and its initial value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from m3djax.step import Trainer, TrainState
 
 
 def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch."""
+    """Returns shapes and dtypes of a batch."""
     spec = experiment.data.spec()
     return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in spec.items()}
 
@@ -27,14 +27,14 @@ def specification(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
 def abstract_batch(
     experiment: Experiment, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and places of a batch; no data is read."""
+    """Returns shapes, dtypes and shardings of a batch; no data is read."""
     where = sharding.batch_sharding(mesh)
     spec = specification(experiment)
     return {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where) for n, s in spec.items()}
 
 
 def trainer_of(experiment: Experiment) -> Trainer:
-    """The pure functions of an experiment."""
+    """Returns the pure functions of an experiment: `init` and the training step."""
     return Trainer(experiment, specification(experiment))
 
 
@@ -57,7 +57,7 @@ def abstract_params(
 
 
 def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
-    """Shapes, dtypes and places of the train state; nothing is computed."""
+    """Returns shapes, dtypes and shardings of the train state; nothing is computed."""
     state = jax.eval_shape(trainer_of(experiment).init, jax.eval_shape(jax.random.key, 0))
     shardings = sharding.state_shardings(state, mesh, experiment.task)
     return jax.tree.map(
@@ -68,14 +68,14 @@ def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStat
 
 
 def initial_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
-    """What training starts from: parts of other runs, as `init_from` asks, and the rest fresh.
+    """Returns the initial state: components of `init_from` from other runs, the rest initialised.
 
-    What is read is never drawn: a device holds no more than the state, and waits for no random
-    numbers of a pretrained model.
+    Parameters loaded from a checkpoint are not initialised first. So a device holds no more than
+    the state, and computes no random numbers for a pretrained model.
 
     Raises:
-      ConfigError: the task has no such component.
-      CheckpointError: a source is not readable, or of another shape.
+      ConfigError: the task has no component with a name in `init_from`.
+      CheckpointError: a source is not readable, or its shapes differ.
     """
     like = abstract_state(experiment, mesh)
     given = _given(experiment, like.trainable | like.frozen)
@@ -98,7 +98,7 @@ def initial_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState
 
 
 def _given(experiment: Experiment, like: Mapping[str, Any]) -> FlatParams:
-    """The parameters that other runs give, in the shapes and places of `like`."""
+    """Reads the parameters of `init_from`, with the shapes and shardings of `like`."""
     given: FlatParams = {}
     for component, source in experiment.init_from.items():
         wanted = params.component(like, component)

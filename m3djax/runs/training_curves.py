@@ -1,4 +1,4 @@
-"""Training curves as inline SVG, in the colours of the page around them."""
+"""Training curves as inline SVG; the CSS of the page sets their colours."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 440, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 24
-_PARTS = 30  # the moving average covers two of so many parts of the run
+_PARTS = 30  # the moving average covers two of these parts of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A number over training steps.
+    """A metric over training steps.
 
     Attributes:
       key: its name in `metrics.jsonl`.
-      title: for people.
+      title: the title for readers.
       log: whether the vertical axis is logarithmic.
     """
 
@@ -38,13 +38,13 @@ CURVES = (
     Curve("volumes_per_second", "Crops per second"),
 )
 TERM = "loss/"
-"""What names of the terms of a loss begin with in `metrics.jsonl`."""
+"""Prefix of the names of loss terms in `metrics.jsonl`."""
 
 
 def of(rows: Sequence[Mapping[str, float]]) -> tuple[Curve, ...]:
-    """Returns the curves of a run: the loss, every term of it, and what `CURVES` names.
+    """Returns the curves of a run: the loss, each of its terms, and `CURVES`.
 
-    A loss of a single term is one curve that names the term.
+    A loss with a single term is one curve with the name of the term.
 
     Args:
       rows: lines of `metrics.jsonl`.
@@ -68,10 +68,12 @@ def _positive(rows: Sequence[Mapping[str, float]], term: str) -> bool:
 
 
 def draw(curve: Curve, rows: Sequence[Mapping[str, float]]) -> Markup | None:
-    """The curve as an <svg>: faint as measured, strong smoothed; None if there is nothing to draw.
+    """Draws a curve as an <svg>: a faint line as measured and a strong smoothed line.
+
+    Returns None if there are fewer than two points.
 
     Args:
-      curve: what to draw.
+      curve: the curve.
       rows: lines of `metrics.jsonl`.
     """
     points = [(row["step"], row[curve.key]) for row in rows if _usable(row.get(curve.key), curve)]
@@ -98,7 +100,7 @@ def draw(curve: Curve, rows: Sequence[Mapping[str, float]]) -> Markup | None:
 
 
 class _Axis:
-    """The vertical axis: from value to place, and its ticks."""
+    """The vertical axis: its ticks, and its map from values to pixels."""
 
     def __init__(self, low: float, high: float, log: bool) -> None:
         self._log = log
@@ -115,7 +117,7 @@ class _Axis:
         self.ticks = [float(tick) for tick in ticks if ends[0] <= tick <= ends[1]]
 
     def place(self, values: np.ndarray) -> np.ndarray:
-        """Pixels from the top."""
+        """Returns the places of values, in pixels from the top."""
         scaled = np.log10(values) if self._log else values
         share = (scaled - self._low) / (self._high - self._low)
         return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
@@ -126,7 +128,7 @@ def _usable(value: float | None, curve: Curve) -> bool:
 
 
 def _smooth(places: np.ndarray) -> np.ndarray:
-    """Moving average of what is seen, so that on a logarithmic axis it is a geometric one."""
+    """Returns the moving average of pixels: on a logarithmic axis, a geometric average."""
     width = max(len(places) // _PARTS, 1)
     padded = np.pad(places, width, mode="edge")
     return np.convolve(padded, np.full(2 * width + 1, 1 / (2 * width + 1)), mode="valid")

@@ -1,7 +1,7 @@
-"""Weights without a run, such as imported ones: a folder that stands wherever a run's may.
+"""Folders of weights without a run, such as imported weights; they are read like runs.
 
-WEIGHTS/config.json is an experiment that the weights fit, weights/ holds the parameters of one or
-several of its components, origin.json says where they come from.
+In such a folder, config.json is an experiment that fits the weights, weights/ holds the parameters
+of one or several of its components, and origin.json names their source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from m3djax.runs.checkpoint import CheckpointError
 FOLDER = "weights"
 ORIGIN = "origin.json"
 ASIDE = "aside"
-"""Below it, published tensors that belong to no component: safetensors, as they were."""
+"""Subfolder of published tensors that belong to no component: unchanged safetensors files."""
 
 
 def save(
@@ -35,13 +35,13 @@ def save(
     parameters: Mapping[str, Any],
     origin: Mapping[str, Any],
 ) -> None:
-    """Writes weights; a folder that is interrupted on the way is never read as whole.
+    """Writes a folder of weights; a folder of an interrupted call is never read as complete.
 
     Args:
-      folder: must not exist, or hold nothing but what an interrupted call left.
-      experiment: what `evaluate` and export are to read: task, data, evaluators.
-      parameters: path -> array, by the names of the experiment's task.
-      origin: JSON-able.
+      folder: a new folder, or one with nothing but files of an interrupted call.
+      experiment: the task, data and evaluators that evaluation and export read.
+      parameters: path -> array, with the paths of the experiment's task.
+      origin: the source of the weights; JSON-able.
 
     Raises:
       CheckpointError: the folder holds something else.
@@ -68,16 +68,16 @@ def load_params(
     step: int | None = None,
     fresh_adapters: bool = False,
 ) -> FlatParams:
-    """Parameters of a run's newest readable checkpoint, or of a folder that `save` wrote.
+    """Reads parameters from a run's checkpoint, or from a folder that `save` wrote.
 
     Args:
-      folder: either.
+      folder: a run or a folder of weights.
       wanted: path -> jax.ShapeDtypeStruct with a sharding; see `checkpoint.load_params`.
-      step: one that `newest_readable` found; by default it is looked for.
-      fresh_adapters: whether adapters are left out that are not there.
+      step: a step from `newest_readable`; None: the newest readable step.
+      fresh_adapters: whether to leave out adapters that were not saved.
 
     Raises:
-      CheckpointError: nothing there is readable, it lacks a path, or a shape differs.
+      CheckpointError: nothing in the folder is readable, it lacks a path, or a shape differs.
     """
     place = epath.Path(folder).resolve() / FOLDER
     if not place.exists():
@@ -93,13 +93,13 @@ def load_params(
 def on_mesh(
     leaves: Mapping[str, Any], mesh: Mesh, model: Any, dtype: Any = "float32"
 ) -> dict[str, Any]:
-    """What `load_params` takes for parameters that go where the sharding table puts them.
+    """Returns `wanted` of `load_params` for parameters that are split by the sharding table.
 
     Args:
       leaves: path -> anything with a shape.
       mesh: the devices.
-      model: what the paths start from; see `sharding.state_shardings`.
-      dtype: what the parameters become.
+      model: the task or modules at the root of the paths; see `sharding.state_shardings`.
+      dtype: the dtype of the parameters that are read.
     """
     places = sharding.state_shardings(dict(leaves), mesh, model)
     return {
@@ -109,10 +109,10 @@ def on_mesh(
 
 
 def newest_readable(folder: epath.PathLike) -> int:
-    """The step of a run's newest readable checkpoint; 0 for a folder that `save` wrote.
+    """Returns the step of a run's newest readable checkpoint; 0 for a folder that `save` wrote.
 
     Raises:
-      CheckpointError: nothing there is readable.
+      CheckpointError: nothing in the folder is readable.
     """
     place = epath.Path(folder) / FOLDER
     if not place.exists():
