@@ -1,1 +1,1 @@
-"""Questions about scans, and the verb `ask`."""
+"""Questions to a model about scans, and the verb `ask`."""

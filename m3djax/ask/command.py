@@ -20,15 +20,15 @@ from m3djax.generate.terminal import chosen, converse
 
 @dataclasses.dataclass(frozen=True)
 class Ask(AskOptions):
-    """Does what the options ask for."""
+    """The verb `ask` with its options."""
 
     def answer(self) -> int:
         """Prints the answers, draws the picture, writes the draft; returns the exit status.
 
         Raises:
           RunError, CheckpointError: the run cannot be read.
-          DataError: a scan or the tokenizer cannot be read, a scan is of another kind, or the
-            picture or the draft cannot be written.
+          DataError: a scan or the tokenizer cannot be read, a scan is of another kind than the
+            training data, or the picture or the draft cannot be written.
           ConfigError: options, run and scans do not fit together, or a question is empty.
         """
         if not all(map(str.strip, self.questions)):
@@ -58,11 +58,11 @@ class Ask(AskOptions):
         return status
 
     def open(self) -> Session:
-        """Reads the run and the scans, prints what they are, and encodes the scans."""
+        """Reads the run and the scans, prints descriptions of them, and encodes the scans."""
         run, dtype = Run.open(self.run), chosen(self.dtype)
         fovs = [self._look_at(run, path) for path in (self.scan, *self.also)]
         terminal.show_scans(fovs)
-        run.prompt(len(fovs))  # before the weights, which take long to read
+        run.prompt(len(fovs))  # errors come before the weights, which take long to read
         model = run.load(dtype)
         terminal.show_model(self.run, model, dtype)
         session = Session(model, fovs, self.sampling)
@@ -105,7 +105,7 @@ class Ask(AskOptions):
 
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
-    """Raises DataError with a cure where the file system refuses to write."""
+    """Turns an OSError of a write into a DataError with a cure."""
     try:
         yield
     except OSError as error:

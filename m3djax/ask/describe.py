@@ -1,4 +1,4 @@
-"""Scans, fields of view and places of replies in words."""
+"""Descriptions of scans, fields of view and places of replies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from m3djax.ask.session import Reply
 from m3djax.runs.results import Results
 
 _TOLD = 0.05
-"""Least share of the model's input beyond the scan that is worth a word."""
+"""Share of the model's input beyond the scan from which on a description mentions it."""
 _TILT = np.deg2rad(0.5)
 
 
 def describe(fov: FieldOfView) -> list[str]:
-    """Returns two lines: what the scan is, and what of it the model sees."""
+    """Returns two lines: a description of the scan, and of the part that the model sees."""
     scan, frame = fov.scan, fov.frame()
     sides = " x ".join(map(str, scan.source_shape or ()))
     about = f"{printable(scan.source)}: {sides} voxels{_axes(scan)}{_spacing(scan)}, {scan.units}"
@@ -38,7 +38,7 @@ def describe(fov: FieldOfView) -> list[str]:
 
 
 def measured(folder: epath.PathLike) -> list[str]:
-    """Returns what the last evaluation of a run found, or a line that says there was none."""
+    """Returns the results of the last evaluation of a run, or a line that there is none."""
     results = Results.read(folder)
     if results is None or not (found := results.summary()):
         return ["measured: nothing; whether its answers are right is not known"]
@@ -46,7 +46,7 @@ def measured(folder: epath.PathLike) -> list[str]:
 
 
 def about_places(reply: Reply) -> Iterator[str]:
-    """Yields a line for every place of a reply, and for every box that has none."""
+    """Yields a line for every place of a reply, and for every box without a place."""
     for place in reply.places:
         yield f"box {place.text}: {place}"
     for text in reply.unreadable:
@@ -58,7 +58,7 @@ def about_places(reply: Reply) -> Iterator[str]:
 
 
 def counted(replies: Sequence[Reply]) -> str:
-    """Counts the boxes that were placed, unreadable and outside; "" if there are none."""
+    """Returns a line with the numbers of placed, unreadable and outside boxes; "" without boxes."""
     placed = sum(len(reply.places) for reply in replies)
     unreadable = sum(len(reply.unreadable) for reply in replies)
     outside = sum(len(reply.outside) for reply in replies)

@@ -1,4 +1,4 @@
-"""The draft of a report: text that says where it comes from."""
+"""The draft of a report, with a statement of its origin."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from m3djax.ask.session import Exchange
 
 
 def write(path: epath.PathLike, exchange: Exchange, fovs: Sequence[FieldOfView], run: str) -> None:
-    """Writes the draft, whole or not at all.
+    """Writes the draft, atomically.
 
     Args:
-      path: of the text file.
+      path: path of the text file.
       exchange: the request for a report, and the reply.
-      fovs: what the model saw of the scans.
-      run: the model.
+      fovs: the fields of view of the scans.
+      run: name of the model.
     """
     text = exchange.reply.text.strip()
     if exchange.reply.ended == "length":

@@ -1,4 +1,4 @@
-"""The part of a scan that a model sees, cut as the crops of its training."""
+"""The field of view: the part of a scan that a model sees, cut like the crops of its training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from data_pipelines.windows import Window, cut
 
 CENTRE, WHOLE = "centre", "whole"
 MOST = 2**30
-"""Voxels of a crop before it is resampled to the network's input: 2 GiB."""
+"""Largest number of voxels of a crop before it is resampled to the network's input: 2 GiB."""
 _NUMBER = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
 _POINT = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER}(mm)?")
 
 
 @dataclasses.dataclass(frozen=True)
 class At:
-    """The place in a scan that a model is to look at.
+    """The place of a field of view in a scan.
 
     Attributes:
-      point: the voxel of the file, along its own axes, or millimetres; None: the scan's centre.
+      point: a voxel of the file, along its own axes, or millimetres; None: the scan's centre.
       mm: whether the point is in RAS+ millimetres.
-      whole: look at the whole scan instead, resampled to the size of the network's input.
+      whole: whether to use the whole scan, resampled to the size of the network's input.
     """
 
     point: tuple[float, float, float] | None = None
@@ -43,7 +43,7 @@ class At:
         """Reads "centre", "whole", "30,200,180" (a voxel) or "-12,40,1310mm".
 
         Raises:
-          ConfigError: it is none of these.
+          ConfigError: the text is none of these.
         """
         if text in (CENTRE, WHOLE):
             return cls(whole=text == WHOLE)
@@ -58,15 +58,15 @@ class At:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FieldOfView:
-    """What a model sees of a scan.
+    """The part of a scan that a model sees.
 
     Attributes:
-      scan: as it was read.
-      seen: the network's input in real values; its `to_source` leads to voxels of the file.
-      image: (D, H, W, 1) int16, as training stores it.
-      scale: `image * scale + offset` is the real value.
-      offset: see there.
-      whole: whether the whole scan was resampled although training cut crops.
+      scan: the scan as read from the file.
+      seen: the network's input in real values; its `to_source` maps to voxels of the file.
+      image: (D, H, W, 1) int16, as stored for training.
+      scale: scale of `image`: `image * scale + offset` is the real value.
+      offset: offset of `image`.
+      whole: whether the whole scan was resampled although training used crops.
     """
 
     scan: Volume
@@ -78,20 +78,20 @@ class FieldOfView:
 
     @classmethod
     def of(cls, scan: Volume, data: Data, recipe: Recipe, at: At, crop: Crop) -> FieldOfView:
-        """Preprocesses a scan as the training data and cuts the network's input out of it.
+        """Preprocesses a scan like the training data, and cuts the network's input from it.
 
-        A scan that is smaller than a crop lies in its middle, and lowest values (air) around it.
+        A scan that is smaller than a crop is at its centre, padded with the lowest value (air).
 
         Args:
-          scan: as it was read.
-          data: of the run: size and units.
-          recipe: that its dataset was prepared with.
-          at: the place in the middle of the crop, which moves as far as needed to stay in the scan.
-          crop: how much a crop covers; of a run that was trained on whole volumes, the centre of
-            the scan is the whole scan.
+          scan: the scan as read from the file.
+          data: data config of the run, with size and units.
+          recipe: recipe with which the run's dataset was prepared.
+          at: centre of the crop; it is shifted as far as needed to keep the crop in the scan.
+          crop: the crop of training. If training used whole volumes, the default place is the whole
+            scan.
 
         Raises:
-          DataError: the scan is in other units than the run's data, or cannot be preprocessed.
+          DataError: the scan has other units than the run's data, or cannot be preprocessed.
           ConfigError: the place is not in the scan, or the crop is too large.
         """
         volume = recipe(scan)
@@ -107,16 +107,16 @@ class FieldOfView:
         return cls(scan, seen, image, scale, offset, untrained)
 
     def frame(self) -> np.ndarray:
-        """Returns its box in the file: (6,) half-open voxels along its axes, cut at its edges."""
+        """Returns the box in the file: (6,) half-open voxels along its axes, within the scan."""
         return self._reach().clip(0, np.tile(_source_shape(self.scan), 2))
 
     def share(self) -> float:
-        """Returns the share of the scan's voxels that it covers."""
+        """Returns the share of the scan's voxels inside the field of view."""
         low, high = np.split(self.frame(), 2)
         return float(np.prod((high - low) / _source_shape(self.scan)))
 
     def beyond(self) -> float:
-        """Returns the share of the network's input that lies outside of the scan."""
+        """Returns the share of the network's input outside of the scan."""
         (low, high), (first, last) = np.split(self.frame(), 2), np.split(self._reach(), 2)
         return 1 - float(np.prod((high - low) / (last - first)))
 
@@ -153,7 +153,7 @@ def _whole(crop: Crop) -> bool:
 
 
 def _index(at: At, volume: Volume) -> np.ndarray:
-    """Returns the voxel of the preprocessed volume that `at` names."""
+    """Returns the voxel of the preprocessed volume at the place `at`."""
     if at.point is None:
         return (np.array(volume.shape) - 1) / 2
     if not at.mm:

@@ -1,4 +1,4 @@
-"""Runs that can be asked about scans."""
+"""Runs that answer questions about scans."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from m3djax.tasks.answering import AnsweringTask
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A run that answers questions about volumes; its weights are not read yet.
+    """A run that answers questions about volumes, before its weights are read.
 
     Attributes:
-      folder: of the run, or of converted weights.
+      folder: folder of the run, or of converted weights.
       experiment: its config.
       task: its task.
-      tokens: puts questions to it.
+      tokens: its tokenizer, which makes the prompts.
     """
 
     folder: epath.Path
@@ -52,8 +52,8 @@ class Run:
         """Reads the config of a run.
 
         Raises:
-          RunError: the folder is none.
-          ConfigError: the run answers no questions about volumes, or its parts do not fit.
+          RunError: the folder is not a run.
+          ConfigError: the run does not answer questions about volumes, or its parts do not fit.
         """
         folder = epath.Path(folder)
         experiment = run_folder.read_experiment(folder)
@@ -84,16 +84,16 @@ class Run:
         series: str | None = None,
         recipe: str | None = None,
     ) -> FieldOfView:
-        """Reads and preprocesses a scan, and cuts out of it what the model sees.
+        """Reads and preprocesses a scan, and cuts the model's field of view from it.
 
         Args:
           scan: a volume, a volume file, or a folder of DICOM files or of image slices.
-          at: the middle of the crop: "centre", a voxel of the file ("30,200,180") or RAS+
-            millimetres ("-12,40,1310mm"); "whole" resamples the whole scan instead.
-          zoom: of the crop; None is that of the crop that training cut most often.
-          units: of a file that cannot tell: "HU" for CT.
-          series: the number of a series in a DICOM folder with several.
-          recipe: name of the preprocessing; None is what the run's datasets say.
+          at: centre of the crop: "centre", a voxel of the file ("30,200,180") or RAS+ millimetres
+            ("-12,40,1310mm"); "whole": the whole scan is resampled instead.
+          zoom: zoom of the crop; None: that of the most frequent crop in training.
+          units: units of a file that does not store them: "HU" for CT.
+          series: number of a series in a DICOM folder with several.
+          recipe: name of the preprocessing; None: that of the run's datasets.
 
         Raises:
           DataError: the scan cannot be read, or is of another kind than the run's data.
@@ -107,7 +107,7 @@ class Run:
         return FieldOfView.of(scan, self.experiment.data, steps, place, crop)
 
     def prompt(self, volumes: int) -> Prompt:
-        """Returns how questions about this number of volumes are put.
+        """Returns the prompt format for questions about this number of volumes.
 
         Raises:
           ConfigError: the tokens of the volumes do not fit the model's context.
@@ -124,14 +124,14 @@ class Run:
         """Reads the weights.
 
         Args:
-          dtype: what is computed in, and what weights are kept in.
-          mesh: the devices that hold the weights; None: all devices of this process, each with a
-            part of every weight.
+          dtype: dtype of the weights and of the computation.
+          mesh: the devices for the weights; None: all devices of this process, with every weight
+            split over them.
 
         Raises:
           CheckpointError: there are no readable weights, or components are missing.
           ConfigError: the tokenizer cannot make the model's prompts.
-          DataError: its tokenizer cannot be read, or is another model's.
+          DataError: its tokenizer cannot be read, or belongs to another model.
         """
         tokenizer = self.tokens.load()
         end = self.tokens.prompt.end(tokenizer)
@@ -149,7 +149,7 @@ class Run:
         return AskModel(self, reader)
 
     def _recipe(self, name: str | None) -> Recipe:
-        """Returns the named recipe, or the one that the run's datasets were prepared with."""
+        """Returns the recipe with this name; None: the recipe of the run's datasets."""
         cure = f"--recipe with the one of the training data ({', '.join(RECIPES)})"
         if name is not None:
             if name not in RECIPES:
@@ -171,7 +171,7 @@ class Run:
         return found[0]
 
     def _crop(self, zoom: float | None) -> Crop:
-        """Returns the crop that training cut most often, or one of another zoom."""
+        """Returns a crop with this zoom; None: the most frequent crop in training."""
         if zoom is None:
             return max(self.experiment.data.crops, key=lambda crop: crop.weight)
         if not 0 < zoom < math.inf:
@@ -182,14 +182,14 @@ class Run:
 
     @property
     def released_boxes(self) -> bool:
-        """Whether it learned boxes that end at their last voxel; see `boxes.mask_to_box`."""
+        """Returns whether the run learned boxes that include their end; see `boxes.mask_to_box`."""
         text = self.experiment.data.find("text", Text)
         return text is not None and _released(text.source)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AskModel:
-    """A run with its weights; it may serve any number of sessions.
+    """A run with its weights, for any number of sessions.
 
     Attributes:
       run: the run.
@@ -201,11 +201,14 @@ class AskModel:
 
     @property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer with all new tokens; shared, so do not change it."""
+        """Returns the transformers tokenizer with all new tokens; shared, so do not change it."""
         return self.reader.generator.tokenizer
 
 
 def _released(source: CaptionSource) -> bool:
-    """Looks into mixtures, too: all of their sources write boxes in one way."""
+    """Returns whether a source writes boxes as M3D released them.
+
+    All sources in a mixture write boxes in the same way, so any of them decides.
+    """
     members = getattr(source, "sources", {})
     return getattr(source, "released", False) or any(map(_released, members.values()))

@@ -1,6 +1,6 @@
-"""The options of the verb `ask`; `command` does the work.
+"""The options of the verb `ask`, which the module `command` implements.
 
-JAX is not imported here, so that help is shown at once.
+This module does not import JAX, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from m3djax.generate.sampling import Sampling
 class AskOptions:
     """Asks a model about a scan.
 
-    Without questions it reads them from the terminal. Boxes in answers are given in voxels of the
-    file (first:past-the-last, along its own axes) and in RAS+ millimetres, and drawn. Nothing that
-    it says is for clinical use.
+    Without questions, it reads them from the terminal. Boxes in answers are printed in voxels of
+    the file (first:past-the-last, along its own axes) and in RAS+ millimetres, and drawn. No answer
+    is for clinical use.
 
     Attributes:
       run: a run of the task VisionLanguage, or a folder of the verb `convert`.
       scan: a volume file, or a folder of DICOM files or of image slices.
-      questions: one text each.
-      also: further scans of the same prompt, behind the first. Boxes are then not placed, as
+      questions: the questions, each one argument.
+      also: further scans of the same prompt, after the first. Then boxes are not placed, because
         answers do not say which scan they mean.
-      at: what is looked at where training cut crops: around the "centre" of the scan, a voxel of
-        the file ("30,200,180"), or RAS+ millimetres ("-12,40,1310mm"; write --at=-12,...).
-        "whole" resamples the whole scan to the size of the crop, as training did not.
-      zoom: of the crop, see `Crop`; None is the one that training cut most often.
-      units: of files that cannot tell: "HU" for CT.
-      series: the number of a series in a DICOM folder with several.
-      recipe: preprocessing of the training data, such as "m3d", where that is not at hand.
-      picture: the PNG to draw; None draws nothing.
-      report: a file for a draft of the findings; None writes none.
-      report_prompt: what is asked for it.
-      sampling: how answers are chosen.
-      dtype: what is computed in; "auto" is float32 on CPUs and bfloat16 elsewhere.
+      at: centre of the crop: the "centre" of the scan, a voxel of the file ("30,200,180"), or RAS+
+        millimetres ("-12,40,1310mm"; write --at=-12,...). "whole": the whole scan is resampled to
+        the size of the crop, unlike in training.
+      zoom: zoom of the crop, see `Crop`; None: that of the most frequent crop in training.
+      units: units of files that do not store them: "HU" for CT.
+      series: number of a series in a DICOM folder with several.
+      recipe: preprocessing of the training data, such as "m3d", if the data are not at hand.
+      picture: path of the PNG; None: no picture.
+      report: path of a draft of the findings; None: no draft.
+      report_prompt: the question that asks for the draft.
+      sampling: options of sampling for the answers.
+      dtype: dtype of the computation; "auto": float32 on CPUs and bfloat16 elsewhere.
     """
 
     run: tyro.conf.Positional[str]

@@ -1,4 +1,4 @@
-"""The picture of a session: places of replies on slices of the scans."""
+"""The picture of a session: the places of replies on slices of the scans."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from m3djax.inputs.inputs import ScaleIntensityRange
 
 NOTICE = "Software for research: not for clinical use."
 MOST = 8
-"""Rows of a picture."""
+"""Largest number of rows of a picture."""
 _WIDTH, _LINE, _FOOT, _TALLEST = 11.0, 0.2, 0.42, 4.5  # inches
-_LETTERS, _LINES = 130, 3  # of a title
+_LETTERS, _LINES = 130, 3  # letters per line and lines of a title
 _BOX, _FRAME = "#f2cc60", "#8b949e"
 
 
@@ -37,9 +37,9 @@ class Row:
     """Three planes through one place.
 
     Attributes:
-      title: what was asked and said.
-      fov: what the model sees of the scan.
-      box: (6,) half-open voxels of the file to mark; None marks nothing.
+      title: question and answer.
+      fov: the field of view of the scan.
+      box: (6,) half-open voxels of the file to mark; None: no box.
     """
 
     title: str
@@ -48,11 +48,11 @@ class Row:
 
 
 def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row]:
-    """Returns a row for every place of the replies; without any, one for every scan.
+    """Returns a row for every place of the replies; without places, a row for every scan.
 
     Args:
-      fovs: what the model sees of the scans of the session.
-      exchanges: what was asked and said.
+      fovs: the fields of view of the session's scans.
+      exchanges: the questions and replies.
     """
     titles = [f"{one.question}  >  {one.reply.text.strip()}" for one in exchanges]
     placed = [
@@ -66,15 +66,16 @@ def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row
 
 
 def draw(path: epath.PathLike, rows: Sequence[Row], window: ScaleIntensityRange) -> None:
-    """Writes a PNG, whole or not at all: the scan in three planes, a row for each box.
+    """Writes a PNG, atomically: the scan in three planes, a row for each box.
 
-    The planes go through the middle of the box, or of what was looked at; a dashed frame is drawn
-    around the latter. Volumes in HU are shown in the network's window, others in their own.
+    The planes go through the centre of the box, or of the field of view without a box. A dashed
+    frame shows the field of view. Volumes in HU are shown in the network's window, others from
+    their percentile 1 to 99.
 
     Args:
-      path: of the PNG.
-      rows: at least one; the last `MOST` are drawn.
-      window: of the network, in HU.
+      path: path of the PNG.
+      rows: at least one row; the last `MOST` are drawn.
+      window: intensity range of the network, in HU.
     """
     shown = [_Shown.of(row) for row in rows[-MOST:]]
     heights = [one.height() + _LINE * (one.title.count("\n") + 1) for one in shown]
@@ -93,21 +94,21 @@ def draw(path: epath.PathLike, rows: Sequence[Row], window: ScaleIntensityRange)
     figure.text(0.01, 0.12 / total, note, color=TEXT, fontsize=8)
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # models speak any language, the font does not
+        warnings.filterwarnings("ignore", "Glyph")  # the font lacks letters of some languages
         figure.savefig(file, format="png", dpi=110, facecolor=BACKGROUND)
     write_whole(path, file.getvalue())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Shown:
-    """A row with its scan turned as radiologists look at it.
+    """A row with its scan in radiological orientation.
 
     Attributes:
-      title: in lines.
+      title: the title, wrapped into lines.
       volume: the scan.
-      planes: of it.
-      frame: (6,) what was looked at, in voxels of `volume`.
-      box: (6,) what is marked, likewise.
+      planes: the planes of the scan.
+      frame: (6,) the field of view, in voxels of `volume`.
+      box: (6,) the box to mark, in voxels of `volume`.
     """
 
     title: str
@@ -124,20 +125,20 @@ class _Shown:
         box = None if row.box is None else _moved(row.box, volume)
         text = textwrap.wrap(printable(" ".join(row.title.split())), _LETTERS)
         text = [*text[:_LINES], *(["..."] if len(text) > _LINES else [])]
-        title = "\n".join(text).replace("$", r"\$")  # else it starts a formula
+        title = "\n".join(text).replace("$", r"\$")  # "$" would start a formula
         return cls(title, volume, planes, _moved(row.fov.frame(), volume), box)
 
     def _extent(self) -> np.ndarray:
         return np.multiply(self.volume.shape, self.volume.spacing or (1.0, 1.0, 1.0))
 
     def _scale(self) -> float:
-        """Inches per mm: the planes fill the width, and are not taller than a part of a page."""
+        """Returns inches per mm: the planes fill the width, or are `_TALLEST` inches high."""
         sides = [np.delete(self._extent(), plane.axis) for plane in self.planes]
         widest, tallest = sum(columns for _, columns in sides), max(rows for rows, _ in sides)
         return min((_WIDTH - 0.4) / widest, _TALLEST / tallest)
 
     def height(self) -> float:
-        """Inches of the planes."""
+        """Returns the height of the planes in inches."""
         rows = [np.delete(self._extent(), plane.axis)[0] for plane in self.planes]
         return max(float(max(rows)) * self._scale(), 0.8) + 0.1
 
@@ -148,7 +149,7 @@ class _Shown:
         total: float,
         limits: tuple[float, float],
     ) -> None:
-        """Draws the planes between two heights (inches) of a figure that is `total` inches high."""
+        """Draws the planes between two heights (inches) of a figure of `total` inches."""
         spacing = np.array(self.volume.spacing or (1.0, 1.0, 1.0))
         middle = (self.frame if self.box is None else self.box).reshape(2, 3).mean(0)
         at = np.clip(np.floor(middle).astype(int), 0, np.array(self.volume.shape) - 1)
@@ -176,7 +177,7 @@ class _Shown:
 def _mark(
     axes: Axes, plane: Plane, box: np.ndarray, index: int, colour: str, style: str = "-"
 ) -> None:
-    """Outlines a box, if the slice cuts it."""
+    """Draws the outline of a box if the slice cuts it."""
     low, high = box.reshape(2, 3)
     if not low[plane.axis] <= index + 0.5 <= high[plane.axis]:
         return
@@ -189,8 +190,8 @@ def _mark(
 
 
 def _slice_of_file(volume: Volume, axis: int, index: int) -> str:
-    """A slice of a volume that was turned, as NumPy takes it from the file: "[:, 12, :]"."""
-    along = volume.to_source[:3, axis]  # of the file's axes it follows one
+    """Returns the index of a slice in the file, in NumPy's notation: "[:, 12, :]"."""
+    along = volume.to_source[:3, axis]  # it is parallel to one of the file's axes
     point = np.zeros(3)
     point[axis] = index
     number = round(float(transform(volume.to_source, point)[np.abs(along).argmax()]))
@@ -198,7 +199,7 @@ def _slice_of_file(volume: Volume, axis: int, index: int) -> str:
 
 
 def _moved(box: np.ndarray, volume: Volume) -> np.ndarray:
-    """A half-open box of the file's voxels in those of a volume that was turned."""
+    """Maps a half-open box from voxels of the file to voxels of a reoriented volume."""
     faces = transform(np.linalg.inv(volume.to_source), box.reshape(2, 3) - 0.5) + 0.5
     return np.concatenate([faces.min(0), faces.max(0)])
 

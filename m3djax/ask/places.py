@@ -1,4 +1,4 @@
-"""Places that answers name, in the coordinates of the scan."""
+"""Places in answers, in the coordinates of the scan."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _BARE = re.compile(r"(?:[-+]?\d*\.\d+\s*,\s*){3,}[-+]?\d*\.?\d+")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlacedBox:
-    """A box of an answer.
+    """A box of an answer, placed in the scan.
 
     Attributes:
-      text: as it was written.
+      text: the box as written in the answer.
       voxels: (6,) first and past-the-last voxel along the file's own axes; not rounded.
-      mm: (6,) least and largest x, y, z in RAS+ millimetres of the box around it that is parallel
-        to the patient's axes; None where the file does not say where it lies.
+      mm: (6,) least and largest x, y, z in RAS+ millimetres. They are those of the enclosing box
+        that is parallel to the patient's axes. None if the file has no affine.
     """
 
     text: str
@@ -40,7 +40,7 @@ class PlacedBox:
 
 
 Place = PlacedBox
-"""What a reply may point at in the scan; another kind of place joins as a union."""
+"""A place of a reply in the scan; further kinds of places would make this a union."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,9 @@ class FoundBoxes:
     """All boxes of an answer.
 
     Attributes:
-      placed: those that lie in the scan.
-      unreadable: texts that look like a box and are none.
-      outside: boxes, as written, of which nothing lies in the scan: the crop reaches beyond it.
+      placed: boxes in the scan.
+      unreadable: texts that look like a box but cannot be read.
+      outside: boxes, as written, that lie wholly in a part of the crop outside of the scan.
     """
 
     placed: tuple[PlacedBox, ...] = ()
@@ -59,10 +59,10 @@ class FoundBoxes:
 
 
 def read_boxes(text: str) -> tuple[list[tuple[str, Box]], list[str]]:
-    """Returns the boxes of an answer, and the texts that look like one and cannot be read.
+    """Returns the boxes of an answer, and the texts that look like a box but cannot be read.
 
-    Numbers in square brackets, closed or not, and four or more decimal fractions in a row without
-    brackets look like a box. They are one if `read_box` takes them.
+    Numbers in square brackets, closed or not, look like a box. So do four or more decimal fractions
+    in a row without brackets. They are a box if `read_box` reads them.
     """
     found, unreadable = [], []
     for match in _BRACKETS.finditer(text):
@@ -80,8 +80,8 @@ def place_boxes(text: str, fov: FieldOfView, *, released: bool = False) -> Found
 
     Args:
       text: the answer.
-      fov: what it is about; boxes are shares of it.
-      released: whether the run learned boxes that end at their last voxel, as M3D's do.
+      fov: the field of view of the scan; boxes are fractions of it.
+      released: whether the run learned boxes that include their end, as in M3D's release.
     """
     found, unreadable = read_boxes(text)
     placed, outside = [], []
@@ -89,7 +89,7 @@ def place_boxes(text: str, fov: FieldOfView, *, released: bool = False) -> Found
         size = np.array(fov.seen.shape)
         low, high = box[:3] * size, box[3:] * size + (1 if released else 0)
         if np.any(high <= low):
-            unreadable.append(written)  # a box of no voxels
+            unreadable.append(written)  # a box without voxels
             continue
         voxels = _in_scan(np.concatenate([low, np.minimum(high, size)]), fov)
         if voxels is None:
@@ -103,14 +103,14 @@ def millimetres(voxels: np.ndarray, scan: Volume) -> Float[np.ndarray, "6"] | No
     """Returns least and largest x, y, z in RAS+ mm of a half-open box (6,) of the file's voxels."""
     if scan.source_affine is None:
         return None
-    # Half-open voxel numbers are faces; the affine speaks of centres, half a voxel further.
+    # Half-open voxel numbers are faces; the affine maps centres, half a voxel further.
     faces = voxels.reshape(2, 3) - 0.5
     points = transform(scan.source_affine, faces[corners((2, 2, 2)), range(3)])
     return np.concatenate([points.min(0), points.max(0)])
 
 
 def shown_voxels(box: np.ndarray) -> str:
-    """Writes a half-open box (6,) as whole voxels, at least one along each axis."""
+    """Formats a half-open box (6,) as whole voxels, at least one along each axis."""
     low, high = np.round(box).astype(int).reshape(2, 3)
     ends = list(zip(low, np.maximum(high, low + 1), strict=True))
     about = "" if np.allclose(box, np.transpose(ends).ravel(), atol=0.05) else "about "
@@ -118,13 +118,13 @@ def shown_voxels(box: np.ndarray) -> str:
 
 
 def shown_mm(mm: np.ndarray) -> str:
-    """Writes what `millimetres` returned."""
+    """Formats the result of `millimetres`."""
     ends = zip("xyz", *mm.reshape(2, 3), strict=True)
     return "RAS+ mm " + ", ".join(f"{name} {a:.1f} to {b:.1f}" for name, a, b in ends)
 
 
 def _in_scan(box: np.ndarray, fov: FieldOfView) -> np.ndarray | None:
-    """Moves a box to the file's grid and cuts it at the edges; None if nothing is left."""
+    """Maps a box to the file's grid, and clips it to the scan; None if nothing is left."""
     assert fov.scan.source_shape is not None
     moved = boxes_to_source(box[None], fov.seen)[0].clip(0, np.tile(fov.scan.source_shape, 2))
     return moved if np.all(moved[3:] > moved[:3]) else None

@@ -1,7 +1,7 @@
-"""Questions about scans that are opened once.
+"""Sessions: questions about scans that are read and encoded once.
 
-A session prints nothing, writes no files and leaves no mesh behind, so that a terminal, a picture,
-a draft or a server can be a view of it, and several sessions can share one process:
+A session prints nothing, writes no files and leaves no mesh set. So a terminal, a picture, a draft
+or a server can be a view of it, and several sessions can share one process:
 
     model = Run.open("runs/quickstart_ask").load()
     session = open_scan(model, "scan.nii.gz", units="HU")
@@ -28,21 +28,22 @@ from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import EncodedVolumes
 
 OnText = Callable[[str], None]
-"""Called with every further piece of a reply."""
+"""Function that is called with every further piece of a reply."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the model said to one question, and where in the scan.
+    """The reply of the model to one question, with its places in the scan.
 
     Attributes:
       text: the reply without special tokens.
-      places: what it names in the scan, in the scan's own coordinates.
-      unreadable: texts that look like a box and are none.
-      outside: boxes, as written, of which nothing lies in the scan.
-      unplaced: boxes, as written, that may lie in any of several scans.
+      places: the places in the reply, in the scan's own coordinates.
+      unreadable: texts that look like a box but cannot be read.
+      outside: boxes, as written, that are wholly outside of the scan.
+      unplaced: boxes, as written, that may be in any of several scans.
       tokens: ids of the reply's tokens; () for a reply that was not generated.
-      ended: by a token, by a stop string, or by `Sampling.max_new_tokens`.
+      ended: reason for its end: "eos" (a token), "stop" (a stop string) or "length"
+        (`Sampling.max_new_tokens`).
     """
 
     text: str
@@ -56,12 +57,12 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """A question and the reply to it.
+    """A question and its reply.
 
     Attributes:
-      question: as it was put.
-      reply: of the model.
-      form: of the question; see `captions.Question`.
+      question: the question.
+      reply: the reply of the model.
+      form: form of the question; see `captions.Question`.
     """
 
     question: str
@@ -70,17 +71,17 @@ class Exchange:
 
 
 class Session:
-    """Questions about one scan, or about several scans of one prompt."""
+    """A session of questions about one scan, or about several scans of one prompt."""
 
     def __init__(
         self, model: AskModel, fovs: Sequence[FieldOfView], sampling: Sampling | None = None
     ):
-        """Takes what the model sees of the scans; encodes nothing yet.
+        """Makes a session; encodes nothing yet.
 
         Args:
-          model: a model; it may serve any number of sessions.
-          fovs: of the scans, in the order of their placeholders.
-          sampling: how replies are chosen; None: the default.
+          model: the model; any number of sessions can share it.
+          fovs: fields of view of the scans, in the order of their placeholders.
+          sampling: options of sampling for the replies; None: the default.
 
         Raises:
           ConfigError: the scans do not fit the model's context.
@@ -90,7 +91,7 @@ class Session:
         self._prompt = model.run.prompt(len(self.fovs))
 
     def encode(self) -> EncodedVolumes:
-        """Encodes the scans once, at the first question or before it."""
+        """Encodes the scans at the first call; later calls return the same result."""
         return self._encoded
 
     @functools.cached_property
@@ -111,16 +112,16 @@ class Session:
         """Asks one question.
 
         Args:
-          history: earlier exchanges about the same scans, oldest first, put as in training on
-            conversations; () asks the question on its own. A model whose
-            data.fields.text.tokens.turns is 1 was trained on single questions.
+          history: earlier exchanges about the same scans, the oldest first, in the prompt format of
+            training on conversations; (): a single question. A model with
+            data.fields.text.tokens.turns = 1 was trained on single questions.
           question: the question.
-          on_text: called with every further piece of the reply.
-          form: of the question; see `captions.Question`.
+          on_text: function that is called with every further piece of the reply.
+          form: form of the question; see `captions.Question`.
 
         Raises:
           ConfigError: history and question do not fit the model's context, or its prompt format
-            takes no history.
+            has no history.
         """
         turns = [self._turn(exchange) for exchange in history]
         prompt = self._prompt(self.model.tokenizer, question, form, turns)
@@ -133,7 +134,7 @@ class Session:
         return self._reply(answer)
 
     def _turn(self, exchange: Exchange) -> Turn:
-        """Returns an exchange with the reply as training has it: tokens of boxes included."""
+        """Returns an exchange with the reply as in training, with the tokens of boxes."""
         reply, text = exchange.reply, exchange.reply.text
         if reply.tokens and reply.ended != "stop":  # the tokens would repeat the stop string
             text = self.model.tokenizer.decode(list(reply.tokens))
@@ -174,14 +175,14 @@ def open_scan(
     """Reads and preprocesses a scan; the first question encodes it.
 
     Args:
-      model: the model that is asked.
+      model: the model.
       scan: a volume, a volume file, or a folder of DICOM files or of image slices.
-      at: see `Run.look_at`, as for the next four.
-      zoom: of the crop.
-      units: of a file that cannot tell.
+      at: place of the crop; for this and the next four, see `Run.look_at`.
+      zoom: zoom of the crop.
+      units: units of a file that does not store them.
       series: number of a DICOM series.
       recipe: name of the preprocessing.
-      sampling: how replies are chosen; None: the default.
+      sampling: options of sampling for the replies; None: the default.
 
     Raises:
       DataError: the scan cannot be read, or is of another kind than the run's data.

@@ -1,4 +1,4 @@
-"""The terminal as a view of a session."""
+"""Output of a session on the terminal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from m3djax.params import Dtype
 
 
 def show_scans(fovs: Sequence[FieldOfView]) -> None:
-    """Prints what the scans are, and what of them the model sees."""
+    """Prints descriptions of the scans, and of the parts that the model sees."""
     for fov in fovs:
         print("\n".join(describe(fov)), flush=True)
 
 
 def show_model(name: str, model: AskModel, dtype: Dtype) -> None:
-    """Prints the size of a model, and what its last evaluation found."""
+    """Prints the size of a model, and the results of its last evaluation."""
     task = model.run.task
     layers = task.vision.depth, task.llm.num_layers
     print(f"{name}: {layers[0]} layers see, {layers[1]} speak, {dtype}")
@@ -28,12 +28,12 @@ def show_model(name: str, model: AskModel, dtype: Dtype) -> None:
 
 
 def show_question(question: str) -> None:
-    """Prints a question that was not typed here."""
+    """Prints a question that was not typed in the terminal."""
     print(f"\n> {printable(question)}", flush=True)
 
 
 def ask(session: Session, question: str, form: str = "") -> Exchange:
-    """Asks a question on its own; prints the reply while it grows, then its places."""
+    """Asks a single question; streams the reply, then prints its places."""
     reply = session.ask((), question, stream, form=form)
     end(reply.ended)
     for line in about_places(reply):

@@ -1,6 +1,6 @@
-"""What a trained model is worth: evaluators and the report they feed.
+"""Evaluators of trained models, and the verb `evaluate`.
 
-What is exported here is imported at its first use. The stub beside this file lists the names.
+Exported names are imported at their first use. The stub beside this file lists them.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Compares two runs by the scores of the same samples."""
+"""Comparison of two runs by the scores of the same samples."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from m3djax.runs.results import FOLDER
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How much the mean of a metric differs between two runs.
+    """The difference of the mean of a metric between two runs.
 
     Attributes:
-      group: what the samples have in common.
-      metric: what is measured.
-      units: how many independent units the interval is over.
-      means: of the first run and of the second.
-      value: the second less the first.
-      interval: of `value`, 95 %, by the paired bootstrap over units.
+      group: the group of samples, such as a kind of question.
+      metric: name of the metric.
+      units: number of independent units in the bootstrap.
+      means: mean of the first run, mean of the second.
+      value: second mean minus first mean.
+      interval: 95 % interval of `value`, by the paired bootstrap over units.
     """
 
     group: str
@@ -44,10 +44,10 @@ def compare(
       first: folder of an evaluated run.
       second: folder of another.
       evaluator: name of an evaluator in the configs of both.
-      seed: of the resamples.
+      seed: seed of the resamples.
 
     Returns:
-      The differences, one for every group and metric of the runs' own scores.
+      One difference for each group and metric of the runs' own scores.
 
     Raises:
       EvaluationError: a run has no scores, or the runs were not measured on the same samples.
@@ -97,7 +97,7 @@ def _by_sample(column: Column, values: np.ndarray) -> np.ndarray:
 
 
 def _same(what: str, ours: Any, theirs: Any) -> None:
-    """Raises EvaluationError if two lists of names differ, and names one that only one side has."""
+    """Raises EvaluationError if two lists of names differ; the message has one missing name."""
     left, right = sorted(ours), sorted(theirs)
     if left == right:
         return

@@ -7,24 +7,24 @@ from jaxtyping import Bool, Float
 
 
 def dice(mask: Bool[np.ndarray, "..."], truth: Bool[np.ndarray, "..."]) -> float:
-    """2 |A and B| / (|A| + |B|); NaN if both are empty, where there is nothing to overlap."""
+    """Returns the Dice score 2 |A and B| / (|A| + |B|); NaN if both masks are empty."""
     total = int(mask.sum()) + int(truth.sum())
     return 2 * int((mask & truth).sum()) / total if total else float("nan")
 
 
 def iou(mask: Bool[np.ndarray, "..."], truth: Bool[np.ndarray, "..."]) -> float:
-    """|A and B| / |A or B|; NaN if both are empty."""
+    """Returns the IoU |A and B| / |A or B|; NaN if both masks are empty."""
     union = int((mask | truth).sum())
     return int((mask & truth).sum()) / union if union else float("nan")
 
 
 def soft_dice_released(logits: Float[np.ndarray, "..."], truth: Bool[np.ndarray, "..."]) -> float:
-    """M3D's `BinaryDice`: of probabilities, without a threshold, 1 added to the denominator.
+    """Returns M3D's `BinaryDice`: Dice of probabilities, without a threshold.
 
-    An empty truth gives 0, also where nothing was found. Source: LaMed/src/utils (metrics) of
-    BAAI-DCAI/M3D.
+    The denominator has 1 added. An empty truth gives 0, even for an empty prediction. Source:
+    LaMed/src/utils (metrics) of BAAI-DCAI/M3D.
     """
-    # exp of a large number overflows to infinity, and the probability to 0, as it should.
+    # exp of a large number overflows to infinity, which makes the probability 0, as it should.
     with np.errstate(over="ignore"):
         probability = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     total = float(probability.sum()) + float(truth.sum())

@@ -1,4 +1,4 @@
-"""What predictions depend on, in a few letters: the parameters, and everything else."""
+"""Fingerprints of the parameters and of all other inputs of predictions."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from m3djax.params import Params
 
 @jax.jit
 def fingerprint(params: Params) -> UInt[Array, ""]:
-    """Returns 32 bits that change with every bit of the parameters, on any mesh."""
+    """Returns a 32-bit hash of all bits of the parameters; it is the same on every mesh."""
     total = jnp.uint32(0)
     for number, leaf in enumerate(jax.tree.leaves(params)):
         bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).ravel()
         place = jnp.arange(bits.size, dtype=jnp.uint32) + jnp.uint32(
             number * 0x9E3779B9 & 0xFFFFFFFF
         )
-        # A mixed place makes swaps visible; odd factors lose no bit of the value.
+        # The hashed place makes swaps visible; odd factors lose no bit of the value.
         factor = ((place ^ (place >> 15)) * jnp.uint32(0x85EBCA6B)) | 1
         total = total * jnp.uint32(31) + jnp.sum(bits * factor, dtype=jnp.uint32)
     return total
 
 
 def key(*parts: Any) -> str:
-    """Returns 16 hexadecimal digits that change with any of the JSON-able parts."""
+    """Returns a hash of JSON-able parts: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def reading_parts(subject: Subject, data: Data, source: Source, crops: int, seed: int) -> list[Any]:
-    """Returns what predictions for the crops of a split depend on, as JSON.
+    """Returns all inputs of predictions for a split's crops except the parameters, as JSON.
 
     Args:
       subject: the model.
-      data: how samples are cut and put into words; where and how fast they are loaded is left out.
+      data: config of crops and texts; its fields for loading are left out.
       source: dataset, split and part.
-      crops: crops of every record.
-      seed: where they are cut.
+      crops: crops per record.
+      seed: seed of the places of crops.
     """
     free = ("sources", "batch_size", *LOADING)
     reading = {n: v for n, v in serialize.to_json(data).items() if n not in free}
@@ -58,13 +58,13 @@ def reading_parts(subject: Subject, data: Data, source: Source, crops: int, seed
 
 @dataclasses.dataclass(frozen=True)
 class PredictionFiles:
-    """The name of files that hold the predictions of certain parameters.
+    """Names of the files with the predictions of certain parameters.
 
     Attributes:
       folder: folder of the evaluator.
-      stem: start of the name; it says what the predictions are about.
+      stem: start of the name; it describes the predictions.
       weights: fingerprint of the parameters.
-      key: fingerprint of everything else.
+      key: fingerprint of all other inputs.
     """
 
     folder: epath.Path
@@ -74,7 +74,7 @@ class PredictionFiles:
 
     @classmethod
     def of(cls, folder: epath.Path, stem: str, params: Params, parts: Any) -> PredictionFiles:
-        """Names the files of parameters and other, JSON-able, parts."""
+        """Makes the names from the parameters and from other, JSON-able, inputs."""
         return cls(folder, stem, f"{int(fingerprint(params)):08x}", key(parts))
 
     def file(self, suffix: str) -> epath.Path:

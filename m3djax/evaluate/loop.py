@@ -1,4 +1,4 @@
-"""Runs evaluators: every process predicts for its samples, process 0 scores and presents them."""
+"""The loop of evaluators: every process predicts for its samples; process 0 scores them."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ log = logging.getLogger(__name__)
 
 
 def own_mesh(evaluator: Evaluator) -> Mesh:
-    """Returns the mesh of this process's devices on which an evaluator measures a stored run."""
+    """Returns the evaluator's mesh of this process's devices, for the evaluation of stored runs."""
     return sharding.make_mesh(evaluator.mesh, jax.local_devices())
 
 
 def place(mesh: Mesh, batch: Batch, names: Iterable[str]) -> dict[str, jax.Array]:
-    """Returns some fields of a batch on the devices, the rows split as in training."""
+    """Puts some fields of a batch on the devices; rows are split as in training."""
     fields = {name: batch[name] for name in names}
     return jax.device_put(fields, sharding.batch_sharding(mesh))
 
 
 def split_rows(rows: int, mesh: Mesh) -> int:
-    """Returns a number of rows, rounded up to one that the mesh can split."""
+    """Rounds a number of rows up to a multiple of data x fsdp."""
     split = mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-rows // split) * split
 
 
 def measure(evaluator: Evaluator, subject: Subject) -> dict[str, Any]:
-    """Measures a model; every process calls this, and gets the result.
+    """Evaluates a model; all processes must call this, and all get the result.
 
-    The scores of all samples are in `scores.jsonl` of the evaluator's folder.
+    The scores of all samples are written to `scores.jsonl` in the evaluator's folder.
 
     Args:
-      evaluator: what is measured.
+      evaluator: the evaluator.
       subject: the model, on devices of this process.
 
     Returns:
@@ -68,10 +68,9 @@ def measure(evaluator: Evaluator, subject: Subject) -> dict[str, Any]:
 
 
 def predict(evaluator: Evaluator, one: Pass) -> Predictions:
-    """Returns the predictions of a pass, those of all processes in the order of the samples.
+    """Returns the predictions of a pass from all processes, in the order of the samples.
 
-    Predictions with a key are read if they are stored, and stored if they are not. Processes other
-    than the first may get none.
+    Predictions with a key are cached in a file. Processes other than the first may get none.
     """
     if one.key is None:
         return _predict(evaluator, one)
@@ -122,7 +121,7 @@ def _unpacked(content: bytes) -> Predictions:
 
 
 def _load_into(found: list[Predictions], file: epath.Path) -> list[Predictions]:
-    """Adds what a file holds to `found`; adds nothing if there is no file, or it is damaged."""
+    """Adds the predictions in a file to `found`, unless the file is absent or damaged."""
     if file.exists():
         try:
             found.append(_unpacked(file.read_bytes()))

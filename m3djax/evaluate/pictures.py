@@ -1,4 +1,4 @@
-"""Pictures of volumes in three planes, the way radiologists look at them."""
+"""Pictures of volumes in three planes, in radiological orientation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _WIDTH, _MARGIN, _HEAD, _FOOT = 11.0, 0.3, 0.34, 0.34  # inches
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """A cut through a (D, H, W) volume whose axes run to Superior, Posterior and Left.
+    """A plane of a (D, H, W) volume whose axes run to Superior, Posterior and Left.
 
     Attributes:
-      name: of the plane.
-      axis: which the plane is perpendicular to.
-      flip: whether rows run upwards: superior is always up.
+      name: name of the plane.
+      axis: the axis perpendicular to the plane.
+      flip: whether the picture reverses the rows, so that superior is up.
       edges: directions at the left, right, top and bottom of the picture.
     """
 
@@ -33,7 +33,7 @@ class Plane:
     edges: str
 
     def cut(self, volume: np.ndarray, index: int) -> np.ndarray:
-        """The slice as rows and columns of the picture."""
+        """Returns a slice as rows and columns of the picture."""
         image = volume.take(index, self.axis)
         return image[::-1] if self.flip else image
 
@@ -46,7 +46,7 @@ PLANES = (
 
 
 def centre(image: Float[np.ndarray, "d h w"], air: float) -> tuple[int, ...]:
-    """The middle of what is denser than air, along each axis."""
+    """Returns the mean voxel index, along each axis, of voxels above the value of air."""
     dense = image > air
     if not dense.any():
         return tuple(side // 2 for side in image.shape)
@@ -65,17 +65,17 @@ def three_planes(
     """Writes a PNG: a row per plane, a column per volume.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       columns: title -> volume on a common grid; NaN marks hidden voxels.
       spacing: mm along (D, H, W).
       window: values shown as black and white.
       at: voxel through which the planes are cut.
-      units: of the values.
+      units: units of the values.
     """
     shape = next(iter(columns.values())).shape
     extent = [side * mm for side, mm in zip(shape, spacing, strict=True)]
     sizes = [[mm for axis, mm in enumerate(extent) if axis != plane.axis] for plane in PLANES]
-    # Inches per mm such that the columns fill the page; a thin slab still gets a legible row.
+    # Inches per mm, so that the columns fill the page. A thin slab still gets a legible row.
     scale = (_WIDTH - _MARGIN) / len(columns) / max(width for _, width in sizes)
     heights = [max(height * scale, 0.6) for height, _ in sizes]
     total = sum(heights) + _HEAD + _FOOT

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: measures a run and writes the findings into its folder."""
+"""The verb `evaluate`: evaluates a run and writes the results into its folder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from m3djax.runs.weights import newest_readable
 
 
 def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
-    """Measures the newest readable checkpoint of a run with the evaluators of its config.
+    """Evaluates the newest readable checkpoint of a run with the evaluators of its config.
 
-    Each evaluator writes into `evaluation/NAME` of the run's folder; `evaluation/results.json` and
-    `report.html` appear at the end, whole or not at all. Where several processes run, all of them
-    call this: each predicts for its samples, and process 0 writes.
+    Each evaluator writes into `evaluation/NAME` of the run's folder. `evaluation/results.json` and
+    `report.html` are written at the end, atomically. With several processes, all of them must call
+    this: each predicts for its samples, and process 0 writes.
 
     Args:
       folder: the run's folder.
-      console: where tables are printed; by default the screen.
+      console: console for the tables; by default the screen.
 
     Raises:
-      RunError: the folder is not a run, or its config names no evaluator.
+      RunError: the folder is not a run, or its config has no evaluator.
       CheckpointError: it has no readable checkpoint.
       EvaluationError: an evaluator does not fit the run or the data.
       DataError: a dataset cannot be read.
@@ -83,7 +83,7 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
 
 
 def show(findings: dict[str, Any], console: Console) -> None:
-    """Prints tables, sentences and caveats."""
+    """Prints the tables, sentences and caveats of one evaluator."""
     report = findings["report"]
     console.rule(report["title"])
     for table in report["tables"]:

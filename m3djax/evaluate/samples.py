@@ -15,10 +15,10 @@ class Crops:
     """The crops of a split, in the order of its records.
 
     Attributes:
-      data: how crops are cut.
+      data: config of the crops.
       source: dataset, split and part.
-      crops: crops of every record.
-      seed: where they are cut.
+      crops: crops per record.
+      seed: seed of the places of crops.
     """
 
     data: Data

@@ -1,4 +1,4 @@
-"""The evaluator that most others start from: one model, and the crops of one split."""
+"""The base class of most evaluators: one model on the crops of one split."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from m3djax.evaluate.samples import Crops
 
 @dataclasses.dataclass(frozen=True)
 class SplitEvaluator(Evaluator):
-    """Measures the crops of a split. Subclasses implement `predict` and `score`.
+    """Evaluator of the crops of a split. Subclasses implement `predict` and `score`.
 
     Attributes:
-      dataset: folder that the verb `prepare` wrote; "" is that of the run.
-      size: voxels along (D, H, W) of a crop; zeros are those of the run.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
+      dataset: folder that the verb `prepare` wrote; "": the dataset of the run.
+      size: size of a crop in voxels along (D, H, W); zeros: the size in the run.
+      every: steps between two evaluations during training; 0: only the verb `evaluate`.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.
-      split: whose records are measured.
-      part: share of its volumes along D that crops come from; see `Source`.
-      crops: crops of every record.
-      batch_size: crops that a process predicts for at once.
-      seed: of crops and intervals.
+      split: the split that is evaluated.
+      part: part of each volume along D from which crops come; see `Source`.
+      crops: crops per record.
+      batch_size: crops per batch of a process.
+      seed: seed of crops and intervals.
     """
 
     split: str = "test"
@@ -37,23 +37,23 @@ class SplitEvaluator(Evaluator):
     seed: int = 0
 
     kept: ClassVar[tuple[str, ...]] = ("record", "crop", "place")
-    """Fields of the samples that `score` gets beside the predictions."""
+    """Fields of the samples that `score` gets with the predictions."""
 
     @property
     def rows(self) -> int:
-        """See `Evaluator.rows`."""
+        """Returns the rows of a batch; see `Evaluator.rows`."""
         return self.batch_size
 
     def check(self, data: Data) -> None:
-        """See `Evaluator.check`."""
+        """Raises if the split cannot be read; see `Evaluator.check`."""
         open_dataset(self.source(data).path, self.split)
 
     def source(self, data: Data) -> Source:
-        """Returns dataset, split and part that are measured; `data` is the run's."""
+        """Returns the dataset, split and part to evaluate; `data` is the run's."""
         return Source(self.reading(data).sources[0].path, self.split, part=self.part)
 
     def passes(self, subject: Subject) -> Iterable[Pass]:
-        """See `Evaluator.passes`."""
+        """Returns one pass: the model on all crops; see `Evaluator.passes`."""
         samples = Crops(
             self.reading(subject.data), self.source(subject.data), self.crops, self.seed
         )
@@ -63,7 +63,7 @@ class SplitEvaluator(Evaluator):
         """Returns the independent units and the names of samples, for `Column.of`.
 
         Args:
-          subject: the run that is measured.
+          subject: the evaluated run.
           found: predictions with the fields record, crop and place.
         """
         source, size = self.source(subject.data), self.reading(subject.data).size
@@ -75,7 +75,7 @@ class SplitEvaluator(Evaluator):
 
 
 def patients(source: Source, record: Iterable[int]) -> list[str]:
-    """Returns the patient of each of the numbered records of a split."""
+    """Returns the patient of each record, for records given by their number in the split."""
     records = open_dataset(source.path, source.split, lazy=True)
     numbers = [int(number) for number in record]
     known = {number: records[number]["patient_id"] for number in set(numbers)}

@@ -1,4 +1,4 @@
-"""Whole volumes as crops of one size, and back."""
+"""Conversion of whole volumes to crops of one size, and back."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from m3djax.models.patches import Size
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tiles:
-    """Crops of one record that together cover it.
+    """Crops that together cover one volume.
 
-    The last crop along an axis is shifted back to end with the volume; where the volume is thinner
-    than a crop, its lowest value (air) pads the end, as in training.
+    The last crop along an axis is shifted back, so that it ends with the volume. A volume that is
+    thinner than a crop is padded at its end with its lowest value (air), as in training.
 
     Attributes:
       images: (T, d, h, w) int16 as stored.
-      starts: (T, 3) voxel of the volume where a crop starts.
-      inside: (T, d, h, w) False where a crop is padding.
-      first: (T, d, h, w) True in the first crop that holds a voxel: the sum over crops counts
+      starts: (T, 3) first voxel of each crop in the volume.
+      inside: (T, d, h, w) False in padding.
+      first: (T, d, h, w) True in the first crop with a voxel, so that a sum over crops counts
         every voxel of the volume once.
-      shape: of the volume.
+      shape: shape of the volume.
     """
 
     images: Int[np.ndarray, "t d h w"]
@@ -34,11 +34,11 @@ class Tiles:
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
-        """How many crops there are."""
+        """Returns the number of crops."""
         return len(self.images)
 
     def stitch(self, parts: Float[np.ndarray, "t d h w"]) -> np.ndarray:
-        """One volume from values on the crops."""
+        """Joins values on the crops into one volume."""
         volume = np.zeros(self.shape, parts.dtype)
         for part, start, first in zip(parts, self.starts, self.first, strict=True):
             where = np.argwhere(first)
@@ -51,9 +51,9 @@ def cut(image: np.ndarray, size: Size, stride: Size | None = None) -> Tiles:
 
     Args:
       image: (D, H, W) as stored.
-      size: voxels along (D, H, W) of a crop.
-      stride: voxels from crop to crop; by default the size, so that crops do not overlap but for
-        the last one along an axis.
+      size: size of a crop in voxels along (D, H, W).
+      stride: voxels from crop to crop; None: the size, so that only the last crop along an axis
+        overlaps another.
     """
     axes = [_starts(*sides) for sides in zip(image.shape, size, stride or size, strict=True)]
     starts = np.array(list(itertools.product(*axes)))

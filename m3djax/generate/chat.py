@@ -1,4 +1,4 @@
-"""The verb `chat`: conversation with a language model in the terminal."""
+"""The verb `chat`: a conversation with a language model in the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HELP = "(an empty line or ctrl-D ends, /new forgets what was said)"
 
 @dataclasses.dataclass(frozen=True)
 class Chat(ChatOptions):
-    """Does what the options ask for."""
+    """The verb `chat` with its options."""
 
     def run(self) -> int:
         """Reads questions from standard input until it ends; returns the exit status.
@@ -48,7 +48,7 @@ class Chat(ChatOptions):
             said.append({"role": "user", "content": question})
             try:
                 said.append({"role": "assistant", "content": self._answer(generator, said)})
-            except ConfigError:  # too long, say: the conversation goes on without it
+            except ConfigError:  # such as a question that is too long: continue without it
                 said.pop()
                 raise
 

@@ -12,15 +12,15 @@ from m3djax.generate.sampling import Sampling
 
 @struct.dataclass
 class Chooser:
-    """`Sampling` for compiled code: numbers are traced, so that changing them compiles nothing.
+    """`Sampling` for compiled code. Its numbers are traced, so new values need no compilation.
 
     Attributes:
       temperature: see `Sampling`.
       top_k: see `Sampling`; at least 1.
       top_p: see `Sampling`.
       penalty: the repetition penalty.
-      greedy: whether the best token is taken.
-      filtered: whether top_k or top_p leave anything out.
+      greedy: whether the best token is always chosen.
+      filtered: whether top_k or top_p exclude tokens.
       penalised: whether there is a repetition penalty.
     """
 
@@ -55,8 +55,8 @@ class Chooser:
 
         Args:
           scores: logits, float32.
-          seen: tokens that the penalty is about, if there is one.
-          keys: one per row, other ones for every token.
+          seen: tokens to which the repetition penalty applies; None: no penalty.
+          keys: one random key per row; every token needs new keys.
         """
         if seen is not None:
             penalised = jnp.where(scores > 0, scores / self.penalty, scores * self.penalty)
@@ -69,7 +69,7 @@ class Chooser:
         return jax.vmap(jax.random.categorical)(keys, scores).astype(jnp.int32)
 
     def _filter(self, scores: Float[Array, "b v"]) -> Float[Array, "b v"]:
-        """Sets what top_k and top_p leave out to minus infinity; the best token always stays."""
+        """Sets tokens outside top_k and top_p to minus infinity; keeps at least the best token."""
         best = jnp.sort(scores, axis=-1, descending=True)
         rank = jnp.arange(best.shape[-1])
         best = jnp.where(rank < self.top_k, best, -jnp.inf)

@@ -1,11 +1,11 @@
 """Compiled text generation: a cache of static shape, and one loop over tokens.
 
-Slots of the cache are, in this order: a shared prefix, the prompts, the answers. Prompts are
-padded in front, so that every row writes its next token into the same slot. No token attends to
-padding (`valid` is false there), and positions count valid tokens only.
+The cache has slots for a shared prefix, then for the prompts, then for the answers. Prompts are
+padded on the left, so that all rows write their next token into the same slot. No token attends to
+padding (`valid` is False there), and positions count only valid tokens.
 
-Layers are unrolled, each with its own cache and weights. A scan would cut both out of stacked
-arrays: it would copy the whole cache and the whole model for every token.
+Layers are unrolled; each has its own cache and weights. A scan would slice both from stacked
+arrays. So it would copy the whole cache and the whole model for every token.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ LayerCache = tuple[Array, Array]
 
 @struct.dataclass
 class Weights:
-    """Parameters of a decoder, layer by layer.
+    """Parameters of a decoder, unstacked by layer.
 
     Attributes:
       outer: embedding table, last norm and head.
-      layers: the parameters of every block.
+      layers: the parameters of each block.
     """
 
     outer: dict[str, Any]
@@ -48,8 +48,8 @@ class Cache:
     """Keys and values of the tokens so far.
 
     Attributes:
-      layers: keys and values of every layer.
-      valid: which slots hold a token.
+      layers: keys and values of each layer.
+      valid: True at slots that hold a token.
     """
 
     layers: tuple[LayerCache, ...]
@@ -61,11 +61,11 @@ class State:
     """State of the loop over tokens.
 
     Attributes:
-      step: tokens that are chosen.
+      step: number of tokens chosen so far.
       tokens: the answers so far; 0 after their ends.
-      done: rows that have ended.
-      cache: see `Cache`; the last chosen token is not in it yet.
-      seen: tokens of prompt and answer, if there is a repetition penalty.
+      done: True for rows that have ended.
+      cache: see `Cache`; it does not have the last chosen token yet.
+      seen: True at tokens of prompt and answer; None without repetition penalty.
       keys: random keys, one per row.
     """
 
@@ -78,7 +78,7 @@ class State:
 
 
 def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
-    """Returns the weights of a model layer by layer, on the devices that hold them.
+    """Unstacks the weights of a model by layer, on the devices that hold them.
 
     Args:
       model: the decoder.
@@ -96,7 +96,7 @@ def unstack(model: Decoder, params: dict[str, Any]) -> Weights:
 
 @functools.lru_cache
 def _cutter(shardings: tuple[Any, ...]) -> Any:
-    """Returns a function that cuts layer i out of stacked leaves, one per set of shardings."""
+    """Returns a function that slices layer i from stacked leaves; one per set of shardings."""
     return jax.jit(lambda leaves, i: [leaf[i] for leaf in leaves], out_shardings=list(shardings))
 
 
@@ -145,11 +145,11 @@ def forward(
     Args:
       model: the decoder.
       weights: its weights.
-      embeds: the new tokens.
-      valid: false where one is padding.
-      cache: the tokens before.
-      slot: of the first new token.
-      length: positions of the whole text, see `Rotary`.
+      embeds: embeddings of the new tokens.
+      valid: False at padding.
+      cache: the cache of the earlier tokens.
+      slot: slot of the first new token.
+      length: number of positions of the whole text, see `Rotary`.
 
     Returns:
       The hidden states of the new tokens, not yet normalised, and the cache with them.
@@ -183,7 +183,7 @@ def _layer(
     x: Float[Array, "b n c"],
     conditions: Conditions,
 ) -> tuple[Float[Array, "b n c"], LayerCache]:
-    """Runs one block; traced once for all layers, compiled as a part of the caller."""
+    """Runs one block; it is traced once for all layers, and compiled as a part of the caller."""
     variables = {
         "params": params,
         "cache": {"attention": dict(zip(("keys", "values"), cache, strict=True))},
@@ -194,7 +194,7 @@ def _layer(
 
 
 def scores(model: Decoder, weights: Weights, last: Float[Array, "b c"]) -> Float[Array, "b v"]:
-    """Returns float32 logits of the next token; minus infinity for rows that are no token."""
+    """Returns float32 logits of the next token; minus infinity for ids without a token."""
     hidden = apply(model, weights.outer, last, method="normalise")
     logits = apply(model, weights.outer, hidden, method="logits").astype(jnp.float32)
     if model.num_tokens is None:
@@ -213,16 +213,16 @@ def prefill(
     slots: int,
     length: int,
 ) -> tuple[Float[Array, "b c"], Cache]:
-    """Reads prompts; returns their last tokens' hidden states and a cache of `slots` slots.
+    """Reads prompts; returns the hidden states of their last tokens, and a cache.
 
     Args:
       model: the decoder.
       weights: its weights.
-      embeds: the prompts, padded in front.
-      valid: false where a token is padding.
-      prefix: the cache of the tokens before, of one row or of as many as there are prompts.
-      slots: size of the cache.
-      length: positions of the whole text.
+      embeds: embedded prompts, padded on the left.
+      valid: False at padding.
+      prefix: the cache of the tokens before the prompts, with one row or a row for each prompt.
+      slots: number of slots of the returned cache.
+      length: number of positions of the whole text.
     """
     rows = embeds.shape[0]
     start = 0 if prefix is None else prefix.valid.shape[1]
@@ -250,14 +250,14 @@ def begin(
     Args:
       model: the decoder.
       weights: its weights.
-      last: what `prefill` returned.
-      cache: what `prefill` returned; it is used up.
-      prompts: tokens that the repetition penalty lowers; negative ones are ignored.
-      done: padding rows, which start as finished.
+      last: the hidden states from `prefill`.
+      cache: the cache from `prefill`; it is donated.
+      prompts: token ids that the repetition penalty lowers; negative ids are ignored.
+      done: True at padding rows, which start as finished.
       keys: random keys, one per row.
-      chooser: how tokens are chosen.
+      chooser: chooser of tokens.
       eos_ids: tokens that end an answer.
-      room: longest answer.
+      room: largest number of tokens of an answer.
     """
     rows = jnp.arange(len(last))
     seen = None
@@ -282,16 +282,16 @@ def decode(
     *,
     length: int,
 ) -> State:
-    """Chooses tokens until there are `until` of them or every row has ended.
+    """Chooses tokens until every row has `until` tokens or has ended.
 
     Args:
       model: the decoder.
       weights: its weights.
-      state: of the tokens so far; it is used up.
-      chooser: how tokens are chosen.
+      state: the state after the tokens so far; it is donated.
+      chooser: chooser of tokens.
       eos_ids: tokens that end an answer.
-      until: tokens per row, including those that are chosen already.
-      length: positions of the whole text.
+      until: number of tokens per row, including those chosen before.
+      length: number of positions of the whole text.
     """
     first = state.cache.valid.shape[1] - state.tokens.shape[1]
 
@@ -337,10 +337,10 @@ def _with_layers(state: State, change: Callable[..., Array], *others: Any) -> St
 
 
 def _without_unit_axis(leaf: Array) -> Array:
-    """Drops the axis of rows or of heads where it has size 1.
+    """Drops the axes of rows and of heads if they have size 1.
 
-    XLA drops such an axis where it multiplies, and then keeps each cache in both shapes: it would
-    copy all of it for every token.
+    XLA drops such an axis in a product, and then keeps each cache in both shapes. So it would copy
+    the whole cache for every token.
     """
     return leaf.reshape(*(size for size in leaf.shape[:2] if size > 1), *leaf.shape[2:])
 

@@ -1,4 +1,4 @@
-"""Text generation around the compiled loop: buckets, batches, stop strings, streaming."""
+"""Text generation around the compiled loop: buckets, batches, stop strings and streaming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Prompt = Sequence[int]
 OnText = Callable[[int, str], None]
 Ended = Literal["eos", "stop", "length"]
 _SMALLEST = 32  # slots
-_CHUNK = 8  # tokens between two looks at the text, if stop strings or `on_text` need them
+_CHUNK = 8  # tokens between two updates of the text, for stop strings and `on_text`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Answer:
     """The answer to one prompt.
 
     Attributes:
-      tokens: its tokens, without the token that ended it, but with those of a stop string.
+      tokens: its tokens, with those of a stop string but without the final EOS token.
       text: its text, without a stop string; "" without a tokenizer.
-      ended: by a token, by a stop string, or by `max_new_tokens`.
+      ended: reason for its end: "eos" (a token), "stop" (a stop string) or "length"
+        (`max_new_tokens`).
     """
 
     tokens: tuple[int, ...]
@@ -44,12 +45,12 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """Tokens before every prompt, read once.
+    """Tokens that come before every prompt; the model reads them once.
 
     Attributes:
-      cache: their keys and values.
+      cache: keys and values of the tokens.
       length: number of the tokens.
-      rotated_for: the length of text that their rotations are for; see `Rotary`.
+      rotated_for: length of the text for which their rotations were computed; see `Rotary`.
     """
 
     cache: decode.Cache
@@ -58,10 +59,10 @@ class Prefix:
 
 
 class Generator:
-    """Text generation with one model.
+    """Generator of text with one model.
 
-    Lengths and numbers of prompts are rounded up, so that few shapes are ever compiled; sampling
-    options are traced and compile nothing.
+    Lengths and numbers of prompts are rounded up, so that few shapes are compiled. Sampling options
+    are traced, so new values need no compilation.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Generator:
         eos_ids: Sequence[int] = (),
         mesh: Mesh | None = None,
     ):
-        """Splits the weights by layer.
+        """Unstacks the weights by layer.
 
         Args:
           model: the decoder.
-          params: its parameters (component "llm"), LoRA merged.
+          params: its parameters (component "llm"), with LoRA merged.
           tokenizer: a transformers tokenizer; needed for text and stop strings.
           eos_ids: tokens that end an answer.
-          mesh: the devices that hold the parameters, if there are several.
+          mesh: the mesh of the parameters; None: a single device.
         """
         self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
         with self.on_mesh():
@@ -88,7 +89,7 @@ class Generator:
         self._eos = jnp.asarray(tuple(eos_ids) or (-1,), jnp.int32)
 
     def embed(self, token_ids: Any) -> Float[Array, "b n c"]:
-        """Embeds tokens, for prompts that do not consist of tokens alone."""
+        """Embeds tokens, for prompts that are not only tokens."""
         with self.on_mesh():
             return decode.embed(self.model, self.weights.outer, jnp.asarray(token_ids))
 
@@ -99,16 +100,16 @@ class Generator:
         embeds: Float[Array, "b n c"] | None = None,
         reserve: int = 1024,
     ) -> Prefix:
-        """Reads the tokens that many prompts begin with.
+        """Reads the common first tokens of many prompts.
 
         Args:
-          prompt: its tokens, or
-          embeds: its embedded tokens, one row for all prompts or one row for each.
-          reserve: tokens of prompt and answer that will follow; it matters to models whose
-            rotations depend on the length of the text.
+          prompt: the token ids; or
+          embeds: the embedded tokens, one row for all prompts or a row for each.
+          reserve: number of tokens of prompt and answer that will follow. Some models need it,
+            because their rotations depend on the length of the text.
 
         Raises:
-          ConfigError: it leaves no room for a prompt.
+          ConfigError: the prefix leaves no room for a prompt.
         """
         if embeds is None:
             ids, lengths = self._batch([prompt or ()])
@@ -143,15 +144,15 @@ class Generator:
 
         Args:
           prompts: token ids, of any lengths; or
-          embeds: embedded tokens, padded in front, with
-          valid: false where they are padding.
-          options: how tokens are chosen, and how many.
+          embeds: embedded tokens, padded on the left, with
+          valid: False at padding.
+          options: options of sampling.
           prefix: the tokens before every prompt.
-          on_text: called with (row, piece of text) while the answers grow.
+          on_text: function that is called with (row, piece of text) during generation.
 
         Raises:
-          ConfigError: a prompt is empty or too long for the context, has a token that is not in the
-            vocabulary, or text is asked for without a tokenizer.
+          ConfigError: a prompt is empty, too long for the context or has a token outside the
+            vocabulary; or there is no tokenizer for stop strings and `on_text`.
         """
         options = options or Sampling()
         if (options.stop or on_text) and self.tokenizer is None:
@@ -239,7 +240,7 @@ class Generator:
                 ended[:rows] = done | stopped
                 state = dataclasses.replace(state, done=jax.device_put(ended, state.done.sharding))
             until = min(step + _CHUNK, limit) if look else limit
-            # Only here: `on_text` must not find the mesh of this model around it.
+            # Only here: `on_text` must not run inside the mesh of this model.
             with self.on_mesh():
                 state = decode.decode(
                     self.model,
@@ -264,7 +265,7 @@ class Generator:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _batch(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
-        """Pads prompts in front with -1 and repeats them to full buckets; returns ids, lengths."""
+        """Pads prompts on the left with -1, repeats them to full buckets; returns ids, lengths."""
         if not prompts:
             raise ConfigError("there is no prompt.")
         prompts = [self._checked(prompts[row]) for row in _repeated(len(prompts))]
@@ -306,7 +307,7 @@ class Generator:
         return rotated_for
 
     def rotated_for(self, total: int) -> int:
-        """Returns a length with the rotations of `total`, of few, so that little is compiled."""
+        """Returns one of few lengths with the same rotations as `total`, to compile little."""
         rotary, dim = self.model.rotary, self.model.head_dim
         same = np.array_equal(rotary.frequencies(dim, 1), rotary.frequencies(dim, total))
         return 1 if same else bucket(total)
@@ -317,7 +318,7 @@ class Generator:
 
 
 def bucket(size: int) -> int:
-    """Rounds a length up to one of four per doubling, so that at most a fifth is padding."""
+    """Rounds a length up to one of four sizes per doubling, so that at most a fifth is padding."""
     step = max(8, 2 ** ((size - 1).bit_length() - 3))
     return max(_SMALLEST, -(-size // step) * step)
 
@@ -330,14 +331,14 @@ def _repeated(rows: int) -> np.ndarray:
 def _padded(
     embeds: Array, lengths: np.ndarray, slots: int
 ) -> tuple[Float[Array, "b s c"], Bool[Array, "b s"]]:
-    """Pads in front to `slots`; only the last `lengths` tokens of a row are valid."""
+    """Pads on the left to `slots`; only the last `lengths` tokens of a row are valid."""
     if embeds.shape[1] < slots:
         embeds = jnp.pad(embeds, ((0, 0), (slots - embeds.shape[1], 0), (0, 0)))
     return embeds, jnp.asarray(np.arange(slots)[None] >= slots - np.asarray(lengths)[:, None])
 
 
 def _until(tokens: list[int], eos: set[int]) -> list[int]:
-    """Returns the tokens before the first that ends the answer."""
+    """Returns the tokens before the first EOS token."""
     return tokens[: next((i for i, token in enumerate(tokens) if token in eos), len(tokens))]
 
 

@@ -1,6 +1,6 @@
-"""The options of the verb `chat`; `chat` does the work.
+"""The options of the verb `chat`, which the module `chat` implements.
 
-JAX is not imported here, so that help is shown at once.
+This module does not import JAX, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class ChatOptions:
     """Talk with a language model.
 
     Attributes:
-      model: a folder as Hugging Face keeps it, or a .gguf file.
-      system: what the model is told first; "" leaves that to its chat template.
-      plain: prompts without a chat template, each for itself, as M3D's models take them.
-      sampling: how answers are chosen.
-      dtype: what is computed in; "auto" is float32 on CPUs and bfloat16 elsewhere.
+      model: a folder in Hugging Face's layout, or a .gguf file.
+      system: the system message; "": the default of the chat template.
+      plain: prompts without chat template and history, as M3D's models expect them.
+      sampling: options of sampling for the answers.
+      dtype: dtype of the computation; "auto": float32 on CPUs and bfloat16 elsewhere.
     """
 
     model: tyro.conf.Positional[str]

@@ -12,13 +12,14 @@ class Sampling:
     """Options of `generate`, with Hugging Face's names, meanings and order of application.
 
     Attributes:
-      max_new_tokens: longest answer.
-      temperature: divides the scores; 0 takes the best token always (greedy).
-      top_k: choose among this many best tokens; 0: among all.
-      top_p: choose among the fewest best tokens that hold this much probability.
-      repetition_penalty: above 1 makes tokens of prompt and answer less likely (arXiv 1909.05858).
-      stop: texts that end an answer, and are cut off.
-      seed: of the random numbers.
+      max_new_tokens: largest number of tokens of an answer.
+      temperature: divisor of the logits; 0: always the best token (greedy).
+      top_k: number of best tokens to choose from; 0: all tokens.
+      top_p: total probability of the best tokens to choose from.
+      repetition_penalty: above 1, it makes tokens of prompt and answer less likely (arXiv
+        1909.05858).
+      stop: texts that end an answer; the answer does not include them.
+      seed: seed of the random numbers.
     """
 
     max_new_tokens: int = 256

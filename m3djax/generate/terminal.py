@@ -1,4 +1,4 @@
-"""Conversation in the terminal: reads questions, prints answers while they grow."""
+"""Conversation in the terminal: reads questions and streams answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from m3djax.params import Dtype
 
 
 def converse(reply: Callable[[str], object], name: str) -> None:
-    """Passes every line that is typed to `reply`, until an empty line or the end of the input.
+    """Passes every typed line to `reply`, until an empty line or the end of the input.
 
-    A question that the model cannot take, such as one that is too long, prints an error.
+    If the model cannot take a question, for example because it is too long, an error is printed.
 
     Args:
-      reply: prints the answer to a question.
-      name: of the verb, for messages.
+      reply: function that prints the answer to a question.
+      name: name of the verb, for messages.
     """
     for question in _typed():
         try:
@@ -30,18 +30,18 @@ def converse(reply: Callable[[str], object], name: str) -> None:
 
 
 def stream(text: str) -> None:
-    """Prints a piece of an answer, without characters that would control the terminal."""
+    """Prints a piece of an answer, without control characters of the terminal."""
     shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
     print(shown, end="", flush=True)
 
 
 def end(ended: Ended) -> None:
-    """Ends the line of an answer that was streamed; dots show that it was cut off."""
+    """Ends the line of a streamed answer; dots show that it was cut off."""
     print(" ..." if ended == "length" else "", flush=True)
 
 
 def chosen(dtype: AutoDtype) -> Dtype:
-    """Returns the dtype; "auto" is float32 on CPUs (bfloat16 is slow there), else bfloat16."""
+    """Returns the dtype; "auto": float32 on CPUs (bfloat16 is slow there), bfloat16 elsewhere."""
     if dtype != "auto":
         return dtype
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -56,6 +56,6 @@ def _typed() -> Iterator[str]:
             return
         if not line:
             return
-        if not typed:  # so that every answer has its question above it
+        if not typed:  # show the question above its answer
             print(f"> {printable(line)}", flush=True)
         yield line

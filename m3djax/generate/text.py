@@ -1,4 +1,4 @@
-"""Text of growing answers: stop strings and streaming."""
+"""The text of answers during generation: stop strings and streaming."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _INCOMPLETE = "\ufffd"
 
 @dataclasses.dataclass
 class RowText:
-    """The text of one answer while its tokens come.
+    """The text of one answer during generation.
 
     Attributes:
-      decode: token ids to text.
-      stop: texts that end the answer and are cut off.
-      emit: gets every further piece of text once nothing that follows can change it.
+      decode: function from token ids to text.
+      stop: texts that end the answer; the answer does not include them.
+      emit: function that gets each piece of text, after later tokens can no longer change it.
       text: the answer so far, without a stop string.
       stopped: whether a stop string was found.
     """
@@ -28,7 +28,7 @@ class RowText:
     _sent: int = 0
 
     def feed(self, tokens: Sequence[int], *, last: bool) -> None:
-        """Takes all tokens so far; with `last`, none will follow."""
+        """Updates the text from all tokens so far; `last`: no more will follow."""
         if self.stopped:
             return
         self.text = self.decode(tokens)
@@ -43,8 +43,8 @@ class RowText:
             self._sent = certain
 
     def _certain(self) -> int:
-        """Counts the characters that no further token can change or make a stop string of."""
-        # A token may end within a character; the rest of it comes with the next one.
+        """Counts the characters that later tokens can neither change nor make a stop string."""
+        # A token may end within a character; the next token has the rest of it.
         end = len(self.text.rstrip(_INCOMPLETE))
         for word in self.stop:
             for size in range(min(len(word) - 1, end), 0, -1):

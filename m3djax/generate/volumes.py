@@ -1,4 +1,4 @@
-"""Questions about volumes: each volume is encoded once, however many questions follow."""
+"""Questions about volumes; each volume is encoded once for any number of questions."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
 
 MOST_PREFIXES = 4
-"""Beginnings of prompts that are kept per batch of volumes: each is a cache of keys and values."""
+"""Largest number of cached prompt prefixes per batch of volumes."""
 
 _Key = tuple[tuple[int, ...], int]
 
 
 class EncodedVolumes:
-    """Encoded volumes, a row for each sample, and what was read of the prompts about them.
+    """Encoded volumes, a row for each sample, and cached prefixes of prompts about them.
 
     Attributes:
-      tokens: of the volumes, as the language model takes them.
+      tokens: embeddings of the volumes, as inputs of the language model.
     """
 
     def __init__(self, tokens: Float[Array, "b m c"]):
-        """Starts without prompts."""
+        """Starts without cached prefixes."""
         self.tokens = tokens
         self._prefixes: OrderedDict[_Key, Prefix] = OrderedDict()
 
     def prefix(self, key: _Key, read: Callable[[], Prefix]) -> Prefix:
-        """Returns the beginning of a prompt; of those kept, the one not used for longest goes.
+        """Returns the prefix of a prompt from a cache that drops the least recently used one.
 
         Args:
-          key: its token ids, and the length of text that it was read for.
-          read: reads it if it is not kept.
+          key: its token ids, and the length of the text for which it was read.
+          read: function that reads it if it is not cached.
         """
         if key not in self._prefixes:
-            # First, so that there is never one more of them in memory.
+            # Drop before reading, so that memory never holds one more.
             while len(self._prefixes) >= MOST_PREFIXES:
                 self._prefixes.popitem(last=False)
             self._prefixes[key] = read()
@@ -56,10 +56,10 @@ class EncodedVolumes:
 
 
 class VolumeReader:
-    """Answers questions about volumes.
+    """A model that answers questions about volumes.
 
-    A prompt is cut behind its last placeholder. What is before it, the volume, is the same for all
-    questions: it is read once, and every question goes on from there.
+    A prompt is split after its last image placeholder. The first part, the volume, is the same for
+    all questions. It is read once, and every question continues from it.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class VolumeReader:
         eos_ids: Sequence[int] = (),
         mesh: Mesh | None = None,
     ):
-        """Takes a model.
+        """Makes a reader from a model.
 
         Args:
           task: an `AnsweringTask`.
-          inputs: turns stored volumes into those of the task.
-          params: its parameters, without adapters.
+          inputs: transform of stored volumes into the inputs of the task.
+          params: the parameters of the task, without adapters.
           tokenizer: a transformers tokenizer; needed for text and stop strings.
           eos_ids: tokens that end an answer.
-          mesh: the devices that hold the parameters, if there are several.
+          mesh: the mesh of the parameters; None: a single device.
 
         Raises:
-          ConfigError: the task does not see volumes.
+          ConfigError: the task does not answer questions about volumes.
         """
         if not isinstance(task, AnsweringTask):
             raise ConfigError(
@@ -101,8 +101,8 @@ class VolumeReader:
         """Encodes volumes.
 
         Args:
-          batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where a question is about V volumes;
-            scale and offset, as the pipeline makes them.
+          batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) if a question is about V volumes;
+            scale and offset, as in the pipeline's batches.
         """
         fields = {name: jnp.asarray(batch[name]) for name in ("image", "scale", "offset")}
         with self.generator.on_mesh():
@@ -121,17 +121,19 @@ class VolumeReader:
         """Answers any number of prompts, `batch_size` at a time.
 
         Args:
-          encoded: what `read` returned.
-          prompts: token ids, with a placeholder for each token of the volumes they are about.
-          options: how tokens are chosen, and how many.
-          rows: which sample of `encoded` each prompt is about; None: prompt i is about sample i, or
-            all are about the only one.
-          batch_size: prompts that are answered at once.
-          on_text: called with (number of the prompt, piece of text) while the answers grow.
+          encoded: the volumes from `read`.
+          prompts: token ids, with a placeholder for each token of their volumes.
+          options: options of sampling.
+          rows: for each prompt, its sample in `encoded`; None: sample i for prompt i, or the only
+            sample for all prompts.
+          batch_size: prompts per batch.
+          on_text: function that is called with (number of the prompt, piece of text) during
+            generation.
 
         Raises:
-          ConfigError: a prompt has not as many placeholders as its volumes have tokens, or does not
-            fit the model's context; `rows` are not one for each prompt.
+          ConfigError: the number of placeholders in a prompt is not the number of its volumes'
+            tokens, a prompt does not fit the model's context, or `rows` has not one row for each
+            prompt.
         """
         options = options or Sampling()
         about = self._rows(encoded, prompts, rows)
@@ -167,7 +169,7 @@ class VolumeReader:
         return np.asarray(rows, int)
 
     def _cut(self, prompt: tuple[int, ...]) -> int:
-        """Returns where the last placeholder ends; what follows must not be empty."""
+        """Returns the position after the last placeholder; raises if no text follows."""
         here = [at for at, token in enumerate(prompt) if token == self.task.image_token_id]
         if not here or here[-1] + 1 == len(prompt):
             raise ConfigError(
@@ -185,7 +187,7 @@ class VolumeReader:
         options: Sampling,
         rows: np.ndarray,
     ) -> Prefix:
-        """Returns the volumes as these prompts go on from them."""
+        """Returns the prefix of these prompts: the volumes with the text before them."""
         reserve = max(map(len, rest)) + options.max_new_tokens
 
         def read() -> Prefix:
@@ -202,7 +204,7 @@ class VolumeReader:
 
 
 def _numbered(on_text: OnText | None, numbers: Sequence[int]) -> OnText | None:
-    """Returns `on_text` for a batch whose rows are the prompts with these numbers."""
+    """Returns `on_text` for a batch; `numbers` are the numbers of its prompts."""
     if on_text is None:
         return None
     return lambda row, text: on_text(numbers[row], text)

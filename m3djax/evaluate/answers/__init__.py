@@ -1,1 +1,1 @@
-"""What does the model answer when it is asked about volumes, and how much of it is right?"""
+"""The evaluator of answers to questions about volumes, and its metrics."""

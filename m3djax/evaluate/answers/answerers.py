@@ -1,4 +1,4 @@
-"""Models that answer: one that sees the volume, the same one blind, and one of text alone."""
+"""Models that answer questions: with the volume, with a blank volume, or from text alone."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ from m3djax.tasks.answering import AnsweringTask
 
 
 class Answerer(abc.ABC):
-    """Answers questions about volumes."""
+    """A model that answers questions about volumes."""
 
     @abc.abstractmethod
     def look(self, batch: Batch) -> Any:
-        """What `answer` needs of volumes.
+        """Encodes volumes; returns the input `seen` of `answer`.
 
         Args:
-          batch: image (B, D, H, W, 1), scale and offset, always of one B.
+          batch: image (B, D, H, W, 1), scale and offset; B is always the same.
         """
 
     @abc.abstractmethod
     def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:
-        """The answers, given at once.
+        """Answers some questions as one batch.
 
         Args:
-          seen: what `look` returned.
+          seen: the result of `look`.
           questions: rows without answers.
-          volumes: which one each question is about.
+          volumes: for each question, the row of its volume in the batch.
         """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seeing(Answerer):
-    """A model that sees.
+    """A model that reads volumes.
 
     Attributes:
       reader: the model.
-      put: makes the prompt of a question and its form.
-      sampling: how its answers are chosen.
-      mesh: devices that volumes are split over.
-      blind: show it volumes without content: how much is known from the question alone?
+      put: function from a question and its kind to the prompt.
+      sampling: options of sampling for the answers.
+      mesh: the devices; volumes are split over them.
+      blind: whether every volume is replaced by a blank one, to measure the answers that need only
+        the question.
     """
 
     reader: VolumeReader
@@ -87,12 +88,12 @@ class Seeing(Answerer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextOnly(Answerer):
-    """A language model, which knows nothing of the volume.
+    """A language model that does not see the volume.
 
     Attributes:
       generator: the model.
-      tokens: puts questions to it, without placeholders.
-      sampling: how its answers are chosen.
+      tokens: tokenizer that makes prompts without image placeholders.
+      sampling: options of sampling for the answers.
     """
 
     generator: Generator
@@ -119,20 +120,20 @@ def answerer(
     sampling: Sampling,
     blind: bool = False,
 ) -> Answerer:
-    """The model of a run.
+    """Makes the answering model of a run.
 
     Args:
-      task: one with a language model `llm`; an `AnsweringTask` sees the volumes.
-      inputs: turns stored volumes into those of the task.
-      params: its parameters, on `mesh`.
-      data: of the run; its tokenizer puts the questions.
+      task: a task with a language model `llm`; an `AnsweringTask` reads the volumes.
+      inputs: transform of stored volumes into the inputs of the task.
+      params: the parameters of the task, on `mesh`.
+      data: data of the run; its tokenizer makes the prompts.
       mesh: the devices.
-      sampling: how answers are chosen.
+      sampling: options of sampling for the answers.
       blind: see `Seeing`.
 
     Raises:
-      EvaluationError: the run answers no questions.
-      ConfigError: its tokenizer and its model do not fit.
+      EvaluationError: the run cannot answer questions.
+      ConfigError: its tokenizer does not fit its model.
       DataError: its tokenizer cannot be read.
     """
     text = data.find("text", Text)
@@ -159,6 +160,6 @@ def answerer(
 
 
 def placed(params: Params, mesh: Mesh, model: Any) -> Params:
-    """Parameters on the devices of a mesh, where the sharding table puts them."""
+    """Puts parameters on the devices of a mesh, split by the sharding table."""
     flat = params_lib.flatten(params)
     return params_lib.unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh, model)))

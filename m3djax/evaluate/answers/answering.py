@@ -1,4 +1,4 @@
-"""Questions about crops as samples, and a table of answers that an interruption leaves whole."""
+"""Questions about crops as samples, and their answers, which survive an interruption."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FIELDS = ("image", "scale", "offset")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Questioned:
-    """Crops with their questions, as samples; those with open questions come first.
+    """Crops with their questions as samples; crops with unanswered questions come first.
 
     Attributes:
-      crops: makes the crops that have these numbers, and their questions.
-      per_record: crops of every record.
-      table: the answers that exist.
+      crops: function from a slice of crop numbers to these crops with their questions.
+      per_record: crops per record.
+      table: the answers so far.
     """
 
     crops: Callable[[slice], Iterable[QuestionedCrop]]
@@ -48,7 +48,7 @@ class Questioned:
             yield self._batch(some, share.batch_size)
 
     def _batch(self, crops: Sequence[QuestionedCrop], size: int) -> Batch:
-        # Filled up to one size, so that one compilation serves all.
+        # Filled to a fixed size, so that the model is compiled once.
         samples = [crops[number % len(crops)].sample for number in range(size)]
         questions = np.full(size, None)
         for row, one in enumerate(crops):
@@ -64,11 +64,11 @@ class Questioned:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Respondent(Subject):
-    """A model that answers questions, and the answers that it gave.
+    """A model that answers questions, with its answers so far.
 
     Attributes:
-      load: makes the model ready to answer; called if something is left to ask.
-      table: grows with every answer.
+      load: function that makes the answering model; called only if a question is unanswered.
+      table: the answers so far; every new answer is added.
     """
 
     load: Callable[[], Answerer]
@@ -76,17 +76,17 @@ class Respondent(Subject):
 
     @functools.cached_property
     def answerer(self) -> Answerer:
-        """Returns the model, ready to answer."""
+        """Returns the answering model."""
         return self.load()
 
 
 def answer(respondent: Respondent, batch: Batch, at_once: int) -> Predictions:
-    """Answers what the table has no answer for; returns the answers of each crop as JSON.
+    """Answers the questions without an answer in the table; returns the answers per crop as JSON.
 
     Args:
       respondent: the model.
       batch: crops with their questions.
-      at_once: answers that are written at once.
+      at_once: answers that are generated as one batch.
     """
     asked = [rows or [] for rows in batch["questions"]]
     table = respondent.table
@@ -104,8 +104,8 @@ def read_answers(predictions: Predictions) -> list[Row]:
 
 
 def _ask(respondent: Respondent, batch: Batch, rows: list[tuple[int, Row]], at_once: int) -> None:
-    """Asks about the crops of a batch, some questions at a time."""
-    # Answers that are written at once take as long as the longest, so those of a kind go together.
+    """Asks the questions about a batch of crops, `at_once` at a time."""
+    # A batch of answers takes as long as its longest answer, so questions of a kind go together.
     rows.sort(key=lambda numbered: numbered[1].kind)
     answerer, table = respondent.answerer, respondent.table
     seen = answerer.look({name: batch[name] for name in _FIELDS})

@@ -1,4 +1,4 @@
-"""Every question that can be asked about the crops of a split."""
+"""Enumeration of all questions about the crops of a split."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from m3djax.evaluate.answers.table import Row
 
 @runtime_checkable
 class Enumerates(Protocol):
-    """A source of captions that can tell all questions about a crop."""
+    """A source of captions that can enumerate all questions about a crop."""
 
     def every(self, view: View) -> list[Question]:
-        """All of them, in fixed order and wording."""
+        """Returns all questions about a crop, in fixed order and wording."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,15 +45,15 @@ def asked(
     per_crop: int = 0,
     part: slice = slice(None),
 ) -> Iterator[QuestionedCrop]:
-    """Yields the crops about which there is something to ask, the same every time.
+    """Yields the crops that have questions; every call yields the same.
 
     Args:
-      data: how crops are cut, and what is asked: its text's source enumerates questions.
+      data: config of crops and questions; the source of its text enumerates questions.
       source: dataset, split and part.
-      crops: crops of every record.
-      seed: where they are cut.
-      per_crop: questions of each kind about a crop, drawn at random; 0 takes all.
-      part: which crops to yield, by their number among all crops.
+      crops: crops per record.
+      seed: seed of the places of crops and of the drawn questions.
+      per_crop: questions of each kind about a crop, drawn at random; 0: all questions.
+      part: slice of the crops to yield, by their number among all crops.
 
     Raises:
       ConfigError: the data has no text.
@@ -82,7 +82,7 @@ def _row(
 
 
 def _drawn(kinds: Sequence[str], most: int, rng: np.random.Generator) -> list[int]:
-    """Numbers of at most so many questions of each kind, in their order."""
+    """Returns the sorted numbers of up to `most` random questions of each kind; 0: of all."""
     if not most:
         return list(range(len(kinds)))
     left: Mapping[str, list[int]] = {kind: [] for kind in kinds}

@@ -1,4 +1,4 @@
-"""Models that answer the same questions as the run that is measured."""
+"""Baselines: models that answer the same questions as the evaluated run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from m3djax.runs.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """A model beside the one that is measured.
+    """A baseline model beside the evaluated run.
 
     Attributes:
-      run: folder of its run, or of converted weights; "" is the run that is measured.
-      untrained: as it was before its first step, with what it started from.
-      blind: shown volumes without content: how much it knows from the questions alone.
+      run: folder of its run, or of converted weights; "": the evaluated run.
+      untrained: whether to take its initial parameters, before the first step.
+      blind: whether every volume is replaced by a blank one, to measure the answers that need only
+        the question.
     """
 
     run: str = ""
@@ -26,7 +27,7 @@ class Beside:
     blind: bool = False
 
     def check(self) -> None:
-        """Looks for the run, before others spend minutes on their answers.
+        """Checks that the run exists, before other models take minutes to answer.
 
         Raises:
           RunError: there is no such run.
@@ -35,10 +36,10 @@ class Beside:
             run_folder.read_experiment(epath.Path(self.run))
 
     def open(self, own: Subject) -> Subject:
-        """Opens the model on the mesh of the run that is measured.
+        """Opens the model on the mesh of the evaluated run.
 
         Args:
-          own: the run that is measured.
+          own: the evaluated run.
 
         Raises:
           RunError: there is no such run.

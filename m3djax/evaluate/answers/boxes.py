@@ -1,4 +1,4 @@
-"""How well boxes in answers fit the true ones."""
+"""Scores of the boxes in answers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ _WHOLE = np.array([0, 0, 0, 1, 1, 1], float)
 
 
 def box_scores(answer: str, truth: str) -> dict[str, float]:
-    """How well an answer's box fits the true one.
+    """Compares the box in an answer with the true one.
 
     Args:
-      answer: what was said.
-      truth: the right answer; "" or a text without a box where nothing is there to be found.
+      answer: the answer of the model.
+      truth: the right answer; without a box if there is nothing to find.
 
     Returns:
-      "iou" (0 if the answer has no readable box), "acc@0.25" and "acc@0.5" (whether the IoU is at
-      least as large), "unparsed" (1 if it has no readable box), "iou_whole" (what the box of the
-      whole volume would have, which needs no look at it), and "iou_m3d": M3D's own number by
-      its own parser, intersection over the ENCLOSING box, NaN where M3D leaves a sample out
-      because either side has no box. Where the truth has no box, "refused" alone: 1 if the answer
-      has none either.
+      For a truth with a box:
+      "iou": 0 if the answer has no readable box.
+      "acc@0.25", "acc@0.5": whether the IoU is at least 0.25 or 0.5.
+      "unparsed": 1 if the answer has no readable box.
+      "iou_whole": IoU of the box of the whole volume, a guess that needs no model.
+      "iou_m3d": M3D's score by M3D's parser, intersection over the ENCLOSING box. NaN where M3D
+      leaves a sample out because one of the texts has no box.
+      For a truth without a box, only "refused": 1 if the answer has no box either.
     """
     right, said = read_box(truth), read_box(answer)
     if right is None:

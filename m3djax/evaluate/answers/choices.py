@@ -1,4 +1,4 @@
-"""Which choice an answer names, and whether it says yes or no: for certain, or not at all."""
+"""Parsers of answers to multiple-choice and yes-no questions; ambiguous answers give None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 Choices = Mapping[str, str]
-"""Letter -> text, as they were put to the model."""
+"""Letter -> text, as in the prompt."""
 
 _OPEN, _CLOSE = r"[\s(\[*\"'`]*", r"[)\]*\"'`]*"
 _LEAD = re.compile(
@@ -19,15 +19,15 @@ _NEGATED = re.compile(r"\b(?:not|never|neither|nor|cannot|without|except|\w+n't)
 
 
 def read_choice(answer: str, choices: Choices) -> str | None:
-    """The letter of the one choice that an answer names; None if it names none, or several.
+    """Returns the letter of the one choice that an answer names; None if it names none or several.
 
-    A choice is named by its letter ("B", "(b)", "B. liver", "The answer is B") or by its own text,
-    as whole words. A letter and a text that disagree name two. An answer that denies something
-    ("not B") names none: what it leaves would be a guess.
+    An answer names a choice by its letter ("B", "(b)", "B. liver", "The answer is B") or by its
+    text, as whole words. A letter and a text of different choices name two. An answer with a
+    negation ("not B") names none, because the choice would be a guess.
 
     Args:
-      answer: what was said.
-      choices: what could be chosen.
+      answer: the answer of the model.
+      choices: the choices of the question.
     """
     rest, named = _without_texts(answer, choices)
     if _NEGATED.search(rest):
@@ -37,19 +37,19 @@ def read_choice(answer: str, choices: Choices) -> str | None:
 
 
 def is_right_released(answer: str, letter: str) -> bool:
-    """M3D's rule: whether the letter with a full stop is anywhere in the answer.
+    """Returns whether an answer is right by M3D's rule: it has the letter with a full stop.
 
-    "CT of the aorta." is right for "a." of no choice, but "Hepatitis A." is for A. Source:
-    Bench/eval/eval_vqa.py of BAAI-DCAI/M3D.
+    The letter may be anywhere and its case counts. So "Hepatitis A." is right for A, and "CT of
+    the aorta." is not. Source: Bench/eval/eval_vqa.py of BAAI-DCAI/M3D.
     """
     return f"{letter}." in answer
 
 
 def read_yes_no(answer: str) -> Literal["yes", "no"] | None:
-    """Whether an answer says yes or no; None if it says neither, or both.
+    """Returns "yes" or "no" if an answer says one of them; None if it says neither or both.
 
-    It must say so in its first word, or after "the answer is": the "no" of "there is no fluid"
-    answers another question.
+    The word must come first, or after "the answer is". The "no" of "there is no fluid" does not
+    count.
     """
     said = re.match(r"\W*(yes|no)\b(.*)", _LEAD.sub("", answer), re.IGNORECASE | re.DOTALL)
     if not said:
@@ -62,9 +62,9 @@ def read_yes_no(answer: str) -> Literal["yes", "no"] | None:
 
 
 def _without_texts(answer: str, choices: Choices) -> tuple[str, set[str]]:
-    """The answer without the choices' own texts, and the choices whose texts were there.
+    """Returns the answer without the texts of choices, and the choices whose texts it had.
 
-    Longer texts go first: "left kidney cyst" does not name "left kidney".
+    Longer texts are matched first, so "left kidney cyst" does not name "left kidney".
     """
     named = set()
     for letter, text in sorted(choices.items(), key=lambda item: -len(item[1])):
@@ -79,7 +79,7 @@ def _without_texts(answer: str, choices: Choices) -> tuple[str, set[str]]:
 
 
 def _letters(answer: str, letters: str, *, bare: bool) -> set[str]:
-    """The letters that an answer names as letters."""
+    """Returns the choices that an answer names by letter."""
     kind = f"([{letters}{letters.lower()}])"
     patterns = [
         rf"\(\s*{kind}\s*\)",  # (b) anywhere
@@ -88,7 +88,7 @@ def _letters(answer: str, letters: str, *, bare: bool) -> set[str]:
     ]
     found = {letter for pattern in patterns for letter in re.findall(pattern, answer)}
     led = _LEAD.sub("", answer)
-    # "A" may be an article: alone it needs an end, a mark or a reason behind it.
+    # "A" may be an article: as a letter it needs an end, a mark or a reason after it.
     end = rf"{_CLOSE}\s*(?:$|[.,;:\n\N{{BULLET}}]|(?:because|since|as)\b)"
     if led != answer or re.fullmatch(rf"{_OPEN}{kind}{_CLOSE}[^\w\N{{BULLET}}]*", answer):
         found |= set(re.findall(rf"^{_OPEN}{kind}{end}", led))

@@ -1,4 +1,4 @@
-"""The evaluator of answers: asks a run, and other models, all questions of a split."""
+"""The evaluator of answers to questions about the crops of a split."""
 
 from __future__ import annotations
 
@@ -44,34 +44,33 @@ _ONE_PATIENT = (
 
 @dataclasses.dataclass(frozen=True)
 class Answers(SplitEvaluator):
-    """Asks a run, and others beside it, all questions of a split, and scores what they say.
+    """Evaluator that asks a run and its baselines all questions of a split, and scores the answers.
 
-    Every answer is a line of answers-MODEL-*.jsonl as soon as it is given: an evaluation that was
-    interrupted goes on where it stopped, and answers are kept until the parameters, the questions
-    or the way of asking change. scores-MODEL.jsonl has every answer with all its scores. Intervals
-    are over patients; where all samples are of one patient, over regions of its scans.
+    Every answer is written at once as a line of answers-MODEL-*.jsonl. So an interrupted evaluation
+    resumes where it stopped. Answers are kept until the parameters, the questions or the prompts
+    change. scores-MODEL.jsonl has every answer with all its scores. Intervals are over patients;
+    with only one patient, over regions of the scans.
 
     Attributes:
       dataset: folder that the verb `prepare` wrote.
-      size: voxels along (D, H, W) of the network's input: those of training.
-      split: whose records are asked about.
-      part: share of its volumes along D that crops come from; see `Source`.
-      crops: crops of every record.
-      per_crop: questions of each kind about a crop, drawn at random; 0 asks all that there are.
-      data: how crops are cut and what is asked, the latter in the run's own tokens; None is as in
-        training.
-      beside: further models that answer the same questions; name -> which.
-      sampling: how answers are chosen.
-      batch_size: volumes that a process encodes at once.
-      questions: answers that are written at once.
-      bert_score: folder of a BERT or RoBERTa for BERTScore, such as that of roberta-large; "" for
-        none.
+      size: size of the network's input in voxels along (D, H, W), as in training.
+      split: the split of the records.
+      part: part of each volume along D from which crops come; see `Source`.
+      crops: crops per record.
+      per_crop: questions of each kind about a crop, drawn at random; 0: all questions.
+      data: config of crops and questions; None: as in training. Its tokenizer is replaced by the
+        run's own.
+      beside: baselines, which answer the same questions; name -> baseline.
+      sampling: options of sampling for the answers.
+      batch_size: volumes that a process encodes as one batch.
+      questions: answers that are generated as one batch.
+      bert_score: folder of a BERT or RoBERTa for BERTScore, such as roberta-large; "": none.
       bert_layer: see `BertScore.read`.
-      pictures: crops that are drawn with their questions and answers.
+      pictures: number of crops to draw with their questions and answers.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.
-      caveats: printed with the result.
-      seed: of crops, questions and intervals.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
+      caveats: sentences that are printed with the result.
+      seed: seed of crops, questions and intervals.
+      every: steps between two evaluations during training; 0: only the verb `evaluate`.
     """
 
     per_crop: int = 0
@@ -85,22 +84,18 @@ class Answers(SplitEvaluator):
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values that mean nothing."""
+        """Raises ConfigError for impossible values."""
         if min(self.crops, self.batch_size, self.questions) < 1 or self.per_crop < 0:
             raise ConfigError("crops, batch_size and questions start at 1, per_crop at 0.")
         if OWN in self.beside:
             raise ConfigError(f"beside: {OWN!r} is taken. Cure: another name.")
 
     def reading(self, data: Data) -> Data:
-        """See `Evaluator.reading`: questions are put in the tokens of the run."""
+        """Returns the data to read, with the tokenizer of the run; see `Evaluator.reading`."""
         return _spoken(super().reading(self.data or data), data)
 
     def check(self, data: Data) -> None:
-        """See `Evaluator.check`.
-
-        Raises:
-          RunError: a run beside this one does not exist.
-        """
+        """Raises if the data has no questions; see `Evaluator.check`."""
         text = self.reading(data).find("text", Text)
         if text is None or not isinstance(text.source, Enumerates):
             raise ConfigError(
@@ -111,11 +106,11 @@ class Answers(SplitEvaluator):
         super().check(data)
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
-        """See `Evaluator.passes`: the run, and the models beside it.
+        """Yields a pass of the run and one of each baseline; see `Evaluator.passes`.
 
         Raises:
-          EvaluationError: the run answers no questions.
-          RunError: a run beside this one does not exist.
+          EvaluationError: the run cannot answer questions.
+          RunError: the run of a baseline does not exist.
         """
         for other in self.beside.values():
             other.check()
@@ -124,15 +119,15 @@ class Answers(SplitEvaluator):
             yield self._pass(name, other.open(subject), subject, blind=other.blind)
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Any]:
-        """See `Evaluator.predict`: the answers to the questions about each crop."""
+        """Returns the answers to the questions about each crop; see `Evaluator.predict`."""
         assert isinstance(subject, Respondent)
         return answer(subject, batch, self.questions)
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
-        """See `Evaluator.score`: every answer by the metrics of its kind of question.
+        """Scores each answer by the metrics of its kind of question; see `Evaluator.score`.
 
         Raises:
-          EvaluationError: there is nothing to ask.
+          EvaluationError: there are no questions.
         """
         answered = {model: read_answers(given) for model, given in predictions.items()}
         if not answered[OWN]:
@@ -147,10 +142,10 @@ class Answers(SplitEvaluator):
     def present(
         self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
     ) -> Findings:
-        """See `Evaluator.present`.
+        """Makes the report, and writes the scores of each model; see `Evaluator.present`.
 
         Raises:
-          EvaluationError: all questions are about one place.
+          EvaluationError: all questions are about one place of one patient.
         """
         answered = {model: read_answers(given) for model, given in predictions.items()}
         kinds = [kind_of(name, answered, scores) for name in scores.groups()]
@@ -171,7 +166,7 @@ class Answers(SplitEvaluator):
         return present(numbers, units, shown, (*self.caveats, *notes))
 
     def _pass(self, name: str, model: Subject, subject: Subject, *, blind: bool = False) -> Pass:
-        """Returns one model's answers to all questions; those that were given earlier are kept."""
+        """Returns the pass in which a model answers all questions; earlier answers are kept."""
         reading, mesh = self.reading(subject.data), subject.mesh
         params = placed(model.params, mesh, model.task)
         table = self._table(name, dataclasses.replace(model, params=params), subject, blind=blind)
@@ -201,7 +196,7 @@ class Answers(SplitEvaluator):
         return Pass(name, respondent, Questioned(crops, self.crops, table))
 
     def _table(self, name: str, model: Subject, subject: Subject, *, blind: bool) -> AnswerTable:
-        """Opens the answers of a model; those of other parameters are removed."""
+        """Opens the answers of a model, and removes answers of other parameters."""
         reading, source = self.reading(subject.data), self.source(subject.data)
         text = model.data.find("text", Text)
         tokens = text and serialize.to_json(text.tokens)
@@ -231,7 +226,7 @@ class Answers(SplitEvaluator):
         """Draws some crops with their questions and answers."""
         if not self.pictures or not isinstance(subject.task, AnsweringTask):
             return ()
-        # Imported late: drawing takes a second to import, and configs import this module.
+        # Imported late: it takes a second to import, and configs import this module.
         from m3djax.evaluate.answers import sheet
 
         keys = sorted({row.key[:2] for kind in kinds for row in kind.rows})
@@ -242,7 +237,7 @@ class Answers(SplitEvaluator):
 
 
 def _spoken(ours: Data, theirs: Data) -> Data:
-    """Returns our data with the tokenizer of theirs; without text if one of them has none."""
+    """Returns `ours` with the tokenizer of `theirs`; without text if one of them has no text."""
     own, other = ours.find("text", Text), theirs.find("text", Text)
     fields = {name: field for name, field in ours.fields.items() if name != "text"}
     if own is not None and other is not None:

@@ -1,4 +1,4 @@
-"""What an answer is worth, by kind of question: a number per row and metric."""
+"""Metrics of answers by kind of question: a number per row and metric."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.text.bert_score import BertScore
 
 Values = dict[str, Float[np.ndarray, " n"]]
-"""Metric -> a number per row, NaN where a row has none."""
+"""Metric -> a number per row; NaN if a row has none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a metric is shown.
+    """The presentation of a metric.
 
     Attributes:
-      name: in heads of tables.
-      percent: whether it is a share.
+      name: its name in tables.
+      percent: whether it is printed in percent.
     """
 
     name: str
@@ -55,13 +55,13 @@ METRICS = {
     "iou_m3d": Metric("IoU, M3D's formula", percent=False),
     "refused": Metric("rightly no box"),
 }
-"""What tables show; further metrics are in results.json and in the tables of samples."""
+"""Metrics in tables; further metrics are in results.json and in the tables of samples."""
 GUESSES = {"chance": "chance", "iou_whole": "the whole volume"}
-"""Values by the main metric that need no model, and what tables call them."""
+"""Guesses without a model, by the main metric: name -> title in tables."""
 
 
 def choice(rows: Sequence[Row]) -> Values:
-    """Questions with choices: an answer that names no choice, or several, is wrong."""
+    """Scores multiple-choice questions; an answer with no choice, or with several, is wrong."""
     return _columns(_choice(row) for row in rows)
 
 
@@ -76,10 +76,10 @@ def _choice(row: Row) -> dict[str, float]:
 
 
 def right_letter(row: Row) -> str:
-    """The letter of the right choice, which the right answer starts with: "B. liver".
+    """Returns the letter of the right choice: the start of the right answer, as in "B. liver".
 
     Raises:
-      EvaluationError: it does not.
+      EvaluationError: the right answer does not start with the letter of a choice.
     """
     letter = row.truth.partition(".")[0]
     if letter not in row.choices:
@@ -91,10 +91,10 @@ def right_letter(row: Row) -> str:
 
 
 def yes_no(rows: Sequence[Row]) -> Values:
-    """Questions for yes or no: an answer that says neither, or both, is wrong.
+    """Scores yes-no questions; an answer that says neither, or both, is wrong.
 
     Raises:
-      EvaluationError: so does a right answer.
+      EvaluationError: a right answer says neither, or both.
     """
     return _columns(_yes_no(row) for row in rows)
 
@@ -110,23 +110,23 @@ def _yes_no(row: Row) -> dict[str, float]:
 
 
 def boxes(rows: Sequence[Row]) -> Values:
-    """Questions for a place: see `box_scores`."""
+    """Scores questions for a place; see `box_scores`."""
     return _columns(box_scores(row.said, row.truth) for row in rows)
 
 
 def masks(rows: Sequence[Row]) -> Values:
-    """Questions for a mask: whether one is announced where there is one, and only there."""
+    """Scores questions for a mask: right if both answer and truth have [SEG], or neither has."""
     return _columns({"accuracy": (SEGMENT in row.said) == (SEGMENT in row.truth)} for row in rows)
 
 
 def texts(rows: Sequence[Row], bert_score: BertScore | None = None) -> Values:
-    """Questions for free text, by every metric of words; CIDEr counts rarity in these rows.
+    """Scores free text by every text metric; CIDEr takes word frequencies from these rows.
 
     Args:
-      rows: all texts of one kind.
-      bert_score: the encoder, if BERTScore is asked for.
+      rows: all rows of one kind.
+      bert_score: the encoder of BERTScore; None: no BERTScore.
     """
-    # They bring nltk, whose import takes seconds: not for those who only read a config.
+    # Imported late: they import nltk, which takes seconds, and configs import this module.
     from m3djax.evaluate.text import cider, words
 
     said, meant = [row.said for row in rows], [row.truth for row in rows]
@@ -144,12 +144,12 @@ def _columns(rows: Iterable[dict[str, float]]) -> Values:
 
 
 def most_frequent(rows: Sequence[Row]) -> float:
-    """Accuracy of the one answer that is right most often."""
+    """Returns the accuracy of the most frequent right answer, given to every question."""
     return max(Counter(meaning(row) for row in rows).values()) / len(rows)
 
 
 def meaning(row: Row) -> str:
-    """The right answer without its letter, which differs from question to question."""
+    """Returns the right answer without its letter, because letters differ between questions."""
     text = row.choices[right_letter(row)] if row.choices else row.truth
     return " ".join(text.casefold().split())
 
@@ -162,10 +162,10 @@ SCORERS: dict[str, Callable[[Sequence[Row]], Values]] = {
     "seg": masks,
     "seg_described": masks,
 }
-"""Kind -> its scorer; all other kinds are free text."""
+"""Kind of question -> its scorer; all other kinds are free text."""
 
 
 def score(kind: str, rows: Sequence[Row], bert_score: BertScore | None = None) -> Values:
-    """The scores of all rows of one kind."""
+    """Returns the scores of all rows of one kind."""
     scorer = SCORERS.get(kind)
     return texts(rows, bert_score) if scorer is None else scorer(rows)

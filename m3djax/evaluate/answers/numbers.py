@@ -1,4 +1,4 @@
-"""From answers to numbers with intervals: by kind and type of question, and model beside model."""
+"""Means of scores with intervals, by kind and type of question and by model."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ MAIN = {
     "rec_described": "iou",
     "reg": "exact",
 }
-"""Kind -> the metric by which models are compared."""
+"""Kind of question -> its main metric, by which models are compared."""
 TYPES_MEAN = "mean of types"
 ONE_FOR_ALL = "one answer for all"
-"""Always giving the answer that is right most often."""
+"""Guess: the most frequent right answer, given to every question."""
 
 
 def main_of(kind: str) -> str:
-    """The metric by which models are compared: ROUGE-1 for free text."""
+    """Returns the main metric of a kind of question; ROUGE-1 for free text."""
     return MAIN.get(kind, "rouge1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kind:
-    """The questions of one kind, and how every model did on them.
+    """The questions of one kind, with the answers and scores of every model.
 
     Attributes:
-      name: of the kind.
-      answers: model -> the questions with its answers, in one order.
-      unit: which independent unit a question belongs to.
+      name: name of the kind.
+      answers: model -> the questions with its answers; the order is the same for all models.
+      unit: number of each question's independent unit.
       scores: model -> metric -> a number per question.
     """
 
@@ -54,25 +54,25 @@ class Kind:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The questions, with the answers of the first model."""
+        """Returns the questions, with the answers of the first model."""
         return next(iter(self.answers.values()))
 
     @property
     def main(self) -> str:
-        """The metric by which models are compared."""
+        """Returns the main metric, by which models are compared."""
         return main_of(self.name)
 
     @property
     def types(self) -> list[str]:
-        """Finer kinds, in the order of their names."""
+        """Returns the types of questions within this kind, sorted."""
         return sorted({row.type for row in self.rows})
 
     def of_type(self, type_: str) -> Bool[np.ndarray, " n"]:
-        """Which questions are of a type."""
+        """Returns a mask of the questions of a type."""
         return np.array([row.type == type_ for row in self.rows])
 
     def table(self, model: str) -> list[dict[str, Any]]:
-        """A model's answers with all their scores; what a row has no number for is left out."""
+        """Returns a model's answers with their scores; scores that are not finite are left out."""
         return [
             dataclasses.asdict(row)
             | {
@@ -84,7 +84,7 @@ class Kind:
         ]
 
     def numbers(self, seed: int) -> dict[str, Any]:
-        """All numbers: JSON-able."""
+        """Returns all numbers of this kind of question, JSON-able."""
         units = np.unique(self.unit)
         unit = np.searchsorted(units, self.unit)
         draws = statistics.draw(len(units), seed=seed)
@@ -113,7 +113,7 @@ class Kind:
     def _estimates(
         self, scores: Values, unit: Int[np.ndarray, " n"], draws: Float[np.ndarray, "r u"]
     ) -> dict[str, dict[str, Estimate]]:
-        """Part of the questions -> metric -> mean."""
+        """Returns the means: part of the questions -> metric -> mean."""
         everything = np.ones(len(self.rows), bool)
         parts = {"all": _means(scores, everything, unit, draws)}
         if self.name == "yes_no":
@@ -135,7 +135,10 @@ class Kind:
         unit: Int[np.ndarray, " n"],
         draws: Float[np.ndarray, "r u"],
     ) -> Estimate:
-        """Mean accuracy of what is to be answered by yes and by no: 50 % for one answer to all."""
+        """Returns the mean of the accuracies on "yes" and on "no" questions.
+
+        It is 50 % if all questions get the same answer.
+        """
         wanted = np.unique([metrics.meaning(row) for row in self.rows], return_inverse=True)[1]
         shape = (draws.shape[1], wanted.max() + 1)
         total, correct = np.zeros(shape), np.zeros(shape)
@@ -144,7 +147,7 @@ class Kind:
         return statistics.balanced_accuracy(correct, total, draws)
 
     def _guesses(self, model: str) -> dict[str, dict[str, float]]:
-        """What can be had without a model: guess -> part of the questions -> the main metric."""
+        """Returns the scores of guesses: guess -> part of the questions -> the main metric."""
         masks = {"all": np.ones(len(self.rows), bool)}
         masks |= {type_: self.of_type(type_) for type_ in self.types}
         guesses = {
@@ -165,7 +168,7 @@ class Kind:
 
 
 def _json(estimate: Estimate) -> dict[str, Any]:
-    """As results are stored; an interval needs two units, which show in the resamples."""
+    """Returns an estimate as stored in results; with fewer than two units, without interval."""
     undefined = np.isnan(estimate.samples).all()
     return {"value": estimate.value, "interval": None if undefined else estimate.interval}
 
@@ -176,7 +179,7 @@ def _means(
     unit: Int[np.ndarray, " n"],
     draws: Float[np.ndarray, "r u"],
 ) -> dict[str, Estimate]:
-    """Means over the chosen questions that have a number."""
+    """Returns the mean of each metric over the chosen questions that have a number."""
     means = {}
     for metric, values in scores.items():
         there = chosen & np.isfinite(values)
@@ -187,6 +190,6 @@ def _means(
         weights = np.bincount(unit[there], minlength=size).astype(float)
         mean = statistics.weighted_mean(sums, weights, draws)
         if np.count_nonzero(weights) < 2:
-            mean = Estimate(mean.value, np.full(len(draws), np.nan))  # nothing is known of spread
+            mean = Estimate(mean.value, np.full(len(draws), np.nan))  # the spread is unknown
         means[metric] = mean
     return means

@@ -1,4 +1,4 @@
-"""What the numbers of `Answers` say, in sentences and tables."""
+"""Sentences and tables of the evaluator `Answers`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _TITLES = {
     "seg_described": "questions for the mask of what is described",
 }
 _GUESSES = {GUESSES["iou_whole"]: "the box of the whole volume"}
-_TYPES = 12  # that are shown
-_MUTE = 0.05  # unreadable answers that are told beside a difference
+_TYPES = 12  # types of questions in a table
+_MUTE = 0.05  # share of unreadable answers from which on a sentence mentions them
 _METEOR = (
     "METEOR counts equal words and equal stems, no synonyms: a little below what others report."
 )
@@ -43,13 +43,13 @@ def present(
     pictures: tuple[Picture, ...],
     caveats: tuple[str, ...],
 ) -> Findings:
-    """The findings.
+    """Returns the findings.
 
     Args:
-      kinds: kind -> `Kind.numbers`.
-      units: what intervals are over, such as "patients".
-      pictures: answers beside their slices.
-      caveats: what the numbers do not say.
+      kinds: kind of question -> `Kind.numbers`.
+      units: independent units of the intervals, such as "patients".
+      pictures: slices with answers.
+      caveats: sentences about the limits of the numbers.
     """
     curves = {}
     for kind, numbers in kinds.items():
@@ -73,7 +73,7 @@ def present(
 
 
 def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
-    """How the first model did, against chance and against the others."""
+    """Returns a sentence that compares the first model with chance and with the others."""
     model, parts = next(iter(numbers["models"].items()))
     title = _TITLES.get(kind, f"{kind} questions")
     metric = main_of(kind)
@@ -94,7 +94,10 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
 
 
 def _unread(found: Mapping[str, Any]) -> str:
-    """That a model is mostly wrong for its form: a difference to it says little."""
+    """Returns a note on a model with many unreadable answers; "" for other models.
+
+    Such a model is often wrong only for the form of its answers, so a difference to it says little.
+    """
     share = found["unparsed"]["value"] if "unparsed" in found else 0.0
     return f"; {share:.0%} of its answers cannot be read" if share >= _MUTE else ""
 
@@ -110,7 +113,7 @@ def _tables(kind: str, numbers: Mapping[str, Any], units: str) -> list[Table]:
 
 
 def _by_metric(title: str, main: str, numbers: Mapping[str, Any], note: str) -> Table:
-    """A row per metric, a column per model."""
+    """Returns a table with a row per metric and a column per model."""
     models = numbers["models"]
     there = {metric for parts in models.values() for metric in parts["all"]}
     guesses = numbers["guesses"]
@@ -126,10 +129,13 @@ def _by_metric(title: str, main: str, numbers: Mapping[str, Any], note: str) -> 
 
 
 def _by_type(title: str, metric: str, numbers: Mapping[str, Any], note: str) -> Table:
-    """A row per type of question, a column per model; and the mean over types, as M3D gives it."""
+    """Returns a table with a row per type of question and a column per model.
+
+    The last row is the mean over types, as M3D reports it.
+    """
     counts = numbers["questions_by_type"]
     shown = sorted(sorted(counts, key=counts.get, reverse=True)[:_TYPES])
-    # Where the type is the answer, one answer for all of a type says nothing.
+    # If all questions of a type have the same answer, that guess says nothing.
     guesses = {
         name: values
         for name, values in numbers["guesses"].items()
@@ -159,12 +165,12 @@ def _mean(values: Mapping[str, float], parts: Iterable[str]) -> float:
 
 
 def _plain(metric: str, value: float | None) -> str:
-    """Without an interval; "" for none."""
+    """Formats a number without an interval; "" for None."""
     return "" if value is None else f"{value:{'.1%' if METRICS[metric].percent else '.3f'}}"
 
 
 def _number(metric: str, number: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """With its interval, if it has one; "" for none."""
+    """Formats a number with its interval, if it has one; "" for None."""
     if number is None:
         return ""
     style = ("+" if signed else "") + (".1%" if METRICS[metric].percent else ".3f")

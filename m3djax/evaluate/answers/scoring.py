@@ -1,4 +1,4 @@
-"""Answers to scores, and scores to the numbers of every kind of question."""
+"""Scores of answers, and the numbers of every kind of question from its scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m3djax.evaluate.answers.table import Row
 from m3djax.evaluate.text.bert_score import BertScore
 
 Answered = Mapping[str, list[Row]]
-"""Model -> the questions with its answers, in one order."""
+"""Model -> the questions with its answers; the order is the same for all models."""
 
 
 def score_answers(answered: Answered, units: Units, bert_score: BertScore | None = None) -> Scores:
@@ -24,7 +24,7 @@ def score_answers(answered: Answered, units: Units, bert_score: BertScore | None
     Args:
       answered: the answers of every model.
       units: the independent unit of every question.
-      bert_score: the encoder, if BERTScore is asked for.
+      bert_score: the encoder of BERTScore; None: no BERTScore.
     """
     rows = answered[OWN]
     columns = []
@@ -51,7 +51,7 @@ def kind_of(name: str, answered: Answered, scores: Scores) -> Kind:
 
 
 def numbers_of(kinds: list[Kind], seed: int) -> tuple[dict[str, Any], list[str]]:
-    """Returns the numbers of every kind, and a note on each kind that is about one place only."""
+    """Returns the numbers of each kind; and a note on each kind that is about only one place."""
     found: dict[str, Any] = {}
     notes = []
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""A sheet of crops: a slice with the true and the answered boxes, and what was said."""
+"""A picture of crops: a slice with the true and the answered boxes, and the answers as text."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _TRUE, _WRONG, _DIM = "#3fb950", "#f85149", "#8b949e"
 _COLOURS = ("#d29922", "#58a6ff", "#bc8cff", "#ff7b72")  # of the models
 _RIGHT_OR_WRONG = ("accuracy", "exact")
 _WIDTH, _ROW, _IMAGE = 11.0, 0.155, 2.6  # inches: page, line of text, slice
-_LETTERS = 118  # in a line of text
+_LETTERS = 118  # letters per line of text
 _BOXES = (
     " The slice goes through the middle of the true box, or of the one that is asked about "
     "(green); the boxes that were answered have the colours of their models, dashed where they lie "
     "above or below the slice."
 )
-_QUESTIONS = 3  # of a crop, or one of each kind if there are more kinds
+_QUESTIONS = 3  # questions per crop, or one of each kind if there are more kinds
 
 
 def draw(
     crops: Sequence[Batch], kinds: Sequence[Kind], window: ScaleIntensityRange, folder: epath.Path
 ) -> tuple[Picture, ...]:
-    """Writes a PNG into `folder`, and says what it shows.
+    """Writes a PNG into `folder`, and returns it with its caption.
 
-    Of every crop it has up to three questions, and at least one of each kind.
+    It shows up to three questions about each crop, and at least one of each kind.
 
     Args:
       crops: fields of `Data.examine` without the batch axis.
       kinds: questions and answers.
-      window: values that are black and white.
-      folder: where to.
+      window: values shown as black and white.
+      folder: folder of the PNG.
     """
     shown = [_questions(crop, kinds) for crop in crops]
     lines = [[line for kind, number in some for line in _lines(kind, number)] for some in shown]
@@ -75,7 +75,7 @@ def draw(
 
 
 def _questions(crop: Batch, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:
-    """The first questions of each kind about a crop, and their numbers among those of the kind."""
+    """Returns the first questions of each kind about a crop: the kind, and the number within it."""
     key = int(crop["record"]), int(crop["crop"])
     each = max(1, _QUESTIONS // len(kinds))
     found = []
@@ -86,7 +86,7 @@ def _questions(crop: Batch, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:
 
 
 def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
-    """Question, right answer and all answers as lines of text with their colours."""
+    """Returns question, right answer and all answers as lines of text with their colours."""
     row = kind.rows[number]
     lines = [*_wrapped(row.question, TEXT), *_wrapped(f"right: {row.truth}", _DIM)]
     for place, (model, rows) in enumerate(kind.answers.items()):
@@ -100,7 +100,7 @@ def _lines(kind: Kind, number: int) -> list[tuple[str, str]]:
 
 
 def _verdict(kind: Kind, model: str, number: int) -> str:
-    """What follows an answer: its IoU, or its ROUGE-1."""
+    """Returns the text after an answer: its IoU or its ROUGE-1, or ""."""
     value = kind.scores[model].get(kind.main, np.full(len(kind.rows), np.nan))[number]
     if kind.main in _RIGHT_OR_WRONG or np.isnan(value):
         return ""
@@ -116,7 +116,7 @@ def _wrapped(text: str, colour: str) -> list[tuple[str, str]]:
 
 
 def _boxes(kind: Kind, number: int) -> dict[str, Box]:
-    """Colour -> box: the true one, or else the one that is asked about, then the models'."""
+    """Returns colour -> box: the true box (or the box in the question), and those of models."""
     row = kind.rows[number]
     texts = {_TRUE: row.truth if read_box(row.truth) is not None else row.question}
     for place, rows in enumerate(kind.answers.values()):
@@ -126,7 +126,7 @@ def _boxes(kind: Kind, number: int) -> dict[str, Box]:
 
 
 def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: ScaleIntensityRange) -> None:
-    """An axial slice, through the middle of the true box if there is one."""
+    """Draws an axial slice, through the middle of the true box if there is one."""
     image: Float[np.ndarray, "d h w"] = crop["image"][..., 0] * crop["scale"] + crop["offset"]
     depth, height, width = image.shape
     middle = (drawn[_TRUE][0] + drawn[_TRUE][3]) / 2 if _TRUE in drawn else 0.5
@@ -146,7 +146,7 @@ def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: ScaleInten
                 high[1] - low[1],
                 fill=False,
                 edgecolor=colour,
-                linewidth=4 if colour == _TRUE else 1.6,  # an answered box may lie upon it
+                linewidth=4 if colour == _TRUE else 1.6,  # an answered box may cover the true one
                 linestyle="-" if inside else "--",
             )
         )

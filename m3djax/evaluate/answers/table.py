@@ -1,4 +1,4 @@
-"""Questions and their answers, a line of JSON each, in a file that no interruption spoils."""
+"""Questions with their answers in a file of JSON lines, which survives an interruption."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from data_pipelines.files import write_whole
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A question about a crop of a record, and what was answered.
+    """A question about a crop of a record, and its answer.
 
     Attributes:
       record: number of the record in the split.
-      crop: number of the crop of the record.
-      number: of the question about that crop.
-      place: voxel of the record in the middle of the crop.
-      kind: what is asked for, which decides how it is scored: see `metrics.SCORERS`.
-      type: a finer kind by which results are told apart, such as "organ".
-      question: as it was put to the model.
-      choices: letter -> text; empty where there are none.
+      crop: number of the crop within the record.
+      number: number of the question about that crop.
+      place: voxel of the record at the centre of the crop.
+      kind: kind of question, which decides the metrics; see `metrics.SCORERS`.
+      type: type of question within its kind, such as "organ"; results are grouped by it.
+      question: the question as the model gets it.
+      choices: letter -> text; empty for a question without choices.
       truth: the right answer, as in training.
-      said: the model's.
-      ended: how it ended: "eos", "stop", or "length" if it was cut off.
+      said: the answer of the model.
+      ended: reason for the end of the answer: "eos", "stop", or "length" if it was cut off.
     """
 
     record: int
@@ -44,32 +44,32 @@ class Row:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Returns what tells the question apart, the same for every model."""
+        """Returns the identity of the question, the same for every model."""
         return self.record, self.crop, self.number
 
     def asks_like(self, other: Row) -> bool:
-        """Whether both are the same question, with the same right answer."""
+        """Returns whether both are the same question with the same right answer."""
         return dataclasses.replace(self, said="", ended="") == dataclasses.replace(
             other, said="", ended=""
         )
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
+        """Makes a row from JSON; the inverse of `dataclasses.asdict`."""
         return cls(**{**fields, "place": tuple(fields["place"])})
 
 
 class AnswerTable:
-    """Rows in files of JSON lines; a row is there as a whole or not at all.
+    """Rows in files of JSON lines; a row that was cut short does not count.
 
-    Every process appends to a file of its own, and reads those of all processes at the start.
+    Every process appends to its own file, and reads the files of all processes at the start.
     """
 
     def __init__(self, file: epath.Path, others: Iterable[epath.Path] = ()) -> None:
-        """Reads the rows that exist, and removes a line that was cut short.
+        """Reads the existing rows, and removes a line that was cut short.
 
         Args:
-          file: grows with new rows.
+          file: the file of this process; new rows are appended.
           others: files of other processes, which are only read.
         """
         self._file = file
@@ -89,7 +89,7 @@ class AnswerTable:
             write_whole(file, "".join(kept))
 
     def missing(self, asked: Iterable[Row]) -> list[Row]:
-        """Returns those questions that have no answer here."""
+        """Returns the questions that have no answer in this table."""
         return [
             row for row in asked
             if row.key not in self.rows or not row.asks_like(self.rows[row.key])
@@ -104,7 +104,7 @@ class AnswerTable:
 
 
 def _read(line: str) -> Row | None:
-    """A row; None if the line is not whole."""
+    """Reads a row from a line; None if the line is not complete."""
     if not line.endswith("\n"):
         return None
     try:

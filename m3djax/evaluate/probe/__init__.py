@@ -1,1 +1,1 @@
-"""Which organ does a patch show? Asked of frozen features by a linear classifier."""
+"""The linear probe: classification of patches by organ, on frozen features."""

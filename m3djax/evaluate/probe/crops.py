@@ -1,4 +1,4 @@
-"""Crops that hold labelled patches, as samples."""
+"""Crops with labelled patches, as samples."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from m3djax.contracts.share import Share
 from m3djax.evaluate.probe.organs import LabelledPatches
 
 FIELDS = ("image", "scale", "offset", "patch")
-"""The fields of a batch that `patch_features` takes."""
+"""Fields of a batch that `patch_features` takes."""
 KEPT = ("labelled", "organ", "block", "sample")
-"""Fields of the samples that stay beside their features."""
+"""Fields of the samples that are kept with their features."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledCrops:
-    """The crops of some records that hold at least one labelled patch.
+    """The crops of some records with at least one labelled patch.
 
     Attributes:
       parts: the patches of each record.
-      organs: names of the organs that patches are labelled with.
+      organs: names of the organs, by the index in the labels.
     """
 
     parts: Sequence[LabelledPatches]
@@ -32,9 +32,9 @@ class LabelledCrops:
     def batches(self, share: Share) -> Iterator[Batch]:
         """Yields batches of one process.
 
-        A crop has a row of k patches, as many as the crop with most of them: patch (b, k) is the
-        number of the patch in the crop, labelled (b, k) is False where there is none, and organ,
-        block and sample (b, k) are names.
+        Every crop has k entries for patches, where k is the largest number of labelled patches in
+        a crop. patch (b, k) is the number of the patch in the crop; labelled (b, k) is False for
+        an entry without patch; organ, block and sample (b, k) are names.
         """
         crops = [(part, crop) for part in self.parts for crop in np.unique(part.crop)]
         width = int(max(np.bincount(part.crop).max(initial=0) for part in self.parts))

@@ -1,4 +1,4 @@
-"""The evaluator of frozen features: a linear probe tells the organs of patches apart."""
+"""The evaluator of frozen features: a linear probe classifies patches by organ."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ _METHODS = {"pretrained": OWN, "untrained": "untrained", "raw": "raw"}
 
 @dataclasses.dataclass(frozen=True)
 class OrganProbe(Evaluator):
-    """Linear classification of patches by organ, on features of the frozen encoder.
+    """Evaluator that classifies patches by organ with a linear probe on the frozen encoder.
 
-    Trained on the scans of one split and asked about those of another. A patch takes part if one
-    organ fills more than half of it, and an organ if both sides have enough such patches. The
-    encoder sees whole crops; the same probe on an untrained encoder and on the patch's raw voxels
-    tells what pretraining adds.
+    The probe is fitted on the scans of one split and tested on those of another. A patch takes part
+    if one organ fills more than half of it. An organ takes part if both splits have enough such
+    patches. The encoder sees whole crops. The same probe on untrained encoders and on raw voxels
+    shows the effect of pretraining.
 
     Attributes:
       dataset: folder that the verb `prepare` wrote.
-      size: voxels along (D, H, W) of a crop: those of training.
-      train_split: split the probe is fitted on.
-      train_studies: studies of it; () takes all that have masks.
-      test_split: split the probe is asked about.
-      test_studies: studies of it; () takes all that have masks.
+      size: size of a crop in voxels along (D, H, W), as in training.
+      train_split: split on which the probe is fitted.
+      train_studies: studies of the training split; (): all studies with masks.
+      test_split: split on which the probe is tested.
+      test_studies: studies of the test split; (): all studies with masks.
       groups: (regex, name): organs that count as one.
-      least: labelled patches that an organ needs on both sides.
-      most: patches per organ that the probe is fitted on.
-      untrained: encoders with random weights to compare with; their mean is reported, for one of
-        them can do twice as well as another.
-      batch_size: crops that are encoded at once.
-      caveats: printed with the result.
-      seed: of the untrained encoder, the choice of patches and the intervals.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
+      least: smallest number of labelled patches per organ in both splits.
+      most: largest number of patches per organ for the fit.
+      untrained: number of encoders with random weights to compare with. Their mean is reported,
+        because one of them can be twice as good as another.
+      batch_size: crops per batch.
+      caveats: sentences that are printed with the result.
+      seed: seed of the untrained encoders, the choice of patches and the intervals.
+      every: steps between two evaluations during training; 0: only the verb `evaluate`.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.
     """
 
@@ -74,20 +74,20 @@ class OrganProbe(Evaluator):
 
     @property
     def rows(self) -> int:
-        """See `Evaluator.rows`."""
+        """Returns the rows of a batch; see `Evaluator.rows`."""
         return self.batch_size
 
     def check(self, data: Data) -> None:
-        """See `Evaluator.check`."""
+        """Raises if a split cannot be read; see `Evaluator.check`."""
         for split in (self.train_split, self.test_split):
             open_dataset(self.reading(data).sources[0].path, split)
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
-        """See `Evaluator.passes`: the trained and the untrained encoders, on both sides.
+        """Yields a pass for each encoder, trained or not, and each split; see `Evaluator.passes`.
 
         Raises:
           EvaluationError: the task has no encoder `vision`, a study is missing or has no mask, or
-            the two sides have fewer than two organs in common.
+            the two splits have fewer than two organs in common.
         """
         task = subject.task
         if not isinstance(task.components().get("vision"), Encoder):
@@ -102,18 +102,18 @@ class OrganProbe(Evaluator):
                 yield Pass(f"{name} {side}", model, samples, KEPT)
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, jax.Array]:
-        """See `Evaluator.predict`: tokens and voxels of the labelled patches of crops."""
+        """Returns tokens and voxels of the labelled patches of crops; see `Evaluator.predict`."""
         fields = place(subject.mesh, batch, FIELDS)
         return patch_features(subject.task, subject.inputs, subject.params, fields)
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
-        """See `Evaluator.score`: whether probes are right about the patches of the other side."""
+        """Scores the probes on each patch of the test split; see `Evaluator.score`."""
         test = predictions[f"pretrained {TEST}"]
         organ, sample = flat(test, "organ"), flat(test, "sample")
         units = Units.of(flat(test, "block").tolist(), "blocks")
         columns = []
         for name, answers in self._answers(predictions).items():
-            # Untrained encoders differ by chance: the mean over several of them stands for all.
+            # Untrained encoders differ by chance, so their mean is scored.
             right = np.mean([answer == organ for answer in answers], axis=0)
             for each in np.unique(organ):
                 one = organ == each
@@ -128,12 +128,12 @@ class OrganProbe(Evaluator):
     def present(
         self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
     ) -> Findings:
-        """See `Evaluator.present`."""
+        """Makes the report; see `Evaluator.present`."""
         fitted = flat(predictions[f"pretrained {TRAIN}"], "organ")
         return present(self._numbers(fitted, scores), self.caveats)
 
     def _encoders(self, subject: Subject) -> Iterator[tuple[str, params_lib.Params]]:
-        """Yields the parameters of the trained encoder, and of untrained ones."""
+        """Yields name and parameters of the trained encoder, then of the untrained encoders."""
         yield "pretrained", subject.params
         size = self.reading(subject.data).size
         spec = {"image": jax.ShapeDtypeStruct((1, *size, 1), np.int16)}
@@ -148,7 +148,7 @@ class OrganProbe(Evaluator):
             yield f"untrained {number}", params_lib.unflatten(leaves)
 
     def _answers(self, predictions: Mapping[str, Predictions]) -> dict[str, list[np.ndarray]]:
-        """Returns the organs that probes on each kind of features say the test patches show."""
+        """Fits probes on each kind of features; returns their answers on the test patches."""
         # Imported late: sklearn takes seconds to import, and configs import this module.
         from m3djax.evaluate.probe.linear import fit_linear
 
@@ -164,7 +164,7 @@ class OrganProbe(Evaluator):
         }
 
     def _patches(self, subject: Subject) -> dict[str, LabelledCrops]:
-        """Returns the labelled patches of both sides, of the organs they have in common."""
+        """Returns the labelled patches of both splits, for their common organs."""
         reading = self.reading(subject.data)
         path, patch = reading.sources[0].path, subject.task.vision.stride
         sides = [
@@ -190,7 +190,7 @@ class OrganProbe(Evaluator):
         return {TRAIN: LabelledCrops(train, kept), TEST: LabelledCrops(test, kept)}
 
     def _numbers(self, fitted: np.ndarray, scores: Scores) -> dict[str, Any]:
-        """Returns the numbers; `fitted` are the organs of the patches of the training side."""
+        """Returns the numbers; `fitted` has the organ of each patch of the training split."""
         organs = scores.groups()
         columns = {
             name: [scores.column(organ, CORRECT, method) for organ in organs]

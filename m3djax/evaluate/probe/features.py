@@ -1,4 +1,4 @@
-"""Frozen features of single patches of whole crops."""
+"""Frozen features of single patches, computed on whole crops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m3djax.models.patches import patchify
 from m3djax.params import Params
 
 
-# Compiled once for equal encoders, also when it is called again and again during training.
+# Compiled once for equal encoders, even for many calls during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode(
     vision: Encoder, inputs: Inputs, params: Params, batch: Mapping[str, Array]
@@ -26,7 +26,7 @@ def encode(
 
     Args:
       vision: the encoder.
-      inputs: turns stored crops into those that it takes.
+      inputs: transform of stored crops into the inputs of the encoder.
       params: the encoder's parameters.
       batch: image (B, d, h, w, 1), scale and offset (B,).
     """
@@ -52,9 +52,9 @@ def patch_features(
     """Returns tokens (b, k, c) and voxels (b, k, p) of some patches of each crop.
 
     Args:
-      task: with a component `vision`.
-      inputs: turns stored crops into those of the task.
-      params: its parameters.
+      task: a task with a component `vision`.
+      inputs: transform of stored crops into the inputs of the task.
+      params: the parameters of the task.
       batch: see `encode`; patch (b, k) is the number of each patch in its crop.
     """
     crops = {name: batch[name] for name in ("image", "scale", "offset")}

@@ -1,4 +1,4 @@
-"""The linear classifier that probes frozen features."""
+"""The linear classifier on frozen features."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _FOLDS = 3
 def fit_linear(
     features: Float[np.ndarray, "n f"], labels: np.ndarray, blocks: np.ndarray
 ) -> ClassifierMixin:
-    """Logistic regression on standardised features, classes weighted alike.
+    """Fits logistic regression on standardised features; all classes have the same weight.
 
-    The regularisation is chosen by cross-validation among the given samples alone. Samples of a
-    block stay in one fold: overlapping crops would otherwise be on both sides of it.
+    Cross-validation on the given samples chooses the regularisation. All samples of a block are in
+    the same fold, because overlapping crops would otherwise be on both sides of the split.
 
     Args:
       features: one row per sample.
       labels: (n,) classes.
-      blocks: (n,) names of what belongs together.
+      blocks: (n,) name of the block of each sample.
 
     Returns:
-      Something with `predict(features)`.
+      A fitted classifier with `predict(features)`.
     """
     model = make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
@@ -41,7 +41,7 @@ def fit_linear(
         scoring="balanced_accuracy",
         error_score="raise",
     )
-    # The matrices are small: threads would spend their time waiting for each other (50 times
-    # slower was seen). One thread and float64 also give the same answer on every machine.
+    # The matrices are small: threads would mostly wait for each other (up to 50 times slower). One
+    # thread and float64 also give the same answer on every machine.
     with threadpool_limits(1):
         return search.fit(features.astype(np.float64), labels, groups=blocks)

@@ -1,4 +1,4 @@
-"""Which organ a patch shows, from the label maps of records."""
+"""The organ of each patch, from the label maps of records."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ NONE = -1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledPatches:
-    """Patches of one record's crops that show mostly one organ.
+    """Patches of one record's crops that each show mostly one organ.
 
     Attributes:
       record: the record.
-      tiles: its crops, which overlap; a place is seen in several of them, each time with other
-        surroundings.
+      tiles: its crops. They overlap, so a place is in several crops with different surroundings.
       crop: (n,) crop of each patch.
       row: (n,) row of the patch among the crop's patches.
-      organ: (n,) index into the names that were asked for.
-      block: (n,) study and region of the volume, one crop large, that the patch's centre lies in:
-        patches of different blocks share few voxels.
+      organ: (n,) index into the list of organs.
+      block: (n,) name of the study and of the region with the patch's centre. A region is as large
+        as a crop, so patches of different blocks share few voxels.
     """
 
     record: dict[str, Any]
@@ -39,27 +38,27 @@ class LabelledPatches:
     block: np.ndarray
 
     def take(self, chosen: np.ndarray) -> LabelledPatches:
-        """Some of them, by number or truth value."""
+        """Returns some of the patches, by index or by mask."""
         names = ("crop", "row", "organ", "block")
         return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def renumber(self, kept: Int[np.ndarray, " k"]) -> LabelledPatches:
-        """Only the organs `kept`, which become 0, 1, 2, ..."""
+        """Returns the patches of the organs `kept`, which become 0, 1, 2, ..."""
         part = self.take(np.isin(self.organ, kept))
         return dataclasses.replace(part, organ=np.searchsorted(kept, part.organ))
 
 
 def joined(parts: list[LabelledPatches], field: str) -> np.ndarray:
-    """A field of several records' patches as one array."""
+    """Concatenates a field of the patches of several records."""
     return np.concatenate([getattr(part, field) for part in parts])
 
 
 def group_names(names: dict[int, str], groups: Groups) -> dict[int, str]:
-    """Names of label values after grouping.
+    """Returns the names of label values after grouping.
 
     Args:
       names: label value -> name.
-      groups: (regex, name of the group); the first that matches a whole name wins.
+      groups: (regex, name of the group); the first regex that matches the whole name counts.
     """
 
     def grouped(name: str) -> str:
@@ -71,22 +70,22 @@ def group_names(names: dict[int, str], groups: Groups) -> dict[int, str]:
 def label_patches(
     record: dict[str, Any], names: dict[int, str], organs: list[str], size: Size, patch: Size
 ) -> LabelledPatches:
-    """Finds the patches of which more than half belongs to one organ.
+    """Finds the patches with more than half of their voxels in one organ.
 
-    Background counts as no organ, and so does a label that the record's mask was not drawn for.
+    Background is no organ. Neither is a label that is not annotated in the record's mask.
 
     Args:
       record: see `data_pipelines.datasets.records`.
       names: label value -> organ.
       organs: the organs to look for.
-      size: voxels of a crop.
-      patch: voxels of a patch.
+      size: size of a crop in voxels.
+      patch: size of a patch in voxels.
     """
     table = np.full(256, NONE, np.int16)
     for value, name in names.items():
         if name in organs and record["annotated"][value]:
             table[value] = organs.index(name)
-    # Half a crop, and half a patch less, so that patches fall on the organs in different ways.
+    # Half a crop minus half a patch, so that overlapping crops place their patches differently.
     half = tuple(max(side // 2 - p // 2, 1) for side, p in zip(size, patch, strict=True))
     stride: Size = (half[0], half[1], half[2])
     tiles = cut(record["image"], size, stride)
@@ -103,7 +102,7 @@ def label_patches(
 def _majority(
     labels: Int[np.ndarray, "t d h w"], patch: Size, organs: int
 ) -> Int[np.ndarray, "t n"]:
-    """The organ that covers more than half of each patch, or `NONE`."""
+    """Returns the organ that covers more than half of each patch, or `NONE`."""
     shape = labels.shape[1:]
     (gd, gh, gw), (pd, ph, pw) = patch_grid((shape[0], shape[1], shape[2]), patch), patch
     rows = labels.reshape(-1, gd, pd, gh, ph, gw, pw).transpose(0, 1, 3, 5, 2, 4, 6)
@@ -116,6 +115,6 @@ def _majority(
 
 
 def _centres(size: Size, patch: Size) -> Float[np.ndarray, "n 3"]:
-    """Middle of every patch of a crop, in raster order."""
+    """Returns the centre of every patch of a crop, in raster order."""
     axes = [np.arange(p / 2, side, p) for side, p in zip(size, patch, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""What the numbers of `OrganProbe` say, in sentences and tables."""
+"""Sentences and tables of the evaluator `OrganProbe`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = {
 
 
 def present(numbers: dict[str, Any], caveats: tuple[str, ...]) -> Findings:
-    """The findings; a probe has no test to pass."""
+    """Returns the findings; a probe has no test to pass."""
     accuracies = {f"accuracy_{name}": n["value"] for name, n in numbers["accuracy"].items()}
     return Findings(
         title="Organ probe on frozen features",

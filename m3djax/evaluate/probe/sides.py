@@ -1,4 +1,4 @@
-"""The records and organs that a probe is fitted on, and is asked about."""
+"""The records and organs on which a probe is fitted and tested."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def masked_records(
 
     Args:
       path: folder of the dataset.
-      split: split of it.
-      studies: ids of the studies; () takes all that have masks.
+      split: split of the dataset.
+      studies: ids of the studies; (): all studies with masks.
       groups: see `group_names`.
 
     Raises:
@@ -43,22 +43,22 @@ def masked_records(
 def common_organs(
     train: list[LabelledPatches], test: list[LabelledPatches], organs: int, least: int
 ) -> Int[np.ndarray, " k"]:
-    """Returns the organs that have enough patches on both sides, and two blocks to train on.
+    """Returns the organs with enough patches in both splits and two blocks in the training split.
 
     Args:
-      train: patches of the training side.
-      test: patches of the other side.
-      organs: how many organs are numbered.
-      least: patches that an organ needs on each side.
+      train: patches of the training split.
+      test: patches of the test split.
+      organs: number of organs.
+      least: smallest number of patches per organ in each split.
     """
     counts = [np.bincount(joined(side, "organ"), minlength=organs) for side in (train, test)]
-    # Cross-validation leaves blocks out: an organ in a single one could not be learned there.
+    # Cross-validation leaves blocks out. An organ in only one block could not be learned then.
     blocks = np.array([_blocks_of(train, organ) for organ in range(organs)])
     return np.flatnonzero((np.minimum(*counts) >= least) & (blocks > 1))
 
 
 def thin_out(parts: list[LabelledPatches], most: int, seed: int) -> list[LabelledPatches]:
-    """Returns at most `most` patches per organ over all parts, chosen at random."""
+    """Chooses at random up to `most` patches per organ over all parts."""
     organ = joined(parts, "organ")
     order = np.random.default_rng(seed).permutation(len(organ))
     chosen = np.zeros(len(organ), bool)

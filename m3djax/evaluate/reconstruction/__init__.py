@@ -1,1 +1,1 @@
-"""How well does a masked autoencoder fill in what it does not see?"""
+"""The evaluator of masked autoencoders, and its baselines."""

@@ -18,18 +18,18 @@ from m3djax.step import sample_keys
 
 Record = dict[str, Any]
 FIELDS = ("image", "scale", "offset", "key", "inside", "scored")
-"""The fields of a batch that `fill` takes."""
+"""Fields of a batch that `fill` takes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HiddenCrops:
-    """All crops of a scan under a first mask, then all under a second one, and so on.
+    """The crops of a scan with masks: all crops with a first mask, then with a second, and so on.
 
     Attributes:
       record: the scan.
       tiles: its crops.
-      draws: masks of each crop.
-      seed: of the masks.
+      draws: number of masks per crop.
+      seed: seed of the masks.
     """
 
     record: Record
@@ -42,7 +42,7 @@ class HiddenCrops:
         yield from self._batches(share, len(self.tiles) * self.draws)
 
     def first_draw(self, share: Share) -> Iterator[Batch]:
-        """Yields batches of the crops under their first mask."""
+        """Yields batches of the crops with their first mask."""
         yield from self._batches(share, len(self.tiles))
 
     def _batches(self, share: Share, count: int) -> Iterator[Batch]:
@@ -65,7 +65,7 @@ class HiddenCrops:
 
     def _keys(self) -> np.ndarray:
         """Returns the raw random key of every sample."""
-        # By name, so that the masks of a study do not depend on which others are measured.
+        # From the study's name, so that its masks do not depend on the other studies.
         name = zlib.crc32(self.record["study_id"].encode())
         count = len(self.tiles) * self.draws
         keys = sample_keys(jax.random.key(self.seed), jnp.uint32(name), count)

@@ -1,4 +1,4 @@
-"""The evaluator of masked autoencoders: how well hidden patches are filled in."""
+"""The evaluator of masked autoencoders: the error on hidden patches."""
 
 from __future__ import annotations
 
@@ -31,26 +31,27 @@ MSE = "mse"
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction(Evaluator):
-    """Error on hidden patches of held-out scans.
+    """Evaluator of the error on hidden patches of held-out scans.
 
-    Every scan is cut into crops of the training size that together count each voxel once. In each
-    crop patches are hidden as in training, and filled in by the model and by two baselines that
-    see the same: the mean of the crop's visible voxels, and the smooth fill-in (see `fill_in`).
-    Studies that are named are reported one by one, with intervals over their crops, and the first
-    decides whether the test is passed: when the model beats the mean by more than the interval.
-    Otherwise all studies of the split count together, with intervals over studies.
+    Every scan is cut into crops of the training size; each voxel counts once. Patches of each crop
+    are hidden as in training. The model and two baselines fill them in from the same visible
+    voxels. The baselines are the mean of the visible voxels and the smooth fill-in (see `fill_in`).
+
+    Studies in `studies` are reported one by one, with intervals over their crops. The first of them
+    decides the test: it passes if the model beats the mean by more than the interval. With no
+    studies given, all studies of the split count together, with intervals over studies.
 
     Attributes:
-      dataset: folder that the verb `prepare` wrote; "" is that of the run.
-      size: voxels along (D, H, W) of a crop; zeros are those of the run.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
+      dataset: folder that the verb `prepare` wrote; "": the dataset of the run.
+      size: size of a crop in voxels along (D, H, W); zeros: the size in the run.
+      every: steps between two evaluations during training; 0: only the verb `evaluate`.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.
-      split: of the dataset.
-      studies: study ids, the one that decides first; () takes all of them together.
+      split: split of the dataset.
+      studies: study ids, of which the first decides the test; (): all studies together.
       draws: random masks per crop.
-      pictures: of so many studies at most.
-      batch_size: crops that are computed at once.
-      seed: of the masks and of the intervals.
+      pictures: largest number of studies with a picture.
+      batch_size: crops per batch.
+      seed: seed of the masks and of the intervals.
     """
 
     split: str = "test"
@@ -62,15 +63,15 @@ class Reconstruction(Evaluator):
 
     @property
     def rows(self) -> int:
-        """See `Evaluator.rows`."""
+        """Returns the rows of a batch; see `Evaluator.rows`."""
         return self.batch_size
 
     def check(self, data: Data) -> None:
-        """See `Evaluator.check`."""
+        """Raises if the split cannot be read; see `Evaluator.check`."""
         open_dataset(self.reading(data).sources[0].path, self.split)
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
-        """See `Evaluator.passes`: one for each study."""
+        """Yields one pass for each study; see `Evaluator.passes`."""
         if not isinstance(subject.task, ReconstructingTask):
             raise EvaluationError(
                 "Reconstruction measures tasks that fill in patches, such as MAE, and "
@@ -86,16 +87,16 @@ class Reconstruction(Evaluator):
             )
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, jax.Array]:
-        """See `Evaluator.predict`: squared errors over the hidden voxels of crops."""
+        """Returns squared errors over the hidden voxels of crops; see `Evaluator.predict`."""
         return fill(
             subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
         ).sums
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
-        """See `Evaluator.score`: the mean squared error of every crop, over all masks.
+        """Returns the mean squared error of each crop over all masks; see `Evaluator.score`.
 
         Raises:
-          EvaluationError: there is one independent unit only.
+          EvaluationError: there is only one independent unit.
         """
         crops = {name: _of_crops(predicted) for name, predicted in predictions.items()}
         columns = []
@@ -120,7 +121,7 @@ class Reconstruction(Evaluator):
     def present(
         self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
     ) -> Findings:
-        """See `Evaluator.present`."""
+        """Makes the report; see `Evaluator.present`."""
         task = subject.task
         groups = {
             name: self._numbers(name, scores, subject.inputs.window) for name in scores.groups()
@@ -184,13 +185,13 @@ class Reconstruction(Evaluator):
         }
 
     def _pictures(self, subject: Subject) -> tuple[Picture, ...]:
-        """Draws the first studies, filled in behind the first of their masks."""
-        # Imported late: drawing takes a second to import, and configs import this module.
+        """Draws the first studies, with the patches of their first mask filled in."""
+        # Imported late: it takes a second to import, and configs import this module.
         from m3djax.evaluate.reconstruction import sheet
 
         shown: list[Picture] = []
         for record in itertools.islice(self._records(subject), self.pictures):
-            # Numbered: a study id may be a path.
+            # A number, because a study id may be a path.
             file = f"{len(shown)}.png"
             crops = self._crops(subject, record)
             volumes = self._filled(subject, crops)

@@ -1,7 +1,8 @@
-"""The smooth fill-in: a baseline that knows nothing about anatomy, and is hard to beat on error.
+"""The smooth fill-in: a baseline without knowledge of anatomy, hard to beat on squared error.
 
-Hidden voxels take the values of the harmonic function that the visible ones enclose: the steady
-state of diffusion, in which every hidden voxel is the mean of its neighbours (Laplace's equation).
+Hidden voxels take the values of a harmonic function with the visible voxels as boundary values.
+This is the steady state of diffusion: every hidden voxel is the mean of its neighbours (Laplace's
+equation).
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ def harmonic(
     tolerance: float = 1e-5,
     max_steps: int = 2000,
 ) -> Float[Array, "d h w"]:
-    """Solves Laplace's equation for the voxels that are not known; jit and vmap it at will.
+    """Solves Laplace's equation for the unknown voxels; works under jit and vmap.
 
-    Neighbours are the six voxels that share a face, whatever the spacing. Nothing flows across the
-    border of the domain (reflecting border). A part of the domain that touches no known voxel keeps
-    the mean of the known ones.
+    The neighbours of a voxel are the six voxels with a common face; the spacing does not count. The
+    border of the domain reflects: nothing flows across it. A part of the domain without contact to
+    known voxels gets the mean of the known voxels.
 
     Args:
-      volume: any values where nothing is known.
-      known: voxels whose value is given.
-      domain: voxels that exist; the others are padding, and neither give nor take.
+      volume: the values; those of unknown voxels do not count.
+      known: voxels with a given value.
+      domain: voxels that exist; the others are padding and take no part.
       tolerance: residual at which conjugate gradients stop, relative to the right-hand side.
-      max_steps: limit of its iterations.
+      max_steps: largest number of iterations.
 
     Returns:
-      `volume` where it is known, the solution elsewhere, the mean of the known outside the domain.
+      `volume` at known voxels, the solution at unknown voxels, and the mean of the known voxels
+      outside the domain.
     """
     known = known & domain
     unknown = domain & ~known
@@ -45,14 +47,14 @@ def harmonic(
         flow = degree * values - sum(_neighbours(jnp.where(domain, values, 0.0)))
         return jnp.where(unknown, flow, 0.0)
 
-    # Solved for the difference to the mean, which is small, so that float32 is enough.
+    # Solved for the difference from the mean: it is small, so float32 is precise enough.
     given = jnp.where(known, volume - mean, 0.0)
     solution, _ = cg(laplacian, -laplacian(given), tol=tolerance, maxiter=max_steps)
     return mean + jnp.where(unknown, solution, given)
 
 
 def _neighbours(values: Array) -> list[Array]:
-    """The six shifted copies; beyond the border lie zeros."""
+    """Returns the six copies shifted by one voxel; zeros come in at the border."""
     shifted = []
     for axis in range(values.ndim):
         pad = [(0, 0)] * values.ndim

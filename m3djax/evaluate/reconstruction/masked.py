@@ -1,4 +1,4 @@
-"""Hides patches of crops and fills them in: by the model, by a mean, by a smooth surface."""
+"""Hidden patches of crops, filled in by the model, by the mean and by the smooth fill-in."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ class InpaintedBatch:
     """Crops with their hidden patches filled in, in network units.
 
     Attributes:
-      volumes: "truth"; "hidden", True where a voxel was hidden; for each of `METHODS` the crops
-        with their visible voxels as they are. All (B, d, h, w).
-      sums: for each of `METHODS` the summed squared error over the hidden voxels that count, and
-        "count", how many those are. All (B,).
+      volumes: "truth"; "hidden", True at hidden voxels; for each of `METHODS`, the crop with its
+        hidden voxels filled in. All (B, d, h, w).
+      sums: for each of `METHODS`, the sum of squared errors over the hidden voxels that count;
+        "count", the number of these voxels. All (B,).
     """
 
     volumes: dict[str, Array]
     sums: dict[str, Float[Array, " b"]]
 
 
-# Compiled once for equal tasks, also when it is called again and again during training.
+# Compiled once for equal tasks, even for many calls during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def fill(
     task: ReconstructingTask, inputs: Inputs, params: Params, batch: dict[str, Array]
 ) -> InpaintedBatch:
-    """Fills in with all `METHODS`; they see the same voxels.
+    """Fills in the hidden patches with each of `METHODS`, from the same visible voxels.
 
-    A model of normalised patches (`norm_pix`) is given the mean and deviation of the true patches
-    to put its prediction back: it has never learned them.
+    A model of normalised patches (`norm_pix`) has not learned the mean and deviation of patches.
+    Its predictions get those of the true patches.
 
     Args:
       task: the autoencoder.
-      inputs: turns stored batches into those of the task.
-      params: its parameters.
+      inputs: transform of stored batches into the inputs of the task.
+      params: the parameters of the task.
       batch: image (B, d, h, w, 1), scale and offset (B,), key (B, ...) raw random keys;
         inside (B, d, h, w) False in padding, scored (B, d, h, w) True where errors count.
     """
@@ -83,6 +83,6 @@ def _mean(values: Float[Array, "b d h w"], chosen: Bool[Array, "b d h w"]) -> Fl
 def _denormalise(
     prediction: Float[Array, "b n p"], patches: Float[Array, "b n p"]
 ) -> Float[Array, "b n p"]:
-    """The inverse of `m3djax.tasks.mae.normalise_patches`."""
+    """Undoes `m3djax.tasks.mae.normalise_patches`, with the statistics of the true patches."""
     deviation = jnp.sqrt(patches.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
     return prediction * deviation + patches.mean(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the numbers of `Reconstruction` say, in sentences and tables."""
+"""Sentences and tables of the evaluator `Reconstruction`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def present(
     *,
     norm_pix: bool,
 ) -> Findings:
-    """The findings; the first group decides whether the test is passed.
+    """Returns the findings; the first group decides whether the test is passed.
 
     Args:
-      groups: what is reported on -> its numbers.
-      pictures: of some studies.
-      units: of the voxels.
-      kind: what the intervals are over, "crops" or "studies".
+      groups: name of a group of studies -> its numbers.
+      pictures: pictures of some studies.
+      units: units of the voxels.
+      kind: independent units of the intervals, "crops" or "studies".
       norm_pix: whether the model predicts normalised patches.
     """
     first, decides = next(iter(groups.items()))
@@ -58,7 +58,7 @@ def present(
 
 
 def caption(record: dict[str, Any]) -> str:
-    """Of a study's picture."""
+    """Returns the caption of a study's picture."""
     mm = " x ".join(f"{side:g}" for side in record["spacing"].tolist())
     return (
         f"Study {record['study_id']}, voxels of {mm} mm, the first of the random masks. A crop is "
@@ -98,5 +98,5 @@ def _table(name: str, numbers: Mapping[str, Any], units: str, kind: str) -> Tabl
 
 
 def _error(value: float) -> str:
-    """HU need no digits after the point, values of 0..1 do."""
+    """Formats an error: HU without decimals, values in 0..1 with three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

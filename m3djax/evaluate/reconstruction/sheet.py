@@ -1,4 +1,4 @@
-"""Pictures of scans beside what was filled in."""
+"""Pictures of scans beside their reconstructions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw(
     crops: Mapping[str, np.ndarray],
     window: ScaleIntensityRange,
 ) -> None:
-    """Draws the whole scan, put together from its crops, in three planes."""
+    """Draws the whole scan, stitched from its crops, in three planes."""
     volumes = {name: tiles.stitch(part) for name, part in crops.items()}
     truth = np.asarray(window.inverse(volumes["truth"]))
     columns = {

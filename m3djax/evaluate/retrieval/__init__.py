@@ -1,1 +1,1 @@
-"""Which report belongs to this volume, and which volume to this report?"""
+"""The evaluator of retrieval between volumes and texts."""

@@ -1,4 +1,4 @@
-"""Unit vectors of volumes and of their texts."""
+"""Embeddings of volumes and of their texts, as unit vectors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from m3djax.params import Params
 from m3djax.tasks.embedding import EmbeddingTask
 
 FIELDS = ("image", "scale", "offset", "token_ids", "attention_mask")
-"""The fields of a batch that `embed` takes."""
-_SIDE = 96  # pixels of a small slice at most
+"""Fields of a batch that `embed` takes."""
+_SIDE = 96  # largest side of a small slice, in pixels
 
 
-# Compiled once for equal tasks, also when it is called again and again during training.
+# Compiled once for equal tasks, even for many calls during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def embed(
     task: EmbeddingTask, inputs: Inputs, params: Params, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Unit vectors of the images and texts of a batch, and the images' middle slices."""
+    """Returns unit vectors of a batch's images and texts, and the images' middle slices."""
     images = inputs(batch)["image"]
     return {
         "images": task.embed_images(params, images),
@@ -35,7 +35,7 @@ def embed(
 def _small_slices(
     window: ScaleIntensityRange, images: Float[Array, "b d h w 1"]
 ) -> UInt8[Array, "b y x"]:
-    """Middle axial slices of windowed volumes, black to white over the window."""
+    """Returns small middle axial slices of windowed volumes, black to white over the window."""
     b, d, h, w, _ = images.shape
     shrink = max(h, w, _SIDE) / _SIDE
     small = (b, max(round(h / shrink), 1), max(round(w / shrink), 1))

@@ -1,4 +1,4 @@
-"""The evaluator of retrieval, between volumes and texts in both directions."""
+"""The evaluator of retrieval between volumes and texts, in both directions."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ RANK = "rank"
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval(Evaluator):
-    """Recall at k and median rank in both directions, with intervals over patients.
+    """Evaluator of recall at k and median rank in both directions, with intervals over patients.
 
-    Where all samples are of one patient, intervals are over regions of the scans, each as large as
-    the network's input, and the report says so.
+    With only one patient, the intervals are over regions of the scans, each as large as the
+    network's input, and the report says so.
 
-    Equal captions are equally right, and ties count against the model. M3D's own numbers
-    (BAAI-DCAI/M3D, Bench/eval/eval_itr.py) are those of the splits "test100", "test500", "test1k"
-    and "released_test" (2,000) of M3D-Cap; where captions repeat, theirs count one copy as right.
+    Equal captions are equally right, and ties count against the model. M3D reports (BAAI-DCAI/M3D,
+    Bench/eval/eval_itr.py) the splits "test100", "test500", "test1k" and "released_test" (2,000) of
+    M3D-Cap. If captions repeat, M3D counts only one copy as right.
 
     Attributes:
       dataset: folder that the verb `prepare` wrote.
-      size: voxels along (D, H, W) of the network's input: those of training.
-      splits: pools to search in: each split is one.
-      parts: split -> share of its volumes along D that crops come from; see `Source`. Splits that
-        are not named are taken whole.
-      pools: further pools: so many samples of each split, drawn at random, the smaller ones parts
-        of the larger ones.
-      at: the k of R@k; those that are not below a pool's size are left out.
-      crops: crops of every record.
-      data: how samples are cut and tokenised; None is as in training.
-      batch_size: pairs that are encoded at once.
-      pass_at: the k for which recall in the whole first split must exceed chance by more than its
-        interval, in both directions; 0 tests nothing.
-      queries: queries of each direction on the sheet of the first split; 0 draws none.
-      caveats: printed with the result.
-      seed: of crops, pools, the queries on the sheet and intervals.
-      every: steps between two evaluations during training; 0 evaluates only when asked.
+      size: size of the network's input in voxels along (D, H, W), as in training.
+      splits: splits of the dataset; each is a pool to search in.
+      parts: split -> part of each volume along D from which crops come; see `Source`. Other splits
+        use whole volumes.
+      pools: sizes of further pools: random samples of each split. Smaller pools are parts of larger
+        ones.
+      at: the k of R@k; those not below a pool's size are left out.
+      crops: crops per record.
+      data: config of crops and texts; None: as in training.
+      batch_size: pairs per batch.
+      pass_at: the k of the test: recall in the whole first split must exceed chance by more than
+        its interval, in both directions; 0: no test.
+      queries: queries of each direction in the pictures of the first split; 0: no pictures.
+      caveats: sentences that are printed with the result.
+      seed: seed of crops, pools, queries in pictures and intervals.
+      every: steps between two evaluations during training; 0: only the verb `evaluate`.
       mesh: devices of a process along (data, fsdp, tensor); see `Evaluator`.
     """
 
@@ -85,22 +85,22 @@ class Retrieval(Evaluator):
 
     @property
     def rows(self) -> int:
-        """See `Evaluator.rows`."""
+        """Returns the rows of a batch; see `Evaluator.rows`."""
         return self.batch_size
 
     def reading(self, data: Data) -> Data:
-        """See `Evaluator.reading`."""
+        """Returns the data to read; see `Evaluator.reading`."""
         return super().reading(self.data or data)
 
     def check(self, data: Data) -> None:
-        """See `Evaluator.check`."""
+        """Raises if the data has no text or a split cannot be read; see `Evaluator.check`."""
         reading = self.reading(data)
         reading.field("text", Text).tokens.check()
         for split in self.splits:
             open_dataset(reading.sources[0].path, split)
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
-        """See `Evaluator.passes`: one for each split, whose vectors are stored."""
+        """Yields one pass for each split, whose vectors are cached; see `Evaluator.passes`."""
         task, reading = subject.task, self.reading(subject.data)
         if not isinstance(task, EmbeddingTask):
             raise EvaluationError(
@@ -116,16 +116,16 @@ class Retrieval(Evaluator):
             yield Pass(split, subject, samples, KEPT, key)
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Array]:
-        """See `Evaluator.predict`: unit vectors, and small pictures of the volumes."""
+        """Returns unit vectors, and small slices of the volumes; see `Evaluator.predict`."""
         return embed(
             subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
         )
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
-        """See `Evaluator.score`: the rank of the right answer to every query, and hits.
+        """Returns rank and hits at k of the right answer to each query; see `Evaluator.score`.
 
         Raises:
-          EvaluationError: a split has text of one patient in one place only.
+          EvaluationError: a split has text on only one place of one patient.
         """
         columns = []
         for name, pairs in self._all_pools(subject, predictions):
@@ -145,7 +145,7 @@ class Retrieval(Evaluator):
     def present(
         self, subject: Subject, predictions: Mapping[str, Predictions], scores: Scores
     ) -> Findings:
-        """See `Evaluator.present`."""
+        """Makes the report; see `Evaluator.present`."""
         found, notes = {}, list(self.caveats)
         for name, pairs in self._all_pools(subject, predictions):
             found[name] = self._numbers(name, pairs, scores)
@@ -178,7 +178,7 @@ class Retrieval(Evaluator):
         return [k for k in self.at if k < len(pairs)] or [min(self.at)]
 
     def _pools(self, split: str, pairs: Pairs) -> list[tuple[str, Pairs]]:
-        """Returns the whole split, and random parts of it."""
+        """Returns the pool of the whole split, and random pools of its samples."""
         order = np.random.default_rng(self.seed).permutation(len(pairs))
         sizes = [size for size in self.pools if size < len(pairs)]
         drawn = [(f"{split}, {size} drawn", pairs.take(np.sort(order[:size]))) for size in sizes]
@@ -208,8 +208,8 @@ class Retrieval(Evaluator):
     def _sheet(
         self, subject: Subject, predictions: Mapping[str, Predictions]
     ) -> tuple[Picture, ...]:
-        """Draws some queries of both directions with the five that the model finds nearest."""
-        # Imported late: drawing takes a second to import, and configs import this module.
+        """Draws some queries of both directions, each with its five nearest candidates."""
+        # Imported late: it takes a second to import, and configs import this module.
         from m3djax.evaluate.retrieval import sheet
 
         split, pairs = next(self._all_pools(subject, predictions))

@@ -1,4 +1,4 @@
-"""Volumes of a split with their texts, as unit vectors."""
+"""Pairs of volumes and texts of a split, as unit vectors."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from m3djax.models.patches import Size
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 KEPT = ("record", "crop", "place", "text_id", "token_ids", "attention_mask", "report_valid")
-"""Fields of the samples that stay beside their vectors."""
+"""Fields of the samples that are kept with their vectors."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pairs:
-    """Volumes of a split with their texts, row by row.
+    """Volumes of a split with their texts, one pair per row.
 
     Attributes:
-      images: unit vectors.
-      texts: unit vectors.
-      text_id: equal for equal captions.
+      images: unit vectors of the volumes.
+      texts: unit vectors of the texts.
+      text_id: number of the caption, equal for equal captions.
       patient: the patient.
       record: number of the record in the split.
-      crop: number of the crop of the record.
-      place: voxel of the record in the middle of the crop.
-      token_ids: of the caption.
-      attention_mask: where it has a token.
-      middle: the middle axial slice of the volume, small, 0..255.
-      size: voxels along (D, H, W) of a crop.
+      crop: number of the crop within the record.
+      place: voxel of the record at the centre of the crop.
+      token_ids: token ids of the caption.
+      attention_mask: True at tokens, False in padding.
+      middle: small middle axial slice of the volume, 0..255.
+      size: size of a crop in voxels along (D, H, W).
     """
 
     images: Float[np.ndarray, "n f"]
@@ -57,7 +57,7 @@ class Pairs:
         Args:
           predicted: the vectors, and the fields `KEPT`.
           source: the split.
-          size: voxels of a crop.
+          size: size of a crop in voxels.
         """
         there = predicted["report_valid"]
         fields = {name: values[there] for name, values in predicted.items()}
@@ -79,7 +79,7 @@ class Pairs:
         return [f"{r}/{c}" for r, c in zip(self.record, self.crop, strict=True)]
 
     def units(self) -> Units:
-        """Returns what intervals are over: patients, or regions of the scans of a single one."""
+        """Returns the units of intervals: patients, or regions of the scans of a single patient."""
         return independent(self.patient.tolist(), self.record, self.place, self.size)
 
     @property
@@ -93,7 +93,7 @@ class Pairs:
         return len(np.unique(np.column_stack([self.record, region(self.place, self.size)]), axis=0))
 
     def ranks(self) -> dict[str, Int[np.ndarray, " n"]]:
-        """Returns the rank of the best right answer to every query, by direction."""
+        """Returns, for each direction, the rank of the best right answer to every query."""
         ids = self.text_id
         sides = (self.images, self.texts), (self.texts, self.images)
         both = (ranks(*side, ids, ids) for side in sides)

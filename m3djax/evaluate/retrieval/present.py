@@ -1,4 +1,4 @@
-"""What the numbers of `Retrieval` say, in sentences and tables."""
+"""Sentences and tables of the evaluator `Retrieval`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def present(
     caveats: tuple[str, ...],
     pass_at: int = 0,
 ) -> Findings:
-    """The findings.
+    """Returns the findings.
 
     Args:
-      pools: name -> numbers.
-      pictures: sheets of queries.
-      caveats: what the numbers do not say.
+      pools: name of a pool -> its numbers.
+      pictures: pictures of queries.
+      caveats: sentences about the limits of the numbers.
       pass_at: see `Retrieval`.
     """
     first, numbers = next(iter(pools.items()))
@@ -52,8 +52,8 @@ def present(
 
 
 def _passes(numbers: Mapping[str, Any], k: int) -> bool:
-    """Whether both directions are above chance beyond their intervals."""
-    key = f"R@{k}"  # absent where the pool is not larger than k: nothing to pass there
+    """Returns whether both directions exceed chance by more than their intervals."""
+    key = f"R@{k}"  # absent if the pool is not larger than k: then the test fails
     return key in numbers["chance"] and all(
         numbers[direction][key]["interval"][0] > numbers["chance"][key] for direction in _NAMES
     )

@@ -1,4 +1,4 @@
-"""Ranks in retrieval, where equal captions are equally right."""
+"""Ranks in retrieval; equal captions are equally right."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Ids = Int[np.ndarray, " n"]
 def ranks(
     queries: Features, candidates: Features, query_ids: Ids, candidate_ids: Ids
 ) -> Int[np.ndarray, " n"]:
-    """The rank of the best right candidate of every query, from 1 up; see `ranks_of`.
+    """Returns the rank of the best right candidate of every query, from 1 up; see `ranks_of`.
 
-    Computed some rows at a time: the whole similarity is never there.
+    It is computed for some rows at a time, so that the whole similarity matrix never exists.
 
     Args:
       queries: unit vectors.
       candidates: unit vectors.
-      query_ids: what a query is about.
-      candidate_ids: what a candidate is about; each query needs one with its own id.
+      query_ids: id of each query.
+      candidate_ids: id of each candidate; every query needs a candidate with its own id.
     """
     parts = [
         ranks_of(queries[start : start + _ROWS] @ candidates.T, ids, candidate_ids)
@@ -36,10 +36,10 @@ def ranks(
 def ranks_of(
     similarity: Float[np.ndarray, "n m"], query_ids: Ids, candidate_ids: Ids
 ) -> Int[np.ndarray, " n"]:
-    """1 + the wrong candidates that are at least as similar as the best right one.
+    """Returns 1 + the number of wrong candidates at least as similar as the best right one.
 
-    Right are all candidates with the query's id. Ties count against the model: one that finds
-    everything alike is last everywhere. What is not a number is last, too.
+    All candidates with the query's id are right. Ties count against the model: with equal
+    similarities everywhere, the right candidate is last. NaN is last, too.
     """
     similarity = np.nan_to_num(similarity, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     right = query_ids[:, None] == candidate_ids[None, :]
@@ -48,7 +48,7 @@ def ranks_of(
 
 
 def chance(query_ids: Ids, candidate_ids: Ids, k: int) -> float:
-    """Share of queries that a random order answers within the first k: hypergeometric."""
+    """Returns the recall at k of a random order, by the hypergeometric distribution."""
     count = len(candidate_ids)
     values, right = np.unique(candidate_ids, return_counts=True)
     right = right[np.searchsorted(values, query_ids)]

@@ -1,4 +1,4 @@
-"""Sheets of queries: a volume with its five nearest captions, a caption with its five volumes."""
+"""Pictures of queries: volumes with their five nearest captions, and captions with volumes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from m3djax.evaluate.retrieval.pairs import Pairs
 
 _BEST = 5
 _RIGHT, _WRONG = "#3fb950", "#f85149"
-_LETTERS = 240  # of a caption that is shown
+_LETTERS = 240  # letters of a caption in a picture
 _WIDTH, _ROW = 11.0, 1.9  # inches
 
 
 def draw(
     pairs: Pairs, rows: Int[np.ndarray, " q"], tokens: Tokens, pool: str, folder: epath.Path
 ) -> list[Picture]:
-    """Writes two PNGs into `folder`, and says what they show.
+    """Writes two PNGs into `folder`, and returns them with their captions.
 
     Args:
       pairs: the pool.
-      rows: the queries.
-      tokens: turns ids back into captions.
-      pool: its name.
-      folder: where to.
+      rows: rows of the queries.
+      tokens: tokenizer that decodes captions.
+      pool: name of the pool.
+      folder: folder of the PNGs.
     """
     said = f"pool {pool}, {len(pairs):,} samples; green is right, red is wrong"
     # A caption that several samples share is shown once.
@@ -63,7 +63,7 @@ def draw(
 
 
 def _nearest(queries: np.ndarray, candidates: np.ndarray) -> Int[np.ndarray, "q best"]:
-    """The most similar candidates of every query, best first."""
+    """Returns the most similar candidates of every query, the best first."""
     return np.argsort(-(queries @ candidates.T), axis=1, kind="stable")[:, :_BEST]
 
 
@@ -114,7 +114,7 @@ def _image(cell: Axes, pairs: Pairs, row: int, colour: str) -> None:
 
 
 def _line(cell: Axes, number: int, text: str, colour: str) -> None:
-    """One line of several, over the width of all the cells to the right."""
+    """Draws one of several lines of text, over the width of all cells to the right."""
     cell.text(0.0, 1 - (number + 0.5) / (_BEST + 1), text, color=colour, fontsize=8, va="center",
               transform=cell.transAxes)  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""Metrics of texts: pure functions of strings."""
+"""Metrics of texts, as pure functions of strings."""

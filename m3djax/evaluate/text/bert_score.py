@@ -1,6 +1,6 @@
-"""BERTScore (arXiv 1904.09675) with a BERT or RoBERTa of one's own, as the package bert-score does.
+"""BERTScore (arXiv 1904.09675) with any BERT or RoBERTa, computed as the package bert-score does.
 
-Without weights by idf and without rescaling, which is what M3D reports (with roberta-large).
+It has no idf weights and no rescaling. M3D reports this score with roberta-large.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _LAYERS = {
     "roberta-base": ("roberta", 12, 10),
     "roberta-large": ("roberta", 24, 17),
 }
-"""Name -> kind, layers, and the layer that agrees best with people on WMT16, by bert-score."""
+"""Name -> kind, number of layers, best layer; by bert-score's correlation with people on WMT16."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BertScore:
-    """How well the words of two texts match in the features of a text encoder.
+    """Metric of texts: how well their words match in the features of a text encoder.
 
     Attributes:
-      model: the encoder up to the layer that is compared.
+      model: the encoder, cut after the compared layer.
       params: its parameters.
-      tokenizer: its tokenizer, set to cut at the encoder's longest text.
-      batch_size: pairs that are encoded at once.
+      tokenizer: its tokenizer, which truncates texts to the encoder's longest text.
+      batch_size: pairs per batch.
     """
 
     model: Bert
@@ -59,15 +59,15 @@ class BertScore:
         """Reads an encoder with its tokenizer.
 
         Args:
-          path: a folder in Hugging Face's layout, local or gs://; "all-MiniLM-L6-v2" stands for the
-            sample text encoder.
-          layer: whose output is compared, from 1; 0 chooses as bert-score does, which knows BERT
-            and RoBERTa of 12 and 24 layers.
-          batch_size: pairs that are encoded at once.
+          path: a folder in Hugging Face's layout, local or gs://; "all-MiniLM-L6-v2": the sample
+            text encoder.
+          layer: number of the compared layer, from 1; 0: the layer that bert-score uses, for BERT
+            and RoBERTa with 12 or 24 layers.
+          batch_size: pairs per batch.
 
         Raises:
           DataError: a file is missing or damaged.
-          ConfigError: there is no such layer, or none is known to be good.
+          ConfigError: there is no such layer, or bert-score has no layer for this encoder.
         """
         folder = fetch.sample_text_encoder() if path == fetch.MINILM_NAME else epath.Path(path)
         checkpoint = read_bert(folder, pooler=False)
@@ -83,11 +83,11 @@ class BertScore:
     def __call__(
         self, candidates: Sequence[str], references: Sequence[str]
     ) -> Float[np.ndarray, "n 3"]:
-        """Precision, recall and F of every pair; 0 where a text is empty.
+        """Returns precision, recall and F of every pair; 0 if a text is empty.
 
         Args:
-          candidates: what was said.
-          references: one for each.
+          candidates: the answers.
+          references: the right answer for each.
         """
         mesh = sharding.make_mesh((-1, 1, 1), jax.local_devices())
         rows = -(-self.batch_size // mesh.size) * mesh.size
@@ -95,7 +95,7 @@ class BertScore:
                    for c, r in zip(candidates, references, strict=True)]  # fmt: skip
         longest = np.array([max(len(ids) for ids, _ in pair) for pair in encoded])
         found = np.zeros((len(encoded), 3))
-        # Highest precision: an accelerator's default would round the cosines to three digits.
+        # The default precision of an accelerator would round the cosines to three digits.
         with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
             params = jax.device_put(self.params, NamedSharding(mesh, P()))
             order = np.argsort(longest, kind="stable")
@@ -108,10 +108,10 @@ class BertScore:
         return found
 
     def _encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids, and 1 for those that are special and count for nothing."""
+        """Returns token ids, and a mask with 1 for special tokens, which do not count."""
         text = text.strip()
         if self.model.embeddings.positions == "roberta" and text:
-            text = " " + text  # its first word is a word like any other
+            text = " " + text  # so that the first word gets the same token as any other
         encoding = self.tokenizer.encode(text)
         return encoding.ids, encoding.special_tokens_mask
 
@@ -129,14 +129,14 @@ class BertScore:
 def match(
     model: Bert, params: Params, candidate: dict[str, Array], reference: dict[str, Array]
 ) -> Float[Array, "b 3"]:
-    """Precision, recall and F: every word with the most similar token of the other text.
+    """Returns precision, recall and F; each word is matched with its most similar token.
 
     Args:
       model: the encoder, whose last layer is compared.
       params: its parameters.
-      candidate: ids (B, N), there (B, N) true where there is a token, and word (B, N) true where
-        that one is a word: special tokens can be matched but do not count.
-      reference: the same, (B, M).
+      candidate: ids (B, N); there (B, N) True at tokens; word (B, N) True at tokens of words.
+        Special tokens can be matched but do not count.
+      reference: the same fields, (B, M).
     """
     said, meant = (_unit_vectors(model, params, text) for text in (candidate, reference))
     similarity = jnp.einsum("bnc,bmc->bnm", said, meant)
@@ -151,7 +151,7 @@ def match(
 
 
 def first_layers(model: Bert, params: Params, layer: int) -> tuple[Bert, Params]:
-    """An encoder that ends with one of its layers.
+    """Cuts an encoder after one of its layers.
 
     Raises:
       ConfigError: there is no such layer.

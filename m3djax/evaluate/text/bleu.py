@@ -1,7 +1,7 @@
-"""BLEU as Hugging Face's `evaluate` computes it, which is what M3D reports (with one word).
+"""BLEU as Hugging Face's `evaluate` computes it; M3D reports its BLEU-1.
 
-Papineni et al. 2002, without smoothing, after sacrebleu's tokenizer "13a"; small and capital
-letters differ. It is 0 where no n-gram of some length is right. For COCO's see `coco`.
+Papineni et al. 2002, without smoothing, with sacrebleu's tokenizer "13a"; case counts. It is 0 if
+no n-gram of some length is right. For COCO's BLEU see `coco`.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 
 def tokens(text: str) -> list[str]:
-    """The words and marks of a text by sacrebleu's tokenizer 13a."""
+    """Splits a text into words and punctuation with sacrebleu's tokenizer 13a."""
     return Tokenizer13a()(text.rstrip()).split()
 
 
 def bleu(candidate: str, reference: str, order: int = 4) -> float:
-    """BLEU of one text, 0 to 1.
+    """Returns BLEU of one text, 0 to 1.
 
     Args:
-      candidate: what was said.
-      reference: what should have been said.
-      order: words of the longest n-grams.
+      candidate: the answer.
+      reference: the right answer.
+      order: length of the longest n-grams in words.
     """
     return corpus_bleu([candidate], [reference], order)
 
 
 def corpus_bleu(candidates: Sequence[str], references: Sequence[str], order: int = 4) -> float:
-    """BLEU of many texts, whose n-grams are counted together: not the mean of their values.
+    """Returns BLEU of many texts; their n-grams are counted together, so it is no mean of values.
 
     Args:
-      candidates: what was said.
-      references: one for each.
-      order: words of the longest n-grams.
+      candidates: the answers.
+      references: the right answer for each.
+      order: length of the longest n-grams in words.
     """
     return counts(candidates, references, order).score / 100
 
 
 def counts(candidates: Sequence[str], references: Sequence[str], order: int = 4) -> BLEUScore:
-    """What BLEU of many texts is made of, as sacrebleu gives it: its precisions are in percent.
+    """Returns sacrebleu's counts and precisions behind BLEU of many texts; precisions in percent.
 
     For arguments see `corpus_bleu`.
     """

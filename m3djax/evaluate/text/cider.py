@@ -1,7 +1,7 @@
 """CIDEr as COCO's caption challenge computes it (arXiv 1411.5726; pycocoevalcap, "CIDEr-D").
 
-Rare n-grams weigh more: how rare is counted in the references that are scored together, so a value
-belongs to its corpus, and a corpus of one text has none but 0.
+Rare n-grams have larger weights. Their rarity is counted in all references of the corpus. So values
+of different corpora cannot be compared, and a corpus of one text has only 0.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from m3djax.evaluate.text.coco import ngrams, tokens
 
 _ORDERS = (1, 2, 3, 4)
-_SIGMA = 6.0  # words by which lengths may differ
+_SIGMA = 6.0  # width of the length penalty, in words
 _Counts = Counter[tuple[str, ...]]
 
 
 def cider(candidates: Sequence[str], references: Sequence[str]) -> list[float]:
-    """CIDEr of every text, 0 to 10; their mean is the corpus's.
+    """Returns CIDEr of every text, 0 to 10; the mean of these is CIDEr of the corpus.
 
     Args:
-      candidates: what was said.
-      references: one for each.
+      candidates: the answers.
+      references: the right answer for each.
     """
     said, meant = ([tokens(text) for text in texts] for texts in (candidates, references))
     scores = [0.0] * len(references)
@@ -31,7 +31,7 @@ def cider(candidates: Sequence[str], references: Sequence[str]) -> list[float]:
         texts_with = Counter(ngram for counts in counted for ngram in counts)
         for row, (words, counts) in enumerate(zip(said, counted, strict=True)):
             likeness = _cosine(ngrams(words, order), counts, texts_with, len(references))
-            # Lengths in pairs of words, as in the original.
+            # Lengths are counted in pairs of words, as in the original.
             apart = max(len(words) - 1, 0) - max(len(meant[row]) - 1, 0)
             penalty = math.exp(-(apart**2) / (2 * _SIGMA**2))
             scores[row] += 10 * likeness * penalty / len(_ORDERS)
@@ -39,7 +39,7 @@ def cider(candidates: Sequence[str], references: Sequence[str]) -> list[float]:
 
 
 def _cosine(said: _Counts, meant: _Counts, texts_with: _Counts, texts: int) -> float:
-    """Cosine of tf-idf vectors; what was said more often than meant counts as often as meant."""
+    """Returns the cosine of tf-idf vectors; counts of the answer are clipped to the reference's."""
     rarity = {
         ngram: math.log(texts) - math.log(max(texts_with[ngram], 1)) for ngram in said | meant
     }

@@ -1,7 +1,7 @@
-"""BLEU and ROUGE-L the way COCO's caption challenge counts (arXiv 1504.00325; pycocoevalcap).
+"""BLEU and ROUGE-L as in COCO's caption challenge (arXiv 1504.00325; pycocoevalcap).
 
-They differ from `bleu` and `rouge`: marks are no words, a missing n-gram leaves BLEU above 0, and
-ROUGE-L prefers recall.
+They differ from `bleu` and `rouge`: punctuation is dropped, a missing n-gram leaves BLEU above 0,
+and ROUGE-L prefers recall.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
 _ORDERS = 4
-_TINY, _SMALL = 1e-15, 1e-9  # that keep products and quotients above zero
+_TINY, _SMALL = 1e-15, 1e-9  # they keep products and quotients above zero
 _BETA = 1.2
 
 
 def tokens(text: str) -> list[str]:
-    """Small letters and digits, cut at everything else."""
+    """Splits a text into words of lower-case letters and digits."""
     return re.sub("[^a-z0-9]+", " ", text.lower()).split()
 
 
 def ngrams(words: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    """How often each run of `order` words is there."""
+    """Counts the n-grams of `order` words."""
     return Counter(zip(*(words[start:] for start in range(order)), strict=False))
 
 
 def bleu(candidate: str, reference: str) -> list[float]:
-    """BLEU-1 to 4 of one text; see `corpus_bleu`."""
+    """Returns BLEU-1 to 4 of one text; see `corpus_bleu`."""
     return corpus_bleu([candidate], [reference])
 
 
 def corpus_bleu(candidates: Sequence[str], references: Sequence[str]) -> list[float]:
-    """BLEU-1 to 4 of many texts, whose n-grams are counted together.
+    """Returns BLEU-1 to 4 of many texts, whose n-grams are counted together.
 
     Args:
-      candidates: what was said.
-      references: one for each.
+      candidates: the answers.
+      references: the right answer for each.
     """
     pairs = [(tokens(c), tokens(r)) for c, r in zip(candidates, references, strict=True)]
     counts = np.sum([_counts(*pair) for pair in pairs], axis=0)
@@ -52,7 +52,7 @@ def corpus_bleu(candidates: Sequence[str], references: Sequence[str]) -> list[fl
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """ROUGE-L of one text: the F measure in which recall counts 1.2 times as much."""
+    """Returns ROUGE-L of one text: the F measure in which recall counts 1.2 times as much."""
     found = _SCORER.score(reference, candidate)["rougeL"]
     precision, recall = found.precision, found.recall
     if not precision:
@@ -69,7 +69,7 @@ _SCORER = RougeScorer(["rougeL"], tokenizer=_Tokenizer())
 
 
 def _counts(candidate: list[str], reference: list[str]) -> Int[np.ndarray, "4 2"]:
-    """Right n-grams and n-grams, of every length."""
+    """Returns, for each order, the number of right n-grams and of all n-grams of the answer."""
     rows = []
     for order in range(1, _ORDERS + 1):
         said = ngrams(candidate, order)

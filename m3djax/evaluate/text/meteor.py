@@ -1,7 +1,7 @@
 """METEOR (Banerjee and Lavie 2005; Lavie and Agarwal 2007) by nltk: equal words and equal stems.
 
-The third stage, synonyms by WordNet, is left out: nltk's WordNet is not on the package index. So
-values are a little below those of `evaluate`, which M3D reports, where a synonym was said.
+The third stage, synonyms by WordNet, is left out, because nltk's WordNet is not on the package
+index. So values of answers with synonyms are a little below those of `evaluate`, which M3D reports.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _WORDS = NLTKWordTokenizer()
 
 
 class _NoSynonyms:
-    """A WordNet that knows no word."""
+    """An empty WordNet."""
 
     def synsets(self, word: str) -> tuple[()]:
-        """The meanings of a word."""
+        """Returns no meanings of a word."""
         return ()
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a text by the Penn Treebank's rules, sentence by sentence."""
+    """Splits a text into words by the rules of the Penn Treebank, sentence by sentence."""
     return [
         word for sentence in _SENTENCE.split(text.strip()) for word in _WORDS.tokenize(sentence)
     ]
 
 
 def meteor(candidate: str, reference: str) -> float:
-    """METEOR of one text, 0 to 1: exact and stem stages, alpha 0.9, beta 3, gamma 0.5.
+    """Returns METEOR of one text, 0 to 1: exact and stem stages, alpha 0.9, beta 3, gamma 0.5.
 
     Args:
-      candidate: what was said.
-      reference: what should have been said.
+      candidate: the answer.
+      reference: the right answer.
     """
     return float(single_meteor_score(tokens(reference), tokens(candidate), wordnet=_NoSynonyms()))

@@ -1,6 +1,6 @@
 """ROUGE (Lin 2004) by the package rouge-score, as Hugging Face's `evaluate` and M3D call it.
 
-Words are runs of small letters and digits. For COCO's ROUGE-L see `coco`.
+Words are runs of lower-case letters and digits. For COCO's ROUGE-L see `coco`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """What two texts share.
+    """The overlap of two texts.
 
     Attributes:
-      precision: share of the candidate.
-      recall: share of the reference.
-      f: their harmonic mean, which is what is reported.
+      precision: shared part of the candidate.
+      recall: shared part of the reference.
+      f: harmonic mean of both, the reported value.
     """
 
     precision: float
@@ -30,12 +30,14 @@ class Overlap:
 
 
 def rouge(candidate: str, reference: str, *, stemmed: bool = False) -> dict[Kind, Overlap]:
-    """Shared words (1), pairs of words (2) and longest common subsequences (L, Lsum: by line).
+    """Returns the overlap in words (1), pairs of words (2) and longest common subsequences.
+
+    The subsequences are of the whole text (L) or of each line (Lsum).
 
     Args:
-      candidate: what was said.
-      reference: what should have been said.
-      stemmed: compare the stems of words longer than 3 letters (Porter 1980).
+      candidate: the answer.
+      reference: the right answer.
+      stemmed: whether to compare the stems of words longer than 3 letters (Porter 1980).
     """
     found = _scorer(stemmed).score(reference, candidate)
     return {kind: Overlap(s.precision, s.recall, s.fmeasure) for kind, s in found.items()}

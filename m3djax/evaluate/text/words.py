@@ -1,4 +1,4 @@
-"""All metrics that compare the words of one answer with those of the right one."""
+"""All metrics that compare the words of one answer with those of the right answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from m3djax.evaluate.text import bleu, coco, meteor, rouge
 
 
 def scores(said: str, meant: str) -> dict[str, float]:
-    """Metric -> what an answer is worth; CIDEr and BERTScore need all answers at once."""
+    """Scores one answer: metric -> score; CIDEr and BERTScore need all answers at once."""
     overlap = rouge.rouge(said, meant)
     return {
         **{f"bleu{order}": bleu.bleu(said, meant, order) for order in range(1, 5)},
