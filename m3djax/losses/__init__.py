@@ -1,6 +1,6 @@
 """Losses that several tasks share.
 
-What is exported here is imported at its first use. The stub beside this file lists the names.
+A name that this package exports is imported at its first use. The stub file (.pyi) lists the names.
 """
 
 import lazy_loader

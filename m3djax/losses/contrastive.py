@@ -1,13 +1,14 @@
 """Contrastive objectives over the global batch: InfoNCE and the pairwise sigmoid loss.
 
-Both take unit vectors of images and texts, row i of one belonging to row i of the other, and
-`text_id`, which is equal where captions are equal. Equal captions are equally right:
+Both take unit vectors of images and texts, and `text_id`. Row i of the images matches row i of the
+texts. Equal captions have equal ids, and all of them are correct matches:
 
-- InfoNCE: the target of an image is spread evenly over all texts with the caption's id, and that of
-  a text over all images that carry it. With all ids different this is the usual cross-entropy.
-- Sigmoid: a pair's label is +1 where the ids are equal, and -1 elsewhere.
+- InfoNCE: the target of an image is spread evenly over all texts with the id of its caption. The
+  target of a text is spread evenly over all images with its id. If all ids differ, this is the
+  usual cross-entropy.
+- Sigmoid: the label of a pair is +1 for equal ids, and -1 otherwise.
 
-Rows whose `valid` is False (no text) take no part, neither as questions nor as answers.
+Rows whose `valid` is False (no text) are left out, both as images and as texts.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from m3djax.losses.sigmoid import dense_sigmoid_loss, ring_sigmoid_loss
 from m3djax.mesh.parameter_axes import register_axes
 from m3djax.mesh.sharding import constrain
 
-_NEVER = -1e30  # a logit whose exponential is 0, and which a weight of 0 can still silence
+_NEVER = -1e30  # exp of it is 0; unlike -inf, it times a weight of 0 is 0
 
 
 class InfoNCE(nn.Module):
     """Symmetric cross-entropy over all pairs of the global batch (CLIP, arXiv 2103.00020, fig. 3).
 
-    The B x B logits are split over the rows of the batch: no device holds more than its own rows,
-    and one side's features are gathered for them.
+    The B x B logits are split over the rows of the batch. Each device holds the logits of its own
+    rows, and gathers the features of the texts for them.
 
     Attributes:
-      temperature: what the logits are divided by at the start of training.
+      temperature: initial divisor of the logits.
       max_scale: largest factor on the cosines, for the corrected form.
-      released: M3D's form (BAAI-DCAI/M3D, CLIP.py): the parameter starts at ln(1 / temperature), is
-        used as the factor itself, without exp, and has no limit. The corrected form trains the
-        logarithm of the factor.
+      released: whether to use M3D's form (BAAI-DCAI/M3D, CLIP.py). Its parameter starts at
+        ln(1 / temperature), is used as the factor itself, without exp, and has no limit. The
+        corrected form trains the logarithm of the factor.
     """
 
     temperature: float = 0.07
@@ -47,12 +48,12 @@ class InfoNCE(nn.Module):
     released: bool = False
 
     def setup(self) -> None:
-        """One number."""
+        """Creates the parameter of the scale, one number."""
         name = "scale" if self.released else "log_scale"
         self.parameter = self.param(name, _log_scale, self.temperature)
 
     def factor(self) -> Float[Array, ""]:
-        """What cosines are multiplied by."""
+        """Returns the factor on the cosines."""
         return self.parameter if self.released else _bounded_exp(self.parameter, self.max_scale)
 
     def __call__(
@@ -62,12 +63,22 @@ class InfoNCE(nn.Module):
         text_id: Int[Array, " b"],
         valid: Bool[Array, " b"],
     ) -> Loss:
-        """Sum over the batch of the mean of both directions' cross-entropies; see the module."""
+        """Returns the mean cross-entropy of both directions; see the docstring of the module.
+
+        Args:
+          images: unit vectors of the images.
+          texts: unit vectors of the texts.
+          text_id: equal for equal captions.
+          valid: False for rows without text.
+
+        Returns:
+          The term "info_nce", summed over the batch; the weight is the number of valid rows.
+        """
         factor, rows = self.factor(), _count(valid)
         pair = constrain(valid[:, None] & valid[None, :], ("batch", None))
         logits = jnp.where(pair, pairwise_logits(images, texts, factor), _NEVER)
         same = pair & (text_id[:, None] == text_id[None, :])
-        # Equal ids are as many for an image as for its text: one target serves both directions.
+        # An image and its text have the same number of matches, so both directions share a target.
         target = same / jnp.maximum(jnp.sum(same, axis=1, keepdims=True), 1)
         both = sum(jnp.sum(valid * jax.nn.logsumexp(logits, axis)) for axis in (1, 0))
         total = 0.5 * both - jnp.sum(target * logits)
@@ -81,14 +92,16 @@ register_axes(InfoNCE, {"scale|log_scale": ()})
 
 
 class SigmoidPairs(nn.Module):
-    """Every pair is a yes-or-no question (SigLIP, arXiv 2303.15343, eq. 1).
+    """The pairwise sigmoid loss: binary classification of all pairs (SigLIP, arXiv 2303.15343).
+
+    This is equation 1 of the paper.
 
     Attributes:
-      temperature: what the logits are divided by at the start of training.
-      bias: what is added to them at the start; negative, as almost all pairs are wrong.
+      temperature: initial divisor of the logits.
+      bias: initial value added to the logits; it is negative because almost all pairs are wrong.
       max_scale: largest factor on the cosines.
-      form: "ring" passes texts round the devices and never holds more than a block of logits;
-        "dense" holds its rows of the B x B logits. Equal in value and gradient.
+      form: "ring" passes texts round the devices, and a device holds one block of logits at a time.
+        "dense": a device holds its rows of the B x B logits. Values and gradients are equal.
       block: columns of logits that a device of the ring holds at a time.
     """
 
@@ -99,12 +112,12 @@ class SigmoidPairs(nn.Module):
     block: int = 1024
 
     def setup(self) -> None:
-        """Two numbers."""
+        """Creates the parameters: the log of the scale, and the bias."""
         self.log_scale = self.param("log_scale", _log_scale, self.temperature)
         self.shift = self.param("bias", lambda _: jnp.float32(self.bias))
 
     def factor(self) -> Float[Array, ""]:
-        """What cosines are multiplied by."""
+        """Returns the factor on the cosines."""
         return _bounded_exp(self.log_scale, self.max_scale)
 
     def __call__(
@@ -114,7 +127,17 @@ class SigmoidPairs(nn.Module):
         text_id: Int[Array, " b"],
         valid: Bool[Array, " b"],
     ) -> Loss:
-        """Sum over all pairs of -log sigmoid(label * logit); the weight is the batch."""
+        """Returns the sum over all pairs of -log sigmoid(label * logit).
+
+        Args:
+          images: unit vectors of the images.
+          texts: unit vectors of the texts.
+          text_id: equal for equal captions.
+          valid: False for rows without text.
+
+        Returns:
+          The term "sigmoid"; the weight is the number of valid rows.
+        """
         factor, bias, rows = self.factor(), self.shift, _count(valid)
         pairs = (images, texts, text_id, valid, factor, bias)
         if self.form == "ring":
@@ -131,20 +154,23 @@ register_axes(SigmoidPairs, {"log_scale|bias": ()})
 def pairwise_logits(
     images: Float[Array, "b d"], texts: Float[Array, "c d"], factor: Float[Array, ""]
 ) -> Float[Array, "b c"]:
-    """Cosine of every image with every text times `factor`, float32, rows split over the mesh."""
+    """Returns the cosines of all image-text pairs times `factor`.
+
+    The result is float32, and its rows are split over the mesh.
+    """
     images = constrain(images.astype(jnp.float32), ("batch", None))
     texts = constrain(texts.astype(jnp.float32), (None, None))
     return constrain(factor * images @ texts.T, ("batch", None))
 
 
 def _hits(logits: Float[Array, "b c"], same: Array, axis: int) -> Float[Array, ""]:
-    """For how many rows (axis 1) or columns (axis 0) a right answer has the highest logit."""
+    """Returns the number of rows (axis 1) or columns (axis 0) whose highest logit is a match."""
     right = jnp.max(jnp.where(same, logits, -jnp.inf), axis)
     return jnp.sum(right >= jnp.max(logits, axis), dtype=jnp.float32)
 
 
 def _count(valid: Bool[Array, " b"]) -> Float[Array, ""]:
-    """Rows that take part; 1 rather than 0, as it is divided by."""
+    """Returns the number of valid rows, at least 1 because it is a divisor."""
     return jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1)
 
 
@@ -153,9 +179,9 @@ def _log_scale(_: Array, temperature: float) -> Float[Array, ""]:
 
 
 def _bounded_exp(log_scale: Float[Array, ""], limit: float) -> Float[Array, ""]:
-    """min(exp(log_scale), limit), with a gradient at the limit that leads back only.
+    """Returns min(exp(log_scale), limit), with a gradient beyond the limit that only leads back.
 
-    A plain minimum has none there: the parameter, once beyond, would never move again.
+    A plain minimum has no gradient beyond the limit, so the parameter would stay there forever.
     """
     return jnp.exp(_at_most(log_scale, math.log(limit)))
 
@@ -170,7 +196,7 @@ def _at_most_forward(x: Array, limit: float) -> tuple[Array, Array]:
 
 
 def _at_most_backward(beyond: Array, gradient: Array) -> tuple[Array, None]:
-    # Descent goes against the gradient: a negative one would push further up.
+    # Descent goes against the gradient, so a negative gradient would increase x further.
     return jnp.where(beyond, jnp.maximum(gradient, 0), gradient), None
 
 

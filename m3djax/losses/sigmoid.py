@@ -1,4 +1,4 @@
-"""The pairwise sigmoid loss, dense and as a ring in O(b d) memory per device."""
+"""The pairwise sigmoid loss in two forms: dense, and a ring with O(b d) memory per device."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Number = Float[Array, ""]
 def dense_sigmoid_loss(
     images: Features, texts: Features, ids: Ids, valid: Valid, scale: Number, bias: Number
 ) -> Number:
-    """Sum over pairs of -log sigmoid(z (scale * cosine + bias)), z = +1 for equal ids else -1.
+    """Returns the sum over pairs of -log sigmoid(z (scale * cosine + bias)).
 
-    All B x B logits are there, split over rows: the plain form that `ring_sigmoid_loss` equals.
+    z is +1 for equal ids, else -1. This plain form holds all B x B logits, split over rows.
+    `ring_sigmoid_loss` computes the same values.
     """
     images = constrain(images.astype(jnp.float32), ("batch", None))
     logits = constrain(scale * images @ texts.astype(jnp.float32).T + bias, ("batch", None))
@@ -45,22 +46,22 @@ def ring_sigmoid_loss(
     *,
     block: int = 1024,
 ) -> Number:
-    """`dense_sigmoid_loss` without the B x B logits.
+    """Returns the value of `dense_sigmoid_loss`, without the B x B logits in memory.
 
-    Each device keeps its images and passes its texts on to the next, until all have seen all
-    (arXiv 2303.15343, section 3.3). The backward pass goes round once more, and the gradient of
-    the texts travels with them until it is home; nothing that came by is kept. So a device holds
-    a few (b, d) arrays and one block of logits.
+    Each device keeps its images and passes its texts on to the next device, until every device has
+    seen all texts (arXiv 2303.15343, section 3.3). The backward pass goes round once more. The
+    gradients of the texts travel with the texts until both are back at their own device. No visited
+    texts are stored, so a device holds a few (b, d) arrays and one block of logits.
 
     Args:
-      images: unit vectors, rows split over the mesh's batch axes.
-      texts: unit vectors, likewise.
+      images: unit vectors; rows are split over the mesh's batch axes.
+      texts: unit vectors; rows are split likewise.
       ids: equal for equal captions.
-      valid: False for rows that take no part.
+      valid: False for rows to leave out.
       scale: factor on the cosines.
-      bias: added to them.
-      block: columns of logits that are computed at a time; the largest divisor of a device's rows
-        up to it is taken.
+      bias: added to the scaled cosines.
+      block: limit on the columns of logits that are computed at a time. The largest divisor of a
+        device's rows within the limit is taken.
 
     Raises:
       ConfigError: the batch cannot be split over the mesh.
@@ -69,7 +70,10 @@ def ring_sigmoid_loss(
     axes = () if mesh.empty else tuple(a for a in MESH_AXES["batch"] if mesh.shape[a] > 1)
     devices = math.prod(mesh.shape[axis] for axis in axes)
     if len(images) % devices:
-        raise ConfigError(f"a batch of {len(images)} cannot be split over {devices} devices.")
+        raise ConfigError(
+            f"a batch of {len(images)} cannot be split over {devices} devices. "
+            f"Cure: a batch size that is a multiple of {devices}."
+        )
     rows = len(images) // devices
     columns = max(size for size in range(1, min(block, rows) + 1) if rows % size == 0)
     ring = _Ring(axes, devices, rows // columns)
@@ -79,12 +83,12 @@ def ring_sigmoid_loss(
 
 @dataclasses.dataclass(frozen=True)
 class _Ring:
-    """Who passes what to whom.
+    """A ring of devices that pass arrays on to their neighbours.
 
     Attributes:
-      axes: mesh axes that the ring goes over; () for a single device.
-      devices: how many they are.
-      blocks: parts that a device's texts are looked at in.
+      axes: mesh axes of the ring; () for a single device.
+      devices: number of devices.
+      blocks: number of blocks that a device's texts are split into.
     """
 
     axes: tuple[str, ...]
@@ -92,16 +96,19 @@ class _Ring:
     blocks: int
 
     def run(self, function: Callable[..., Any], rows: Any, numbers: Any, out: Any) -> Any:
-        """`function(rows, numbers)` on every device, with its part of all arrays in `rows`."""
+        """Runs `function(rows, numbers)` on each device, with its part of all arrays in `rows`."""
         if not self.axes:
             return function(rows, numbers)
         specs = (P(self.axes), P())
-        # No check of what varies: only sums are replicated, and `total` made them so.
+        # check_vma is off: the only replicated results are sums, and `total` replicates them.
         mapped = jax.shard_map(function, in_specs=specs, out_specs=out, check_vma=False)
         return mapped(rows, numbers)
 
     def round(self, body: Callable[[Any, Any], tuple[Any, Any]], kept: Any, passed: Any) -> Any:
-        """Applies `body` to both once per device; `passed` goes round and is home at the end."""
+        """Applies `body` to `kept` and `passed` once per device, and returns both.
+
+        `passed` moves to the next device after each call. At the end it is back at its own device.
+        """
 
         def visit(_: int, state: tuple[Any, Any]) -> tuple[Any, Any]:
             kept, passed = body(*state)
@@ -110,11 +117,11 @@ class _Ring:
         return jax.lax.fori_loop(0, self.devices, visit, (kept, passed))
 
     def total(self, value: Number) -> Number:
-        """The sum over all devices."""
+        """Returns the sum over all devices."""
         return jax.lax.psum(value, self.axes) if self.axes else value
 
     def split(self, arrays: Any) -> Any:
-        """Rows in blocks along a new first axis."""
+        """Returns the rows in blocks along a new first axis."""
         return jax.tree.map(lambda x: x.reshape(self.blocks, -1, *x.shape[1:]), arrays)
 
     def _pass_on(self, array: Array) -> Array:
@@ -192,6 +199,6 @@ _sum_over_pairs.defvjp(_forward, _backward)
 
 
 def _label(ids: Ids, valid: Valid, other_ids: Ids, other_valid: Valid) -> Float[Array, "b c"]:
-    """+1 where the ids are equal, -1 elsewhere, and 0 for pairs that take no part."""
+    """Returns +1 for equal ids, -1 for different ids, and 0 for pairs with an invalid row."""
     label = jnp.where(ids[:, None] == other_ids[None, :], 1.0, -1.0)
     return jnp.where(valid[:, None] & other_valid[None, :], label, 0.0)

@@ -1,6 +1,6 @@
-"""Pure-functional Linen modules.
+"""Models and their parts, as Linen modules.
 
-What is exported here is imported at its first use. The stub beside this file lists the names.
+A name that this package exports is imported at its first use. The stub file (.pyi) lists the names.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""BERT: the text encoder of M3D-CLIP and MG-3D, in its BERT and its RoBERTa form."""
+"""BERT and RoBERTa: the text encoders of M3D-CLIP and MG-3D."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from m3djax.models.transformer import Block, Transformer
 
 @struct.dataclass
 class TextFeatures:
-    """What a text encoder returns, and all that projections, heads and losses may use.
+    """The features of texts: the output of a text encoder, for projections, heads and losses.
 
     Attributes:
       tokens: (B, N, C) output of the last layer, special tokens and padding included.
-      mask: (B, N) true where there is a token; what `tokens` holds elsewhere means nothing.
+      mask: (B, N) True for tokens, False for padding. Features of padding have no meaning.
       embeddings: (B, N, C) output of the embedding layer, after its norm.
       pooled: (B, C) tanh(linear(first token)), if the encoder has a pooler.
-      hidden: (L, B, N, C) output of every layer, on request; the last one is `tokens`.
+      hidden: (L, B, N, C) output of each layer, on request; the last one is `tokens`.
     """
 
     tokens: Float[Array, "b n c"]
@@ -39,18 +39,18 @@ class TextFeatures:
 
     @property
     def cls(self) -> Float[Array, "b c"]:
-        """The first token of the last layer: [CLS] of BERT, <s> of RoBERTa."""
+        """Returns the first token of the last layer: [CLS] of BERT, <s> of RoBERTa."""
         return self.tokens[:, 0]
 
     @property
     def mean(self) -> Float[Array, "b c"]:
-        """The mean over the tokens that are there (MiniLM's sentence embedding)."""
+        """Returns the mean over the tokens, without padding (MiniLM's sentence embedding)."""
         mask = self.mask[..., None].astype(self.tokens.dtype)
         return (self.tokens * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
 
 
 class PostNormBlock(Block):
-    """norm(x + attention(x)), then norm(x + mlp(x)): the order of arXiv 1706.03762.
+    """A post-norm block: norm(x + attention(x)), then norm(x + mlp(x)) (arXiv 1706.03762).
 
     Attributes:
       attention: maps tokens to tokens.
@@ -71,10 +71,10 @@ class PostNormBlock(Block):
 
 
 class Table(nn.Module):
-    """Trained rows that are looked up by number.
+    """An embedding table: one trained row per number.
 
     Attributes:
-      rows: how many.
+      rows: number of rows.
       features: width of a row.
     """
 
@@ -83,23 +83,23 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, "v c"]:
-        """The rows, float32."""
+        """Returns the rows, float32."""
         return self.param("table", nn.initializers.normal(0.02), (self.rows, self.features))
 
 
 class TextEmbeddings(nn.Module):
-    """Token + position + segment type, normalised: what BERT's first layer sees.
+    """The embedding layer of BERT: the normalised sum of token, position and segment embeddings.
 
-    It can be applied without the layers, by its own parameters: MG-3D compares sentences by it.
+    It can be applied alone with its own parameters. MG-3D compares sentences by its output.
 
     Attributes:
       vocab_size: rows of the token table.
       hidden_size: width of a token.
-      max_length: tokens per text at most.
-      type_vocab_size: segment types.
-      pad_token_id: the id that fills texts up.
-      positions: "bert" counts from 0; "roberta" counts from pad_token_id + 1, over the tokens that
-        are not padding, and its table has pad_token_id + 1 rows more.
+      max_length: largest number of tokens per text.
+      type_vocab_size: number of segment types.
+      pad_token_id: id of the padding token.
+      positions: numbers of the positions. "bert" counts all tokens from 0. "roberta" counts the
+        tokens without padding from pad_token_id + 1, and its table has pad_token_id + 1 more rows.
       norm_eps: epsilon of the norm.
     """
 
@@ -119,11 +119,11 @@ class TextEmbeddings(nn.Module):
         *,
         dtype: str = "float32",
     ) -> Float[Array, "b n c"]:
-        """Embeds; for arguments and errors see `Bert`."""
+        """Embeds tokens. For arguments and errors see `Bert`."""
         if token_ids.shape[1] > self.max_length:
             raise ConfigError(
                 f"texts of {token_ids.shape[1]} tokens do not fit max_length={self.max_length} of "
-                "the text encoder. Cure: make the texts of the data as short."
+                f"the text encoder. Cure: texts of at most {self.max_length} tokens."
             )
         numbers = jnp.arange(token_ids.shape[1])[None]
         first = 0
@@ -141,9 +141,9 @@ class TextEmbeddings(nn.Module):
 
     def _rows(self, name: str, rows: int, ids: Array, dtype: str) -> Float[Array, "b n c"]:
         table = Table(rows, self.hidden_size, name=name)().astype(dtype)
-        # Gathered whole before the lookup, which costs the table's bytes. Left alone, the compiler
-        # sums the looked-up rows of the whole batch over the devices that share the table: more
-        # than that as soon as a batch has more tokens than the vocabulary has rows.
+        # The table is gathered whole before the lookup, which moves the bytes of the table. By
+        # default the compiler sums the looked-up rows of the whole batch over the devices that
+        # share the table. That moves more if a batch has more tokens than the table has rows.
         return jnp.take(constrain(table, (None, None)), ids, axis=0, mode="fill")
 
 
@@ -160,15 +160,15 @@ register_axes(
 class Bert(nn.Module):
     """BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692) as in Hugging Face's transformers.
 
-    bert-base, RadBERT, BiomedBERT and MiniLM differ in fields only; `m3djax.convert.bert.read_bert`
-    reads them from a checkpoint. Dropout is left out.
+    bert-base, RadBERT, BiomedBERT and MiniLM differ only in the fields. A checkpoint's fields are
+    read by `m3djax.convert.bert.read_bert`. There is no dropout.
 
     Attributes:
-      embeddings: from ids to tokens.
+      embeddings: the embedding layer.
       transformer: the stack of blocks.
       pooler: whether there is a linear layer with tanh over the first token.
-      dtype: what is computed in, here and in everything that consumes the tokens: "float32", or
-        "bfloat16" on accelerators. Parameters, norms' statistics and softmax stay float32.
+      dtype: dtype of the computation, here and in all modules that use the tokens: "float32", or
+        "bfloat16" on accelerators. Parameters, norm statistics and softmax stay float32.
     """
 
     embeddings: TextEmbeddings = TextEmbeddings()
@@ -188,14 +188,14 @@ class Bert(nn.Module):
         """Encodes texts.
 
         Args:
-          token_ids: ids below the vocabulary's size. A compiled program cannot raise: where an id
-            is beyond, the features of its text are NaN.
-          mask: true where there is a token; None looks for the padding's id.
-          type_ids: segment of each token; None is segment 0 everywhere.
-          hidden: whether to return the output of every layer.
+          token_ids: ids below the size of the vocabulary. A compiled program cannot raise an error,
+            so a larger id makes the features of its text NaN.
+          mask: True for tokens, False for padding; None: tokens with `pad_token_id` are padding.
+          type_ids: segment of each token; None: segment 0 everywhere.
+          hidden: whether to return the output of each layer.
 
         Raises:
-          ConfigError: the texts are longer than the encoder's longest.
+          ConfigError: the texts have more than `max_length` tokens.
         """
         mask = token_ids != self.embeddings.pad_token_id if mask is None else mask.astype(bool)
         embedded = self.embeddings(token_ids, type_ids, dtype=self.dtype)
@@ -211,10 +211,10 @@ register_axes(Bert, {"pooler/kernel": (None, "embed"), "pooler/bias": (None,)})
 
 
 class MaskedLanguageHead(nn.Module):
-    """From tokens to words: linear, GELU, norm, and the product with a table of words.
+    """The head of masked language models: linear, GELU, norm, product with the token table.
 
     Attributes:
-      vocab_size: words.
+      vocab_size: size of the vocabulary.
       norm_eps: epsilon of the norm.
     """
 
@@ -225,12 +225,13 @@ class MaskedLanguageHead(nn.Module):
     def __call__(
         self, tokens: Float[Array, "*b c"], table: Float[Array, "v c"] | None = None
     ) -> tuple[Float[Array, "*b v"], Float[Array, "*b c"]]:
-        """Scores of all words (float32), and the transformed tokens that they were made of.
+        """Returns the scores of the vocabulary (float32), and the tokens after the norm.
 
         Args:
-          tokens: of the last layer; hand in only those that were masked if no others are needed.
-          table: the encoder's `params["embeddings"]["words"]["table"]` (BERT, RoBERTa); None for a
-            table of the head's own (MG-3D).
+          tokens: tokens of the last layer. Pass only the masked tokens if the others are not
+            needed.
+          table: the encoder's `params["embeddings"]["words"]["table"]` (BERT, RoBERTa). None: the
+            head has its own table (MG-3D).
         """
         x = dense(tokens.shape[-1], tokens, name="transform")(tokens)
         x = layer_norm(x, epsilon=self.norm_eps, name="norm")(nn.gelu(x, approximate=False))

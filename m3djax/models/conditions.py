@@ -1,4 +1,4 @@
-"""What blocks get beside their tokens."""
+"""The inputs of blocks beside their tokens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from m3djax.models.rotary import Rotation
 
 @struct.dataclass
 class Conditions:
-    """What all blocks of a stack share beside their tokens; a block takes what it needs.
+    """Inputs that all blocks of a stack share. Each block uses the ones that it needs.
 
     Attributes:
-      mask: true where a query may look, (B, 1, N or 1, M).
+      mask: True where a query may attend to a key, (B, 1, N or 1, M).
       rotation: rotary positions of the tokens.
-      slot: where new tokens go in the caches of keys and values, if there are any.
-      grid: patches along (D, H, W), if the tokens are those of a volume; static.
-      route: what a mixture of experts chooses by, such as the kind of question per sample (B,).
+      slot: first position of the new tokens in the caches of keys and values, if there are caches.
+      grid: patches along (D, H, W), if the tokens are patches of a volume; static.
+      route: input of the router of a mixture of experts, such as the kind of question of each
+        sample (B,).
     """
 
     mask: Bool[Array, "b 1 #n m"] | None = None
@@ -31,4 +32,4 @@ class Conditions:
 
 
 NONE = Conditions()
-"""No conditions: what blocks take if they are given none."""
+"""The default of blocks: no conditions."""

@@ -1,4 +1,4 @@
-"""From a tower's tokens to one unit vector."""
+"""Heads that pool the tokens of a tower into one unit vector."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from m3djax.models.layers import dense
 
 
 class AttentionPool(nn.Module):
-    """One learned question that all tokens answer (arXiv 2205.01917, attentional pooling).
+    """Attentional pooling: one learned query attends to all tokens (arXiv 2205.01917).
 
     Attributes:
-      num_heads: heads; must divide the width.
+      num_heads: number of heads; must divide the width.
     """
 
     num_heads: int = 8
@@ -27,7 +27,7 @@ class AttentionPool(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b n c"], mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b c"]:
-        """The answer; tokens where `mask` is False are not asked."""
+        """Returns the pooled vector. Tokens whose `mask` is False are left out."""
         b, _, c = tokens.shape
         if c % self.num_heads:
             raise ConfigError(f"num_heads={self.num_heads} does not divide the width {c}.")
@@ -52,13 +52,13 @@ register_axes(
 
 
 class EmbeddingHead(nn.Module):
-    """Pools tokens, projects them into the space that both towers share, and normalises.
+    """A head that pools tokens, projects them into the shared space, and normalises.
 
     Attributes:
-      features: width of that space.
-      pooling: "cls" takes the class token (M3D), "mean" the mean of all tokens, "attention" the
-        answer to a learned question.
-      pool: asks it.
+      features: width of the space that both towers share.
+      pooling: "cls" takes the class token (M3D), "mean" the mean of all tokens, and "attention" the
+        output of `pool`.
+      pool: attentional pooling, used by "attention" only.
     """
 
     features: int = 768
@@ -72,15 +72,15 @@ class EmbeddingHead(nn.Module):
         cls: Float[Array, "b c"] | None = None,
         mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b f"]:
-        """Unit vectors, float32 whatever the tokens are.
+        """Returns unit vectors, float32 for tokens of any dtype.
 
         Args:
-          tokens: of a tower.
-          cls: its class token, if it has one.
-          mask: False where a token is padding.
+          tokens: tokens of a tower.
+          cls: class token of the tower, if it has one.
+          mask: False for padding; None: there is no padding.
 
         Raises:
-          ConfigError: pooling="cls", and the tower has no class token.
+          ConfigError: pooling is "cls", and the tower has no class token.
         """
         if self.pooling == "attention":
             pooled = self.pool(tokens, mask)

@@ -1,4 +1,4 @@
-"""The contract of encoders of volumes: what tasks, heads and evaluators may use of one."""
+"""The base classes of volume encoders, and their outputs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Level:
 
 @struct.dataclass
 class VisionFeatures:
-    """Features of volumes, as every encoder returns them.
+    """The features of volumes: the output of all encoders.
 
     Attributes:
       levels: feature maps from fine to coarse; a plain transformer has one.
       cls: (B, C) class token, if the encoder has one.
-      hidden: the same of the inner layers that the call asked for, in the order of the request.
+      hidden: features of the requested inner layers, in the order of the request.
     """
 
     levels: tuple[Level, ...]
@@ -41,13 +41,13 @@ class VisionFeatures:
 
     @property
     def grid(self) -> Size:
-        """Tokens along (D, H, W): positions of the last level."""
+        """Returns the number of tokens along (D, H, W): positions of the last level."""
         _, depth, height, width, _ = self.levels[-1].map.shape
         return depth, height, width
 
     @property
     def tokens(self) -> Float[Array, "b n c"]:
-        """The last level as a sequence in raster order (D, H, W)."""
+        """Returns the last level as a sequence in raster order (D, H, W)."""
         last = self.levels[-1].map
         return last.reshape(last.shape[0], -1, last.shape[-1])
 
@@ -55,45 +55,46 @@ class VisionFeatures:
 class Encoder(nn.Module, kw_only=True):
     """Base class of encoders of volumes.
 
-    A subclass implements `__call__` and states `strides` and `widths`, each as a property or as a
-    field with a default; and `hidden_strides` if its inner layers are not the levels. The fields of
-    a subclass become flags of every task that has a field `vision: Encoder`.
+    A subclass implements `__call__`, `strides` and `widths`. `strides` and `widths` are properties,
+    or fields with a default. If its inner layers are not the levels, it also implements
+    `hidden_strides`. The fields of a subclass become flags of all tasks with a field
+    `vision: Encoder`.
 
     Attributes:
-      dtype: what is computed in, here and in everything that consumes the features: "float32", or
-        "bfloat16" on accelerators. Parameters, norms' statistics and softmax stay float32.
+      dtype: dtype of the computation, here and in all modules that use the features: "float32", or
+        "bfloat16" on accelerators. Parameters, norm statistics and softmax stay float32.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def strides(self) -> tuple[Size, ...]:
-        """Voxels along (D, H, W) between two positions of each level, from fine to coarse."""
+        """Returns the voxels along (D, H, W) between two positions of each level, finest first."""
         raise NotImplementedError
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level."""
+        """Returns the number of channels of each level."""
         raise NotImplementedError
 
     @property
     def hidden_strides(self) -> tuple[Size, ...]:
-        """Voxels along (D, H, W) of one token of each inner layer that `hidden` can ask for."""
+        """Returns the voxels along (D, H, W) of one token of each inner layer."""
         return self.strides
 
     @property
     def depth(self) -> int:
-        """Number of inner layers that `hidden` can ask for."""
+        """Returns the number of inner layers that `__call__` can return on request."""
         return len(self.hidden_strides)
 
     @property
     def stride(self) -> Size:
-        """Voxels along (D, H, W) of one token, which is one position of the last level."""
+        """Returns the voxels along (D, H, W) of one token: one position of the last level."""
         return self.strides[-1]
 
     @property
     def num_levels(self) -> int:
-        """Number of feature maps."""
+        """Returns the number of feature maps."""
         return len(self.strides)
 
     def grid(self, size: Sequence[int]) -> Size:
@@ -111,7 +112,7 @@ class Encoder(nn.Module, kw_only=True):
 
         Args:
           images: (B, D, H, W, channels), in network units.
-          hidden: inner layers to return as well, by index as in a Python list of length `depth`.
+          hidden: indices of inner layers to return as well, as in a Python list of length `depth`.
 
         Raises:
           ConfigError: a stride does not divide the volume.
@@ -121,7 +122,7 @@ class Encoder(nn.Module, kw_only=True):
 
 @struct.dataclass
 class VisibleTokens:
-    """Features of some patches of volumes.
+    """The features of the visible patches of volumes.
 
     Attributes:
       tokens: (B, K, C) tokens of the patches, in the order of the request.
@@ -135,9 +136,9 @@ class VisibleTokens:
 
 
 class TokenEncoder(Encoder, kw_only=True):
-    """Base class of encoders that can leave out patches, as masked autoencoders need it.
+    """Base class of encoders that can leave out patches, for masked autoencoders.
 
-    A token is made of one patch of `stride` voxels, and of other patches only by attention.
+    A token comes from one patch of `stride` voxels. Other patches reach it only through attention.
     """
 
     def encode_visible(
@@ -147,7 +148,7 @@ class TokenEncoder(Encoder, kw_only=True):
 
         Args:
           images: (B, D, H, W, channels), in network units.
-          keep: patches to encode, by number in raster order, for each sample.
+          keep: numbers of the patches to encode, in raster order, for each sample.
 
         Raises:
           ConfigError: `stride` does not divide the volume.

@@ -1,4 +1,4 @@
-"""Linear layers and norms that all blocks are made of."""
+"""Linear layers and norms of all blocks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _dense_init = nn.initializers.xavier_uniform()
 
 
 class Dense(nn.Dense):
-    """A linear layer whose kernel is cast first and then gathered, so that less is moved."""
+    """A linear layer that casts its kernel before the gather, which moves fewer bytes."""
 
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Returns the parameter `name`, ready for use."""
+        """Returns the parameter `name`, cast and gathered."""
         value = super().param(name, *args, **kwargs)
         return gather(self, name, value.astype(self.dtype))
 
@@ -27,11 +27,11 @@ def dense(features: int, like: Array, *, name: str, use_bias: bool = True) -> De
 
 
 def layer_norm(like: Array, *, epsilon: float, name: str) -> nn.LayerNorm:
-    """Returns a layer norm in the dtype of `like`, its statistics in float32 in two passes."""
-    # One pass (E[x^2] - E[x]^2) loses digits where the mean is large against the deviation.
+    """Returns a layer norm in the dtype of `like`, with float32 statistics in two passes."""
+    # One pass (E[x^2] - E[x]^2) loses digits if the mean is large compared with the deviation.
     return nn.LayerNorm(epsilon, like.dtype, use_fast_variance=False, name=name)
 
 
 def rms_norm(like: Array, *, epsilon: float, name: str) -> nn.RMSNorm:
-    """Returns a root-mean-square norm in the dtype of `like`, its statistics in float32."""
+    """Returns a root-mean-square norm in the dtype of `like`, with float32 statistics."""
     return nn.RMSNorm(epsilon, like.dtype, name=name)

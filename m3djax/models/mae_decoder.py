@@ -1,4 +1,4 @@
-"""The light decoder that fills in hidden patches."""
+"""The light decoder that predicts hidden patches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from m3djax.models.transformer import Block, Stack, Transformer
 class MAEDecoder(nn.Module):
     """Decoder of a masked autoencoder (arXiv 2111.06377, in 3D).
 
-    Heads are 128 wide by default: they fill a 128-wide matrix unit. Published decoders have 16
-    heads of 32, reachable with `transformer.block.attention.num_heads=16`.
+    Heads are 128 wide by default, to fill a 128-wide matrix unit. Published decoders have 16 heads
+    of width 32, which is `transformer.block.attention.num_heads=16`.
 
     Attributes:
       hidden_size: width of a token.
       transformer: the stack of blocks.
-      positions: table added to visible and hidden tokens alike.
+      positions: position table, added to visible and hidden tokens.
       norm_eps: epsilon of the last norm.
     """
 
@@ -44,7 +44,8 @@ class MAEDecoder(nn.Module):
 
         Args:
           visible: tokens of the visible patches.
-          restore: for every patch in raster order, its row in (visible, then hidden) order.
+          restore: for each patch in raster order, its row in the sequence of visible tokens
+            followed by hidden tokens.
           patch_voxels: voxels times channels of one patch.
         """
         embed = dense(self.hidden_size, visible.tokens, name="embed")
@@ -57,7 +58,7 @@ class MAEDecoder(nn.Module):
         tokens = jnp.take_along_axis(tokens, restore[..., None], axis=1)
         tokens = tokens + self.positions(visible.grid, c).astype(tokens.dtype)
         if visible.cls is not None:
-            # The class token goes through the same embedding and has no position.
+            # The class token has the same embedding layer and no position.
             tokens = jnp.concatenate([embed(visible.cls)[:, None], tokens], axis=1)
         tokens, _ = self.transformer(tokens, Conditions(grid=visible.grid))
         tokens = layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens)

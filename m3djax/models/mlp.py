@@ -1,4 +1,4 @@
-"""What blocks do to every token on its own."""
+"""The feed-forward layers of blocks, which transform each token on its own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 
 
 class FeedForward(nn.Module):
-    """Base of all modules that may be the `mlp` of a block.
+    """Base class of modules for the field `mlp` of a block.
 
-    A subclass may look at the conditions of the block (a mixture of experts at `route`), and may
-    add to the loss with `contracts.sow`.
+    A subclass may use the conditions of the block, as a mixture of experts uses `route`. It may add
+    a term to the loss with `m3djax.contracts.sow`.
     """
 
     def __call__(
@@ -41,9 +41,9 @@ class Mlp(FeedForward):
     """Two linear layers with an activation between them.
 
     Attributes:
-      mlp_dim: width of the middle.
-      hidden_act: the activation, by its name in Hugging Face's configs: "gelu" is the exact (erf)
-        one, "gelu_pytorch_tanh" its approximation by tanh, "quick_gelu" x sigmoid(1.702 x) (CLIP).
+      mlp_dim: width of the hidden layer.
+      hidden_act: activation, by its name in Hugging Face's configs. "gelu" is the exact (erf) GELU,
+        "gelu_pytorch_tanh" its tanh approximation, and "quick_gelu" is x sigmoid(1.702 x) (CLIP).
     """
 
     mlp_dim: int = 3072
@@ -71,11 +71,11 @@ register_axes(
 
 
 class GatedMlp(FeedForward):
-    """down(silu(gate(x)) * up(x)).
+    """A gated MLP: down(silu(gate(x)) * up(x)).
 
     Attributes:
-      intermediate_size: width of the middle.
-      fused: one projection (gate | up), as Phi-3 keeps them.
+      intermediate_size: width of the hidden layer.
+      fused: whether gate and up are one projection (gate | up), as in Phi-3.
       use_bias: whether the projections have biases.
     """
 

@@ -1,4 +1,4 @@
-"""Multi-head attention with its projections: the one that all blocks use."""
+"""Multi-head attention with its projections, for all blocks."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ _HEADS = ("batch", None, "heads", None)
 
 
 class Attention(nn.Module):
-    """Attention of tokens to themselves, or to a context (cross-attention).
+    """Self-attention of tokens, or cross-attention to a context.
 
-    With the variables `keys` and `values`, (B, heads, head_dim, slots) each, in the collection
-    "cache", new tokens are written there from `slot` on, and what may be seen is up to the mask
-    alone. An axis of size 1 may be missing from them.
+    If the collection "cache" has the variables `keys` and `values`, (B, heads, head_dim, slots)
+    each, new tokens are written there from `slot` on. Then only the mask says which keys a query
+    sees. The caches may lack an axis of size 1.
 
     Attributes:
-      num_heads: query heads.
-      num_key_value_heads: key and value heads; must divide `num_heads`. None: as many.
+      num_heads: number of query heads.
+      num_key_value_heads: number of key and value heads; must divide `num_heads`. None: equal to
+        `num_heads`.
       head_dim: channels of a head; None: the width of the tokens divided by `num_heads`.
-      fused: one projection (query | key | value), as Phi-3 keeps them; not with a context.
+      fused: whether query, key and value are one projection (query | key | value), as in Phi-3; not
+        possible with a context.
       qkv_bias: whether queries, keys and values have a bias (M3D: no; E3D-GPT, Qwen2: yes).
       out_bias: whether the output has a bias.
-      qk_norm: whether every head's queries and keys are normalised before they are rotated (Qwen3).
+      qk_norm: whether queries and keys of each head are normalised before the rotation (Qwen3).
       norm_eps: epsilon of these norms.
-      causal: whether a token sees the tokens before it and itself only.
-      window: how many tokens, itself included, a token sees; None: all. The caller's mask says it.
-      implementation: how attention is computed; "auto" picks what suits device and length.
+      causal: whether a token sees only itself and the tokens before it.
+      window: number of tokens that a token sees, itself included; None: all. The caller's mask
+        implements the window.
+      implementation: implementation of attention; "auto" picks one for the device and the length.
     """
 
     num_heads: int = 12
@@ -60,17 +63,18 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         slot: Int[Array, ""] | int | None = None,
     ) -> Float[Array, "b n c"]:
-        """Attends.
+        """Computes attention and the output projection.
 
         Args:
-          x: the tokens that ask.
-          context: the tokens that are looked at; None: `x` itself.
-          mask: true where a query may look; None: everywhere.
+          x: tokens of the queries.
+          context: tokens of the keys and values; None: `x` itself.
+          mask: True where a query may attend to a key; None: everywhere.
           rotation: rotary positions of queries and keys.
-          slot: where new tokens go in the cache.
+          slot: first position of the new tokens in the cache.
 
         Raises:
-          ConfigError: numbers of heads that do not divide, or `fused` with a context.
+          ConfigError: a number of heads does not divide its width or the number of query heads, or
+            `fused` is set and there is a context.
         """
         query, key, value = self._project(x, context)
         if self.qk_norm:
@@ -90,7 +94,7 @@ class Attention(nn.Module):
             causal=self.causal and not cached,
             implementation=self.implementation,
         )
-        if self.causal:  # with a cache, the compiler would be free to gather the heads
+        if self.causal:  # otherwise, with a cache, the compiler may gather the heads
             out = constrain(out, _HEADS)
         return dense(x.shape[-1], x, name="out", use_bias=self.out_bias)(
             out.reshape(*out.shape[:2], -1)
@@ -101,7 +105,10 @@ class Attention(nn.Module):
         counts = (heads, kv_heads, kv_heads)
         widths = [count * size for count in counts]
         if self.fused and context is not None:
-            raise ConfigError("fused=True projects queries, keys and values of the same tokens.")
+            raise ConfigError(
+                "fused=True projects queries, keys and values of the same tokens, and there is a "
+                "context. Cure: fused=False."
+            )
         if self.fused:
             joined = dense(sum(widths), x, name="qkv", use_bias=self.qkv_bias)(x)
             parts = jnp.split(joined, [widths[0], widths[0] + widths[1]], axis=-1)
@@ -120,7 +127,7 @@ class Attention(nn.Module):
         return query, key, value
 
     def _sizes(self, width: int) -> tuple[int, int, int]:
-        """Returns the query heads, the key and value heads, and the channels of a head."""
+        """Returns the numbers of query heads and of key and value heads, and a head's channels."""
         heads, kv_heads = self.num_heads, self.num_key_value_heads or self.num_heads
         if heads % kv_heads:
             raise ConfigError(f"num_key_value_heads={kv_heads} does not divide num_heads={heads}.")
@@ -129,9 +136,9 @@ class Attention(nn.Module):
         return heads, kv_heads, self.head_dim or width // heads
 
     def _remember(self, name: str, new: Array, slot: Array | int) -> Array:
-        """Writes new tokens into the cache and returns all of it, (b, slots, heads, d)."""
+        """Writes new tokens into the cache, and returns the whole cache, (b, slots, heads, d)."""
         cache: nn.Variable = self.variable("cache", name)
-        # Slots last is the order in which XLA multiplies; in any other it copies all of the cache.
+        # XLA multiplies with the slots as the last axis. For any other order it copies the cache.
         new = jnp.transpose(new, (0, 2, 3, 1)).astype(cache.value.dtype)
         *outer, slots = cache.value.shape
         whole = jax.lax.dynamic_update_slice_in_dim(

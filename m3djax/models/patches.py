@@ -1,4 +1,4 @@
-"""Volumes to rows of patches and back."""
+"""Functions that cut volumes into patches, and join patches to volumes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Size = tuple[int, int, int]
 
 
 def patch_grid(size: Sequence[int], patch_size: Size, *, what: str = "voxels") -> Size:
-    """Number of patches along (D, H, W), or of blocks of them.
+    """Returns the number of patches along (D, H, W), or of blocks of patches.
 
     Args:
-      size: of the volume.
-      patch_size: of a patch.
-      what: both are counted in, for the message.
+      size: size of the volume along (D, H, W).
+      patch_size: size of a patch along (D, H, W).
+      what: unit of both sizes, for the error message.
 
     Raises:
-      ValueError: if a side is not a multiple of the patch; names the side and the nearest sizes.
+      ConfigError: a side is not a multiple of the patch. The message names the nearest sizes.
     """
     for axis, side, patch in zip("DHW", size, patch_size, strict=True):
         if side % patch or side < patch:
@@ -36,8 +36,8 @@ def patch_grid(size: Sequence[int], patch_size: Size, *, what: str = "voxels") -
 def patchify(images: Float[Array, "b d h w c"], patch_size: Size) -> Float[Array, "b n p"]:
     """Cuts volumes into patches: rows in raster order (D, H, W), voxels as (p_D, p_H, p_W, c).
 
-    This is the order of MONAI's "perceptron" patch embedding and of a strided convolution, so that
-    either kind of published kernel is a plain matrix here.
+    MONAI's "perceptron" patch embedding and strided convolutions have the same order. A published
+    kernel of either kind is therefore a matrix for these rows.
     """
     b, *size, c = images.shape
     (gd, gh, gw), (pd, ph, pw) = patch_grid(size, patch_size), patch_size
@@ -48,7 +48,7 @@ def patchify(images: Float[Array, "b d h w c"], patch_size: Size) -> Float[Array
 def unpatchify(
     patches: Float[Array, "b n p"], grid: Size, patch_size: Size
 ) -> Float[Array, "b d h w c"]:
-    """The inverse of `patchify`."""
+    """Joins patches to volumes: the inverse of `patchify`."""
     (gd, gh, gw), (pd, ph, pw) = grid, patch_size
     x = patches.reshape(patches.shape[0], gd, gh, gw, pd, ph, pw, -1)
     x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)

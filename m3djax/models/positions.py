@@ -1,4 +1,4 @@
-"""Where a token is: learned or 3D sin-cos position tables, for any grid."""
+"""Position tables, learned or 3D sin-cos, for any grid."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from m3djax.models.patches import Size
 
 
 def sincos_3d(grid: Size, dim: int, *, released: bool = False) -> np.ndarray:
-    """3D sin-cos table, float64 of shape (prod(grid), dim); computed in float64.
+    """Returns the 3D sin-cos table, float64 of shape (prod(grid), dim), computed in float64.
 
-    A third of the channels encodes each axis with sines and cosines of `dim // 6` frequencies
-    from 1 down to 1/10000; channels that are left over stay zero.
+    Each axis is encoded by a third of the channels: sines and cosines of `dim // 6` frequencies,
+    from 1 down to 1/10000. The remaining channels are zero.
 
     Args:
       grid: patches along (D, H, W).
       dim: width of a token.
-      released: as in the code that E3D-GPT descends from (laihaoran/Med3D-R1): coordinates are
-        squeezed into 0..1, which leaves neighbours almost alike, and rows run with the LAST axis
-        outermost although tokens run with the first one outermost; equal sides hide that.
-        The corrected table uses patch indices and the order of the tokens.
+      released: whether to make the table of the code that E3D-GPT is based on
+        (laihaoran/Med3D-R1). It scales coordinates to 0..1, so that neighbours are almost equal.
+        Its rows have the LAST axis outermost, but tokens have the first axis outermost. This makes
+        no difference for equal sides. The corrected table uses patch indices and the order of the
+        tokens.
     """
     half = dim // 3 // 2
     frequencies = 10000.0 ** (-np.arange(half) / half)
@@ -41,32 +42,35 @@ def sincos_3d(grid: Size, dim: int, *, released: bool = False) -> np.ndarray:
 
 
 def resize_table(table: Float[Array, "n c"], old: Size, new: Size) -> Float[Array, "m c"]:
-    """A position table for patches along (D, H, W), on another grid (trilinear, half-pixel)."""
+    """Resizes a position table from grid `old` to grid `new` (trilinear, half-pixel centers).
+
+    Both grids are patches along (D, H, W).
+    """
     volume = table.reshape(*old, table.shape[-1])
     resized = jax.image.resize(volume, (*new, table.shape[-1]), "trilinear", antialias=False)
     return resized.reshape(-1, table.shape[-1])
 
 
 class SinCosPositions(nn.Module):
-    """A fixed 3D sin-cos table, computed for whatever grid comes; it has no parameters.
+    """A fixed 3D sin-cos table for any grid, without parameters.
 
     Attributes:
-      released: the table of the original code, quirks included; see `sincos_3d`.
+      released: whether to use the table of the original code; see `sincos_3d`.
     """
 
     released: bool = False
 
     def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
-        """The table for `grid` = patches along (D, H, W) and width `dim`."""
+        """Returns the table for `grid` = patches along (D, H, W) and width `dim`."""
         return jnp.asarray(sincos_3d(grid, dim, released=self.released), jnp.float32)
 
 
 class LearnedPositions(nn.Module):
-    """A trained table; on another grid than its own it is interpolated (trilinear, half-pixel).
+    """A trained table. It is interpolated for other grids (trilinear, half-pixel centers).
 
     Attributes:
-      grid: patches along (D, H, W) that the table is made for.
-      start: what training starts from: "normal" (std 0.02), "sincos", or "sincos_released".
+      grid: patches along (D, H, W) of the table.
+      start: initial values: "normal" (std 0.02), "sincos", or "sincos_released".
     """
 
     grid: Size
@@ -74,7 +78,7 @@ class LearnedPositions(nn.Module):
 
     @nn.compact
     def __call__(self, grid: Size, dim: int) -> Float[Array, "n c"]:
-        """The table for `grid` = patches along (D, H, W) and width `dim`."""
+        """Returns the table for `grid` = patches along (D, H, W) and width `dim`."""
         table = self.param("table", self._initial, (int(np.prod(self.grid)), dim))
         if tuple(grid) == tuple(self.grid):
             return table

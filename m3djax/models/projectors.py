@@ -1,4 +1,4 @@
-"""From an encoder's tokens to tokens of a language model."""
+"""Projectors of an encoder's tokens to tokens of a language model."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from m3djax.models.patches import Size, patch_grid, patchify
 
 
 class Projector(nn.Module):
-    """Makes few tokens of many neighbours, then widens them with linear layers.
+    """A projector that merges neighbouring tokens, and widens them with linear layers.
 
-    The published projectors are settings of this one:
+    The published projectors are settings of this class:
 
         spp         merge="mean", num_layers=2: M3D's spatial pooling (BAAI-DCAI/M3D,
                     spatial_pooling_projector.py), the default here too
         sequence    merge="sequence": M3D's pooling over neighbours in raster order
-        conv        merge="concat", num_layers=1: a convolution whose stride is its kernel, as in
-                    E3D-GPT's lineage (Med3D-R1); num_layers=2 is its "convlinear"
-        linear      merge="none", num_layers=1: one layer, as many tokens as patches
+        conv        merge="concat", num_layers=1: a convolution with stride = kernel size, as in
+                    the code that E3D-GPT is based on (Med3D-R1); num_layers=2 is its "convlinear"
+        linear      merge="none", num_layers=1: one layer, one token per patch
         mlp         merge="none", num_layers=2
 
     Class tokens are left out.
 
     Attributes:
       features: width of the language model's tokens.
-      merge: how a block of `size` patches becomes one token: their mean, the mean of as many
-        neighbours in raster order, all their channels side by side; or "none", every patch is one.
+      merge: how a block of `size` patches becomes one token. "mean" takes their mean, "sequence"
+        the mean of the same number of neighbours in raster order, "concat" all their channels side
+        by side. "none" does not merge: each patch is one token.
       size: patches along (D, H, W) that become one token.
-      num_layers: linear layers.
-      activation: whether the exact GELU lies between layers (M3D's proj_layer_type "mlp": yes,
+      num_layers: number of linear layers.
+      activation: whether there is an exact GELU between layers (M3D's proj_layer_type "mlp": yes,
         "linear": no).
     """
 
@@ -48,7 +49,7 @@ class Projector(nn.Module):
     activation: bool = True
 
     def num_tokens(self, grid: Size) -> int:
-        """Tokens that a volume of `grid` patches becomes.
+        """Returns the number of tokens of a volume of `grid` patches.
 
         Raises:
           ConfigError: blocks do not divide the grid.
@@ -59,7 +60,7 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, vision: VisionFeatures) -> Float[Array, "b m f"]:
-        """Tokens for the language model, in raster order (D, H, W).
+        """Returns tokens for the language model, in raster order (D, H, W).
 
         Raises:
           ConfigError: blocks do not divide the grid.

@@ -1,6 +1,6 @@
 """Rotary positions (arXiv 2104.09864) in the half-split convention, and their scalings.
 
-Names and meanings are those of `rope_parameters` in Hugging Face's configs.
+Names and meanings follow `rope_parameters` in Hugging Face's configs.
 """
 
 from __future__ import annotations
@@ -18,33 +18,45 @@ Rotation = tuple[Array, Array]
 
 @dataclasses.dataclass(frozen=True)
 class LinearScaling:
-    """All positions divided by `factor`.
+    """Linear scaling: all positions are divided by `factor`.
 
     Attributes:
-      factor: how much longer the context became.
+      factor: ratio of the new context length to the trained one.
     """
 
     factor: float
 
     def __call__(self, plain: np.ndarray, theta: float, length: int) -> np.ndarray:
-        """The scaled frequencies."""
+        """Returns the scaled frequencies.
+
+        Args:
+          plain: frequencies without scaling, float64.
+          theta: base of the wavelengths.
+          length: positions of the whole text.
+        """
         return plain / self.factor
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicScaling:
-    """A base that grows with the length of the text, beyond the context that was trained.
+    """Dynamic scaling: the base grows with the length of texts beyond the trained context.
 
     Attributes:
-      factor: how much longer the context became.
-      trained: positions of the context that was trained.
+      factor: ratio of the new context length to the trained one.
+      trained: positions of the trained context.
     """
 
     factor: float
     trained: int
 
     def __call__(self, plain: np.ndarray, theta: float, length: int) -> np.ndarray:
-        """The scaled frequencies."""
+        """Returns the scaled frequencies.
+
+        Args:
+          plain: frequencies without scaling, float64.
+          theta: base of the wavelengths.
+          length: positions of the whole text.
+        """
         dim = 2 * len(plain)
         stretch = self.factor * max(length, self.trained) / self.trained - (self.factor - 1)
         return _plain(theta * stretch ** (dim / (dim - 2)), dim)
@@ -52,13 +64,15 @@ class DynamicScaling:
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Long waves divided by `factor`, short ones kept, a ramp between (Llama 3.1).
+    """Llama 3.1's scaling: low frequencies are divided by `factor`, high frequencies are kept.
+
+    Frequencies between them are interpolated.
 
     Attributes:
-      factor: divisor of the long waves.
-      low_freq_factor: waves longer than `trained / low_freq_factor` are long.
-      high_freq_factor: waves shorter than `trained / high_freq_factor` are short.
-      trained: positions of the context that was trained.
+      factor: divisor of the low frequencies.
+      low_freq_factor: wavelengths above `trained / low_freq_factor` have a low frequency.
+      high_freq_factor: wavelengths below `trained / high_freq_factor` have a high frequency.
+      trained: positions of the trained context.
     """
 
     factor: float
@@ -67,7 +81,13 @@ class Llama3Scaling:
     trained: int
 
     def __call__(self, plain: np.ndarray, theta: float, length: int) -> np.ndarray:
-        """The scaled frequencies."""
+        """Returns the scaled frequencies.
+
+        Args:
+          plain: frequencies without scaling, float64.
+          theta: base of the wavelengths.
+          length: positions of the whole text.
+        """
         turns = self.trained * plain / (2 * math.pi)
         ramp = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = np.clip(ramp, 0, 1)
@@ -76,13 +96,16 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class YarnScaling:
-    """YaRN (arXiv 2309.00071): interpolates slow dimensions, keeps fast ones, warms the softmax.
+    """YaRN's scaling (arXiv 2309.00071).
+
+    Low frequencies are divided by `factor`, and high frequencies are kept. Frequencies between them
+    are interpolated. A factor on cosines and sines changes the temperature of the softmax.
 
     Attributes:
-      factor: how much longer the context became.
-      trained: positions of the context that was trained.
-      beta_fast: turns over the trained context above which a dimension is kept.
-      beta_slow: turns below which it is interpolated in full.
+      factor: ratio of the new context length to the trained one.
+      trained: positions of the trained context.
+      beta_fast: dimensions with more turns over the trained context are kept.
+      beta_slow: dimensions with fewer turns over the trained context are divided by `factor`.
       amplitude: factor on cosines and sines; the paper's is 0.1 ln(factor) + 1.
       truncate: whether the ends of the ramp are rounded to whole dimensions.
     """
@@ -95,7 +118,13 @@ class YarnScaling:
     truncate: bool = True
 
     def __call__(self, plain: np.ndarray, theta: float, length: int) -> np.ndarray:
-        """The scaled frequencies."""
+        """Returns the scaled frequencies.
+
+        Args:
+          plain: frequencies without scaling, float64.
+          theta: base of the wavelengths.
+          length: positions of the whole text.
+        """
         dim = 2 * len(plain)
 
         def dimension(turns: float) -> float:
@@ -112,12 +141,12 @@ class YarnScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LongRopeScaling:
-    """A divisor for every dimension, one set for short texts and one for long ones (Phi-3).
+    """LongRoPE scaling (Phi-3): one divisor per dimension, with separate sets for long texts.
 
     Attributes:
       short_factor: divisors for texts of at most `trained` positions, one per pair of channels.
-      long_factor: divisors for longer texts.
-      trained: positions of the context that was trained.
+      long_factor: divisors for longer texts, one per pair of channels.
+      trained: positions of the trained context.
       amplitude: factor on cosines and sines.
     """
 
@@ -127,7 +156,13 @@ class LongRopeScaling:
     amplitude: float = 1.0
 
     def __call__(self, plain: np.ndarray, theta: float, length: int) -> np.ndarray:
-        """The scaled frequencies."""
+        """Returns the scaled frequencies.
+
+        Args:
+          plain: frequencies without scaling, float64.
+          theta: base of the wavelengths.
+          length: positions of the whole text.
+        """
         return plain / np.asarray(self.long_factor if length > self.trained else self.short_factor)
 
 
@@ -136,12 +171,12 @@ Scaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRop
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Angles of positions.
+    """Rotary positions: the rotation angle of each position and pair of channels.
 
     Attributes:
-      theta: base of the wave lengths.
-      fraction: share of a head's channels that is rotated, from the first on.
-      scaling: how a trained context was stretched.
+      theta: base of the wavelengths.
+      fraction: share of a head's channels to rotate, starting at the first channel.
+      scaling: method that extended the trained context; None for none.
     """
 
     theta: float = 10000.0
@@ -149,7 +184,7 @@ class Rotary:
     scaling: Scaling | None = None
 
     def frequencies(self, head_dim: int, length: int) -> np.ndarray:
-        """Radians per position, float64, one per rotated pair of channels.
+        """Returns the radians per position, float64, one per rotated pair of channels.
 
         Args:
           head_dim: channels of a head.
@@ -159,7 +194,7 @@ class Rotary:
         return self.scaling(plain, self.theta, length) if self.scaling else plain
 
     def __call__(self, positions: Int[Array, "b n"], head_dim: int, length: int) -> Rotation:
-        """Cosines and sines of `positions`; see `frequencies` for the rest."""
+        """Returns cosines and sines of `positions`; see `frequencies` for the other arguments."""
         frequencies = jnp.asarray(self.frequencies(head_dim, length), jnp.float32)
         angles = positions[..., None].astype(jnp.float32) * frequencies
         amplitude = getattr(self.scaling, "amplitude", 1.0)
@@ -167,7 +202,10 @@ class Rotary:
 
 
 def rotate(x: Float[Array, "b n h d"], rotation: Rotation) -> Float[Array, "b n h d"]:
-    """Rotates channel i together with channel i + r / 2, for the first r channels, in float32."""
+    """Rotates channel i together with channel i + r / 2, for the first r channels, in float32.
+
+    r is twice the last axis of the rotation. The other channels stay unchanged.
+    """
     cos, sin = (part[:, :, None] for part in rotation)
     half = cos.shape[-1]
     first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)

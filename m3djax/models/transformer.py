@@ -1,4 +1,4 @@
-"""Transformers: one block, scanned over the depth, and stacks of them in a row."""
+"""Transformers: blocks, stacks of equal blocks, and sequences of stacks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEEP_DOTS = _policies.save_from_both_policies(
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
       attention: maps tokens to tokens.
@@ -60,10 +60,10 @@ register_axes(Block, {"norm[12]/(scale|bias)": (None,)})
 
 
 class Stack(nn.Module):
-    """Base of all that maps tokens to tokens in layers.
+    """Base class of stacks of layers, which map tokens to tokens.
 
     Attributes:
-      num_layers: depth.
+      num_layers: number of layers.
     """
 
     def __call__(
@@ -73,25 +73,26 @@ class Stack(nn.Module):
         *,
         hidden: bool = False,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
-        """Returns the last layer's output and, if asked for, the outputs of all layers.
+        """Returns the output of the last layer and, on request, the outputs of all layers.
 
         Args:
           x: tokens.
-          conditions: what every block gets beside its tokens.
+          conditions: inputs of all blocks beside their tokens.
           hidden: whether to return the outputs of all layers.
         """
         raise NotImplementedError
 
 
 class Transformer(Stack):
-    """`num_layers` equal blocks; their parameters are stacked along a leading axis.
+    """A stack of `num_layers` equal blocks. Their parameters are stacked along a leading axis.
 
     Attributes:
-      num_layers: depth.
-      block: the block that is repeated; maps (tokens, conditions) to tokens.
-      remat: what the backward pass computes again: "none" keeps all activations, "dots" keeps the
-        results of matrix products and of attention, "full" keeps the input of each block only.
-      unroll: blocks per turn of the loop; more compile time for less loop overhead.
+      num_layers: number of blocks.
+      block: the repeated block; it maps (tokens, conditions) to tokens.
+      remat: activations to keep for the backward pass, which computes the others again. "none"
+        keeps all activations, "dots" keeps the results of matrix products and of attention, "full"
+        keeps only the input of each block.
+      unroll: blocks per iteration of the loop; more compile time for less loop overhead.
     """
 
     num_layers: int = 12
@@ -106,14 +107,14 @@ class Transformer(Stack):
         *,
         hidden: bool = False,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
-        """Runs the blocks; see `Stack`. Terms that blocks sow are stacked as parameters are."""
+        """Runs the blocks; see `Stack`. Terms that blocks sow are stacked like the parameters."""
 
         def layer(block: nn.Module, x: Array, conditions: Conditions) -> tuple[Array, Array | None]:
             x = block(x, conditions)
             return x, x if hidden else None
 
         if self.remat != "none":
-            # prevent_cse is only needed outside of a scan.
+            # prevent_cse is needed only outside of a scan.
             layer = nn.remat(
                 layer, prevent_cse=False, policy=_KEEP_DOTS if self.remat == "dots" else None
             )
@@ -132,7 +133,7 @@ register_axes(Transformer, stacked={"block": "layers"})
 
 
 class Stages(Stack):
-    """Stacks that run one after the other, such as attention within slices and then in 3D.
+    """A sequence of stacks, such as attention within slices followed by attention in 3D.
 
     Attributes:
       stages: the stacks; all have the same width.
@@ -141,15 +142,15 @@ class Stages(Stack):
     stages: tuple[Stack, ...] = (Transformer(),)
 
     def __post_init__(self) -> None:
-        # Flax shares the parameters of two stages that hold one and the same object. A config says
-        # values, and a saved one has two objects: each stage gets its own.
+        # Flax shares parameters if two stages hold the same object. A saved config would then have
+        # two objects, without shared parameters. So each stage gets its own copy.
         stages = tuple(_own(stage) for stage in self.stages)
         object.__setattr__(self, "stages", stages)
         super().__post_init__()
 
     @property
     def num_layers(self) -> int:
-        """Layers of all stages."""
+        """Returns the number of layers of all stages together."""
         return sum(stage.num_layers for stage in self.stages)
 
     def __call__(
@@ -168,7 +169,7 @@ class Stages(Stack):
 
 
 def _own(module: Any) -> Any:
-    """Returns a copy of a module and of all that it holds; what is bound stays as it is."""
+    """Returns a copy of a module and its submodules. A bound module is returned unchanged."""
     if not isinstance(module, nn.Module) or module.parent is not None:
         return module
     fields = (field.name for field in dataclasses.fields(module) if field.init)

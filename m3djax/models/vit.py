@@ -19,15 +19,15 @@ from m3djax.models.transformer import Stack, Transformer
 class ViT3D(TokenEncoder):
     """Vision transformer over patches of a volume (arXiv 2010.11929, in 3D).
 
-    M3D's (BAAI-DCAI/M3D, vit.py) and E3D-GPT's towers differ only in the fields below.
+    The towers of M3D (BAAI-DCAI/M3D, vit.py) and E3D-GPT differ only in the fields below.
 
     Attributes:
       patch_size: voxels along (D, H, W) of one patch.
       hidden_size: width of a token.
       transformer: the blocks: a `Transformer`, or `Stages` of several.
       positions: learned or sin-cos table, added to the patch tokens.
-      cls_token: whether a class token leads the sequence.
-      cls_position: whether the class token has a trained position of its own (timm: yes, M3D: no).
+      cls_token: whether the sequence starts with a class token.
+      cls_position: whether the class token has its own trained position (timm: yes, M3D: no).
       norm_eps: epsilon of the last norm.
     """
 
@@ -41,23 +41,26 @@ class ViT3D(TokenEncoder):
 
     @property
     def strides(self) -> tuple[Size, ...]:
-        """See `Encoder.strides`: one level, whose positions are the patches."""
+        """Returns the patch size; see `Encoder.strides`. The patches are the only level."""
         return (self.patch_size,)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """See `Encoder.widths`."""
+        """Returns the width of a token; see `Encoder.widths`."""
         return (self.hidden_size,)
 
     @property
     def hidden_strides(self) -> tuple[Size, ...]:
-        """See `Encoder.hidden_strides`; inner layers are the blocks, before the last norm."""
+        """Returns the patch size for each block; see `Encoder.hidden_strides`.
+
+        The inner layers are the outputs of the blocks, before the last norm.
+        """
         return (self.patch_size,) * self.transformer.num_layers
 
     def __call__(
         self, images: Float[Array, "b d h w c"], *, hidden: tuple[int, ...] = ()
     ) -> VisionFeatures:
-        """See `Encoder.__call__`; tokens are normalised."""
+        """Encodes volumes; see `Encoder.__call__`. Tokens are normalised."""
         grid = self.grid(images.shape[1:4])
         tokens, layers = self._sequence(images, None, hidden=bool(hidden))
         inner = [] if layers is None else [layers[range(self.depth)[layer]] for layer in hidden]
@@ -66,7 +69,7 @@ class ViT3D(TokenEncoder):
     def encode_visible(
         self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"]
     ) -> VisibleTokens:
-        """See `TokenEncoder.encode_visible`; tokens are normalised."""
+        """Encodes some patches; see `TokenEncoder.encode_visible`. Tokens are normalised."""
         tokens, _ = self._sequence(images, keep, hidden=False)
         cls, tokens = self._split(tokens)
         return VisibleTokens(tokens, self.grid(images.shape[1:4]), cls)
@@ -75,14 +78,14 @@ class ViT3D(TokenEncoder):
     def _sequence(
         self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"] | None, *, hidden: bool
     ) -> tuple[Float[Array, "b m c"], Float[Array, "l b m c"] | None]:
-        """Returns normalised tokens, class token first, and the outputs of all blocks."""
+        """Returns normalised tokens, class token first, and the outputs of all blocks or None."""
         patches = patchify(images, self.patch_size)
         positions = jnp.broadcast_to(
             self.positions(self.grid(images.shape[1:4]), self.hidden_size),
             (*patches.shape[:2], self.hidden_size),
         )
         if keep is not None:
-            # Hidden patches are dropped before the embedding: they cost nothing at all.
+            # Hidden patches are dropped before the embedding, so they cost nothing.
             patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
             positions = jnp.take_along_axis(positions, keep[..., None], axis=1)
         patches = patches.astype(self.dtype)
@@ -98,7 +101,7 @@ class ViT3D(TokenEncoder):
     def _split(
         self, tokens: Float[Array, "b m c"]
     ) -> tuple[Float[Array, "b c"] | None, Float[Array, "b n c"]]:
-        """Returns the class token, if there is one, and the others."""
+        """Returns the class token, or None, and the other tokens."""
         return (tokens[:, 0], tokens[:, 1:]) if self.cls_token else (None, tokens)
 
     def _features(

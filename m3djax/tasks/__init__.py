@@ -1,6 +1,6 @@
-"""Training tasks: one pure loss each.
+"""Training tasks. Each task is one pure loss.
 
-What is exported here is imported at its first use. The stub beside this file lists the names.
+A name that this package exports is imported at its first use. The stub file (.pyi) lists the names.
 """
 
 import lazy_loader

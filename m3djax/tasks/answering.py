@@ -1,4 +1,4 @@
-"""What a task must offer so that its model can be asked about volumes."""
+"""The base class of tasks whose model answers questions about volumes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from m3djax.params import Params
 class AnsweringTask(Task):
     """A task with a language model that reads the tokens of encoded volumes.
 
-    `generate.volumes.VolumeReader` asks every such task; evaluators and `ask` ask through it.
+    `generate.volumes.VolumeReader` works with all such tasks. Evaluators and `ask` use it.
 
     Attributes:
       vision: component that encodes volumes.
       llm: component that writes the answers.
-      image_token_id: id of the placeholder that a token of a volume takes the place of.
+      image_token_id: id of the placeholder that tokens of volumes replace.
     """
 
     vision: Encoder
@@ -30,7 +30,7 @@ class AnsweringTask(Task):
     image_token_id: int
 
     def token_problems(self, tokenizer: Any) -> list[str]:
-        """See `Task.token_problems`: the placeholder must be the token `<im_patch>`."""
+        """Returns the problems of `Task.token_problems`: the placeholder must be `<im_patch>`."""
         token = tokenizer.convert_tokens_to_ids(llm_tokenizer.IMAGE)
         if token == self.image_token_id:
             return []
@@ -40,7 +40,7 @@ class AnsweringTask(Task):
 
     @abc.abstractmethod
     def tokens_per_volume(self, size: tuple[int, ...]) -> int:
-        """Returns the number of placeholders that one volume of (D, H, W) voxels takes.
+        """Returns the number of placeholders for one volume of (D, H, W) voxels.
 
         Raises:
           ConfigError: the encoder or the projector cannot take volumes of this size.
@@ -50,11 +50,12 @@ class AnsweringTask(Task):
     def encode(
         self, params: Params, images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"]
     ) -> Float[Array, "b m c"]:
-        """Returns the volumes of every sample as tokens for `llm`, one volume after the other.
+        """Returns the volumes of each sample as tokens for `llm`, one volume after the other.
 
         Args:
           params: all components but `llm`.
-          images: in network units, as `Inputs` returns them; without V one volume per sample.
+          images: in network units, as `Inputs` returns them. Without the axis V there is one volume
+            per sample.
         """
 
     @abc.abstractmethod
@@ -65,14 +66,14 @@ class AnsweringTask(Task):
         token_ids: Int[Array, "b n"],
         valid: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n c"]:
-        """Puts the tokens of the volumes in the places of the placeholders.
+        """Replaces the placeholders by the tokens of the volumes.
 
         Args:
           embeds: embedded tokens.
-          volumes: what `encode` returned.
-          token_ids: the text.
-          valid: false where it is padding; None: nowhere.
+          volumes: the result of `encode`.
+          token_ids: ids of the text.
+          valid: False for padding; None: there is no padding.
 
         Raises:
-          ConfigError: the numbers of placeholders and of tokens differ.
+          ConfigError: the number of placeholders differs from the number of tokens.
         """

@@ -25,18 +25,18 @@ from m3djax.tasks.embedding import EmbeddingTask
 
 @dataclasses.dataclass(frozen=True)
 class Clip(EmbeddingTask):
-    """Volumes and reports that belong together lie close in one space (arXiv 2103.00020).
+    """Contrastive pretraining: matching volumes and reports get similar vectors (arXiv 2103.00020).
 
-    Each tower's tokens become one unit vector; the objective compares all images of the global
-    batch with all texts of it. M3D-CLIP (BAAI-DCAI/M3D, CLIP.py) is `InfoNCE(released=True)` with
-    both heads on "cls"; see configs/m3d/clip_released.py.
+    The tokens of each tower become one unit vector. The objective compares all images of the global
+    batch with all of its texts. M3D-CLIP (BAAI-DCAI/M3D, CLIP.py) is `InfoNCE(released=True)` with
+    pooling "cls" in both heads; see configs/m3d/clip_released.py.
 
     Attributes:
-      vision: encoder of volumes, which later stages take over.
+      vision: encoder of volumes; later stages reuse it.
       text: encoder of reports.
-      vision_head: pools and projects what `vision` returns.
-      text_head: the same for `text`.
-      objective: what makes a pair right.
+      vision_head: pools and projects the features of `vision`.
+      text_head: pools and projects the features of `text`.
+      objective: contrastive loss.
     """
 
     vision: Encoder = ViT3D()
@@ -49,32 +49,33 @@ class Clip(EmbeddingTask):
         if self.vision_head.features != self.text_head.features:
             raise ConfigError(
                 f"vision_head.features={self.vision_head.features} and "
-                f"text_head.features={self.text_head.features} must be equal."
+                f"text_head.features={self.text_head.features} must be equal: both towers share "
+                "one space. Cure: set the same number in both heads."
             )
 
     @property
     def no_accumulation(self) -> str:
-        """See `Task.no_accumulation`: a part of the batch has fewer others to compare with."""
+        """Returns the reason of `Task.no_accumulation`: a part of a batch has fewer negatives."""
         return (
-            "Clip compares the samples of a batch with each other, and in parts that is another "
-            "loss"
+            "Clip compares the samples of a batch with each other, and a part of the batch has "
+            "another loss"
         )
 
     @property
     def stochastic(self) -> bool:
-        """See `Task.stochastic`."""
+        """Returns False; see `Task.stochastic`."""
         return False
 
     def check(self, data: Any) -> None:
-        """See `Task.check`: there must be texts, of the text tower's vocabulary and length."""
+        """Raises ConfigError if texts do not fit the text tower's vocabulary and length."""
         data.field("image", Image)
         tokens, table = data.field("text", Text).tokens, self.text.embeddings
         rows = getattr(tokens, "vocab_size", table.vocab_size)
         if rows != table.vocab_size:
             raise ConfigError(
                 f"data.fields.text.tokens.vocab_size={rows}, and the text tower's table has "
-                f"{table.vocab_size} rows (task.text.embeddings.vocab_size). Cure: take the "
-                "tokenizer of the model that the tower's weights are from."
+                f"{table.vocab_size} rows (task.text.embeddings.vocab_size). Cure: use the "
+                "tokenizer of the model whose weights the tower has."
             )
         length = tokens.spec()["token_ids"].shape[-1]
         if length > table.max_length:
@@ -84,7 +85,7 @@ class Clip(EmbeddingTask):
             )
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """See `Task.init`; of the batch only the size of `image` matters."""
+        """Returns fresh parameters. Uses only the size of `image` in the batch."""
         keys = jax.random.split(rng, 5)
         images = jnp.zeros((1, *batch["image"].shape[1:]))
         seen, vision = self.vision.init_with_output(keys[0], images)
@@ -97,14 +98,14 @@ class Clip(EmbeddingTask):
         return {name: variables["params"] for name, variables in parts.items()}
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """See `objective`; the weight is the number of rows that have a text.
+        """Returns the loss of `objective`. Its weight is the number of rows with a text.
 
         Args:
           params: one entry per component.
-          batch: image (B, D, H, W, 1) in network units; token_ids and attention_mask (B, L),
-            text_id (B,), equal for equal captions; report_valid (B,), if rows may lack text.
-          keys: one per sample.
-          train: changes nothing.
+          batch: image (B, D, H, W, 1) in network units; token_ids and attention_mask (B, L);
+            text_id (B,), equal for equal captions; report_valid (B,), if some rows have no text.
+          keys: one key per sample; not used.
+          train: not used.
         """
         images = batch["image"]
         valid = batch.get("report_valid", jnp.ones(len(images), bool))
@@ -120,14 +121,14 @@ class Clip(EmbeddingTask):
     def embed_images(
         self, params: Params, images: Float[Array, "b d h w c"]
     ) -> Float[Array, "b f"]:
-        """Unit vectors of volumes in network units, float32."""
+        """Returns unit vectors of volumes in network units, float32."""
         features = apply(self.vision, params["vision"], images)
         return apply(self.vision_head, params["vision_head"], features.tokens, features.cls)
 
     def embed_texts(
         self, params: Params, token_ids: Int[Array, "b n"], mask: Bool[Array, "b n"]
     ) -> Float[Array, "b f"]:
-        """Unit vectors of texts, float32; `mask` is True where there is a token."""
+        """Returns unit vectors of texts, float32. `mask` is True for tokens, False for padding."""
         features = apply(self.text, params["text"], token_ids, mask)
         head = params["text_head"]
         return apply(self.text_head, head, features.tokens, features.cls, features.mask)

@@ -1,4 +1,4 @@
-"""What a task must offer so that retrieval can compare volumes and texts."""
+"""The base class of tasks that embed volumes and texts for retrieval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m3djax.params import Params
 
 
 class EmbeddingTask(Task):
-    """A task that puts volumes and texts into one space, as unit vectors."""
+    """A task that maps volumes and texts to unit vectors in one space."""
 
     @abc.abstractmethod
     def embed_images(
@@ -21,7 +21,7 @@ class EmbeddingTask(Task):
 
         Args:
           params: one entry per component.
-          images: in the network's units.
+          images: volumes in network units.
         """
 
     @abc.abstractmethod
@@ -32,6 +32,6 @@ class EmbeddingTask(Task):
 
         Args:
           params: one entry per component.
-          token_ids: the texts.
-          mask: True where there is a token.
+          token_ids: ids of the texts.
+          mask: True for tokens, False for padding.
         """

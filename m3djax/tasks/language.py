@@ -1,4 +1,4 @@
-"""Training a language model on text."""
+"""The task of training a language model on text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 @dataclasses.dataclass(frozen=True)
 class Language(Task):
-    """Next-token prediction inside of spans.
+    """Next-token prediction inside spans of a text.
 
-    A batch has `token_ids` (B, N), `attention_mask` (B, N), false where a token is padding, and
-    `spans` (B, S, 2), first and past-the-last token of what counts; see `spans_to_labels`.
+    A batch has `token_ids` (B, N), `attention_mask` (B, N), which is False for padding, and `spans`
+    (B, S, 2): the first position of each span and the one past its last; see `spans_to_labels`.
 
     Attributes:
       llm: the language model.
@@ -37,15 +37,15 @@ class Language(Task):
 
     @property
     def stochastic(self) -> bool:
-        """See `Task.stochastic`."""
+        """Returns False; see `Task.stochastic`."""
         return False
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """See `Task.init`."""
+        """Returns fresh parameters; see `Task.init`."""
         return {"llm": self.llm.init(rng, jnp.zeros((1, 1), jnp.int32))["params"]}
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """Sum of the tokens' negative log-likelihoods; the weight is their number."""
+        """Returns the negative log-likelihood of the tokens in the spans; see `next_token_loss`."""
         llm, ids = params["llm"], batch["token_ids"]
         embeds = apply(self.llm, llm, ids, method="embed")
         hidden, _ = apply(self.llm, llm, embeds, batch["attention_mask"], method="encode")

@@ -24,14 +24,14 @@ from m3djax.tasks.reconstructing import ReconstructingTask, Reconstruction
 class MAE(ReconstructingTask):
     """Masked autoencoder (arXiv 2111.06377) in 3D.
 
-    The encoder sees the visible patches only; a light decoder predicts the voxels of the hidden
-    ones; the loss is the mean over hidden patches of the mean squared error of their voxels.
+    The encoder sees only the visible patches. A light decoder predicts the voxels of the hidden
+    patches. The loss is the mean squared error of the voxels, averaged over the hidden patches.
 
     Attributes:
-      vision: the encoder, which later stages take over.
-      mae_decoder: the decoder, which they leave behind.
-      mask_ratio: share of patches that is hidden.
-      norm_pix: compare patches that are normalised to mean 0 and deviation 1.
+      vision: the encoder; later stages reuse it.
+      mae_decoder: the decoder; later stages drop it.
+      mask_ratio: share of hidden patches.
+      norm_pix: whether to normalise each patch to mean 0 and deviation 1 before the comparison.
     """
 
     vision: TokenEncoder = ViT3D()
@@ -42,14 +42,14 @@ class MAE(ReconstructingTask):
     def __post_init__(self) -> None:
         if not isinstance(self.vision, TokenEncoder):
             raise ConfigError(
-                f"vision={type(self.vision).__name__} cannot leave out patches, as a masked "
-                "autoencoder does. Cure: ViT3D, or another TokenEncoder."
+                f"vision={type(self.vision).__name__} cannot leave out patches, and a masked "
+                "autoencoder needs that. Cure: ViT3D, or another TokenEncoder."
             )
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1.")
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """See `Task.init`; `batch["image"]` is (B, D, H, W, 1)."""
+        """Returns fresh parameters; see `Task.init`. `batch["image"]` is (B, D, H, W, 1)."""
         vision_key, decoder_key = jax.random.split(rng)
         images = jnp.zeros((1, *batch["image"].shape[1:]))
         patches = patchify(images, self.vision.stride)
@@ -61,7 +61,7 @@ class MAE(ReconstructingTask):
         return {"vision": vision["params"], "mae_decoder": decoder["params"]}
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """Sum of the hidden patches' errors; the weight is their number."""
+        """Returns the sum of the errors of the hidden patches, with their number as weight."""
         images, noise_keys = batch["image"], jax.vmap(jax.random.split)(keys)[:, 1]
         result = self.reconstruct(params, images, self.noise(noise_keys, images.shape))
         error = Term(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
@@ -80,7 +80,7 @@ class MAE(ReconstructingTask):
         Args:
           params: components `vision` and `mae_decoder`.
           images: volumes in network units.
-          noise: see `noise`; passed in, so that any masking can be asked for.
+          noise: see `noise`. It is an argument so that the caller can choose the masking.
         """
         patches = patchify(images, self.vision.stride)
         _, n, p = patches.shape
@@ -104,7 +104,7 @@ class MAE(ReconstructingTask):
 
 
 def normalise_patches(patches: Float[Array, "b n p"]) -> Float[Array, "b n p"]:
-    """Each patch to mean 0 and (unbiased) deviation 1, as in the MAE paper's code."""
+    """Normalises each patch to mean 0 and (unbiased) deviation 1, as in the MAE paper's code."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)

@@ -1,4 +1,4 @@
-"""The loss of a language model: the next token, without logits of a whole batch in memory."""
+"""The next-token loss of a language model. It never holds the logits of a whole batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m3djax.params import flatten, unflatten
 
 Reduction = Literal["token", "square", "sample"]
 IGNORE = -100
-"""The label of a token that the loss does not count, as in torch."""
+"""The label of a token that the loss ignores, as in torch."""
 _POWERS = {"token": 0.0, "square": -0.5, "sample": -1.0}
 
 
@@ -31,25 +31,27 @@ def next_token_loss(
     counted: int = 0,
     reduction: Reduction = "token",
 ) -> Loss:
-    """Sum of the negative log-likelihoods of the tokens after each token, and of their weights.
+    """Returns the weighted negative log-likelihood of the next tokens.
 
-    The sequence is scanned in chunks whose logits the backward pass computes again: (b, n, v) never
-    exists, only (b, logits_chunk, v). What fits into one chunk is computed once.
+    The sequence is scanned in chunks. The backward pass computes the logits of a chunk again, so
+    that only (b, logits_chunk, v) logits exist at once, not (b, n, v). A sequence that fits into
+    one chunk is computed once.
 
     Args:
-      model: the decoder, for its head.
-      params: its parameters.
-      hidden: what `Decoder.encode` returned.
-      labels: the token ids themselves, not shifted; `IGNORE` where they do not count.
+      model: the decoder, for its output head.
+      params: parameters of the decoder.
+      hidden: the result of `Decoder.encode`.
+      labels: token ids, not shifted; `IGNORE` for tokens that the loss ignores.
       logits_chunk: tokens per row whose logits exist at once.
-      z_loss: weight of the squared log of the softmax's denominator, which keeps logits small
+      z_loss: weight of the squared log of the softmax's denominator. It keeps logits small
         (arXiv 2204.02311, section 5).
-      counted: most tokens of a row that count, where most of a text is prompt: the head is applied
-        to so many only. 0: all of them may count. A row with more makes the loss NaN, so that the
-        step is refused.
-      reduction: what counts alike: "token" every token, so that long answers outweigh short ones;
-        "sample" every row; "square" is between them, every token by one over the square root of
-        how many its row has (InternVL 2.5, arXiv 2412.05271, section 3.3).
+      counted: largest number of counted tokens per row; 0: no limit. The head is applied only to
+        this number of tokens, which saves time if most of a text is prompt. A row with more counted
+        tokens makes the loss NaN, so that the step is refused.
+      reduction: weights of the tokens. "token": all tokens count equally, so that long answers
+        outweigh short ones. "sample": all rows count equally. "square" lies between them: the
+        weight of a token is one over the square root of the number of counted tokens in its row
+        (InternVL 2.5, arXiv 2412.05271, section 3.3).
     """
     shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     if 0 < counted < hidden.shape[1]:
@@ -74,13 +76,13 @@ def next_token_loss(
         right = jnp.take_along_axis(logits, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
         return jnp.sum((total - right) * weighed), jnp.sum(jnp.square(total) * weighed)
 
-    if logits_chunk < n:  # of a single chunk the logits may as well be kept
+    if logits_chunk < n:  # the logits of a single chunk are kept
         one = jax.checkpoint(one)
 
     def step(sums: tuple[Array, Array], part: tuple[Array, Array]) -> Any:
         return jax.tree.map(jnp.add, sums, one(head, *part)), None
 
-    # Only what the head needs, so that the scan carries no other gradients.
+    # Only the parameters of the head, so that the scan carries no other gradients.
     part = "token_embed" if model.tie_word_embeddings else "head"
     flat = flatten({part: params[part]})
     head = unflatten({path: _whole(model, path, leaf, hidden) for path, leaf in flat.items()})
@@ -97,7 +99,7 @@ def next_token_loss(
 def _only_counted(
     hidden: Float[Array, "b n c"], shifted: Int[Array, "b n"], counted: int
 ) -> tuple[Float[Array, "b k c"], Int[Array, "b k"]]:
-    """The tokens that count, and as many others as there is room for."""
+    """Returns `counted` tokens per row: all that count, and others in the remaining places."""
     ignored = shifted == IGNORE
     order = jnp.argsort(ignored, axis=1, stable=True)[:, :counted]
     too_many = jnp.sum(~ignored, axis=1) > counted
@@ -107,16 +109,19 @@ def _only_counted(
 
 
 def _whole(model: Decoder, path: str, leaf: Array, like: Array) -> Array:
-    """Gathered once for all chunks, as few bytes; gradients still add up in the leaf's dtype."""
+    """Returns a parameter gathered once for all chunks.
+
+    The cast before the gather moves fewer bytes. Gradients still add up in the leaf's dtype.
+    """
     return gather(model, path, leaf.astype(like.dtype)).astype(leaf.dtype)
 
 
 def spans_to_labels(token_ids: Int[Array, "b n"], spans: Int[Array, "b s 2"]) -> Int[Array, "b n"]:
-    """Labels that count inside of spans only.
+    """Returns the token ids inside the spans, and `IGNORE` elsewhere.
 
     Args:
-      token_ids: the text.
-      spans: first and past-the-last position of every span; empty ones (0, 0) count for nothing.
+      token_ids: ids of the text.
+      spans: first position of each span, and the position past its last. (0, 0) is an empty span.
     """
     at = jnp.arange(token_ids.shape[1])
     inside = (at >= spans[..., :1]) & (at < spans[..., 1:])

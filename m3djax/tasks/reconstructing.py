@@ -1,4 +1,4 @@
-"""What a task must offer so that its reconstructions can be measured."""
+"""The base class of tasks that reconstruct hidden patches, and their result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from m3djax.params import Params
 
 @struct.dataclass
 class Reconstruction:
-    """What a masked autoencoder makes of a batch.
+    """The output of a masked autoencoder for a batch.
 
     Attributes:
       latent: (B, [1+]K, C) encoded visible tokens, class token first.
-      prediction: (B, N, P) voxels of every patch, in the units of `target`.
-      target: (B, N, P) voxels, normalised per patch if the task says so.
-      hidden: (B, N) 1 where a patch was hidden.
+      prediction: (B, N, P) predicted voxels of each patch, in the units of `target`.
+      target: (B, N, P) true voxels of each patch, normalised per patch if `norm_pix` is set.
+      hidden: (B, N) 1 for hidden patches, 0 for visible ones.
     """
 
     latent: Float[Array, "b k c"]
@@ -31,7 +31,7 @@ class Reconstruction:
 
     @property
     def error(self) -> Float[Array, "b n"]:
-        """Returns the mean squared error of every patch."""
+        """Returns the mean squared error of each patch."""
         return jnp.mean(jnp.square(self.prediction - self.target), axis=-1)
 
 
@@ -54,10 +54,10 @@ class ReconstructingTask(Task):
     def reconstruct(
         self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
     ) -> Reconstruction:
-        """Hides patches, and fills them in from the others.
+        """Hides patches, and predicts them from the visible ones.
 
         Args:
           params: one entry per component.
-          images: in the network's units.
-          noise: see `noise`; passed in, so that any masking can be asked for.
+          images: volumes in network units.
+          noise: see `noise`. It is an argument so that the caller can choose the masking.
         """

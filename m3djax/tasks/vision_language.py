@@ -1,4 +1,4 @@
-"""A language model that sees volumes: M3D-LaMed, E3D-GPT and their kind."""
+"""The task of a language model that answers about volumes, such as M3D-LaMed and E3D-GPT."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from m3djax.tasks.next_token import Reduction, next_token_loss, spans_to_labels
 
 @dataclasses.dataclass(frozen=True)
 class VisionLanguage(AnsweringTask):
-    """The next token of answers about volumes.
+    """Next-token prediction of answers about volumes.
 
-    Volumes are encoded and projected; their tokens take the places of the placeholders in the text,
-    in order, wherever these are. M3D-LaMed (BAAI-DCAI/M3D, lamed_arch.py) puts them behind the
-    first token without looking, which is the same for its prompts.
+    Volumes are encoded and projected. Their tokens replace the placeholders in the text, in order
+    and at any position. M3D-LaMed (BAAI-DCAI/M3D, lamed_arch.py) always puts them after the first
+    token, which gives the same result for its prompts.
 
     Attributes:
       vision: encoder of volumes.
-      projector: its tokens to the language model's.
+      projector: maps tokens of `vision` to tokens of the language model.
       llm: the language model.
       image_token_id: id of the placeholder, such as M3D's <im_patch>.
-      vision_feature_layer: layer of `vision` whose features are projected. -1 takes what `vision`
-        returns; another index, as of a Python list, takes that inner layer (of a ViT: a block,
+      vision_feature_layer: layer of `vision` whose features are projected. -1 takes the output of
+        `vision`. Another index, as in a Python list, takes that inner layer (of a ViT: a block,
         before the last norm).
       logits_chunk: see `next_token_loss`.
       z_loss: see `next_token_loss`.
-      counted: see `next_token_loss`: most tokens of an answer, the one that ends it included.
+      counted: largest number of tokens in an answer, its end token included; see `next_token_loss`.
       reduction: see `next_token_loss`.
     """
 
@@ -59,11 +59,12 @@ class VisionLanguage(AnsweringTask):
     reduction: Reduction = "token"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if parts do not fit each other."""
+        """Raises ConfigError if the components do not fit each other."""
         if self.projector.features != self.llm.hidden_size:
             raise ConfigError(
                 f"projector.features={self.projector.features} must be the width of the language "
-                f"model, llm.hidden_size={self.llm.hidden_size}."
+                f"model, llm.hidden_size={self.llm.hidden_size}. "
+                f"Cure: projector.features={self.llm.hidden_size}."
             )
         size = self.llm.num_tokens or self.llm.vocab_size
         if not 0 <= self.image_token_id < size:
@@ -75,47 +76,47 @@ class VisionLanguage(AnsweringTask):
         if not -depth <= self.vision_feature_layer < depth:
             raise ConfigError(
                 f"vision_feature_layer={self.vision_feature_layer}, and the encoder has {depth} "
-                "layers."
+                f"layers. Cure: an index from {-depth} to {depth - 1}."
             )
 
     @property
     def stochastic(self) -> bool:
-        """See `Task.stochastic`."""
+        """Returns False; see `Task.stochastic`."""
         return False
 
     def tokens_per_volume(self, size: tuple[int, ...]) -> int:
-        """Placeholders that one volume of (D, H, W) voxels takes.
+        """Returns the number of placeholders for one volume of (D, H, W) voxels.
 
         Raises:
-          ConfigError: patches or blocks of them do not divide it.
+          ConfigError: patches, or blocks of patches, do not divide the volume.
         """
         return self.projector.num_tokens(patch_grid(size, self._stride))
 
     @property
     def _asked(self) -> tuple[int, ...]:
-        """Inner layers that the encoder has to return."""
+        """Returns the inner layers that the encoder must return."""
         return () if self.vision_feature_layer == -1 else (self.vision_feature_layer,)
 
     @property
     def _stride(self) -> Size:
-        """Voxels along (D, H, W) of one of the tokens that are projected."""
+        """Returns the number of voxels along (D, H, W) of one token before the projector."""
         strides = [self.vision.hidden_strides[layer] for layer in self._asked]
         return strides[0] if strides else self.vision.stride
 
     def _chosen(self, features: VisionFeatures) -> VisionFeatures:
-        """Returns the features that are projected."""
+        """Returns the features for the projector."""
         return features.hidden[0] if self._asked else features
 
     def check(self, data: Any) -> None:
-        """See `Task.check`: the text must be of this vocabulary and have room for the volume."""
+        """Raises ConfigError if texts do not fit the vocabulary or have no room for the volume."""
         data.field("image", Image)
         tokens, llm = data.field("text", Text).tokens, self.llm
         rows = getattr(tokens, "vocab_size", llm.vocab_size)
         if rows != llm.vocab_size:
             raise ConfigError(
                 f"data.fields.text.tokens.vocab_size={rows}, and the language model's table has "
-                f"{llm.vocab_size} rows (task.llm.vocab_size). Cure: the tokenizer that the "
-                "weights are for, with the same new tokens."
+                f"{llm.vocab_size} rows (task.llm.vocab_size). Cure: the tokenizer of the "
+                "language model's weights, with the same new tokens."
             )
         needed = self.tokens_per_volume(data.size)
         given = getattr(tokens, "image_tokens", needed)
@@ -127,13 +128,13 @@ class VisionLanguage(AnsweringTask):
         length = tokens.spec()["token_ids"].shape[-1]
         if not needed < length <= llm.max_position_embeddings:
             raise ConfigError(
-                f"texts have {length} tokens: more than the volume's {needed}, and no more than "
-                f"the model's context of {llm.max_position_embeddings}, must they be. "
-                "Cure: another data.fields.text.tokens.length."
+                f"texts have {length} tokens, and the length must be more than the volume's "
+                f"{needed} tokens and at most the model's context of "
+                f"{llm.max_position_embeddings}. Cure: another data.fields.text.tokens.length."
             )
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """See `Task.init`; of the batch only the size of `image` matters."""
+        """Returns fresh parameters. Uses only the size of `image` in the batch."""
         keys = jax.random.split(rng, 3)
         images = jnp.zeros((1, *batch["image"].shape[-4:]))
         features, vision = self.vision.init_with_output(keys[0], images, hidden=self._asked)
@@ -143,15 +144,15 @@ class VisionLanguage(AnsweringTask):
         return {name: variables["params"] for name, variables in parts.items()}
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
-        """Sum of the answers' negative log-likelihoods; the weight is the number of their tokens.
+        """Returns the negative log-likelihood of the answers; see `next_token_loss`.
 
         Args:
           params: one entry per component.
-          batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) where prompts are about V volumes,
-            in network units; token_ids and attention_mask (B, L), false where a token
-            is padding; spans (B, S, 2), see `spans_to_labels`.
-          keys: one per sample.
-          train: changes nothing.
+          batch: image (B, D, H, W, 1) in network units, or (B, V, D, H, W, 1) for prompts about V
+            volumes; token_ids (B, L); attention_mask (B, L), False for padding; spans (B, S, 2),
+            see `spans_to_labels`.
+          keys: one key per sample; not used.
+          train: not used.
         """
         ids, valid = batch["token_ids"], batch["attention_mask"]
         embeds = apply(self.llm, params["llm"], ids, method="embed")
@@ -172,7 +173,7 @@ class VisionLanguage(AnsweringTask):
     def encode(
         self, params: Params, images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"]
     ) -> Float[Array, "b m c"]:
-        """See `AnsweringTask.encode`."""
+        """Returns the tokens of the volumes; see `AnsweringTask.encode`."""
         b, volume = len(images), images.shape[-4:]
         images = constrain(images.reshape(-1, *volume), ("batch", None, None, None, None))
         features = apply(self.vision, params["vision"], images, hidden=self._asked)
@@ -186,20 +187,20 @@ class VisionLanguage(AnsweringTask):
         token_ids: Int[Array, "b n"],
         valid: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n c"]:
-        """Embedded tokens with the volumes' in the places of the placeholders.
+        """Returns the embedded tokens, with the placeholders replaced by tokens of the volumes.
 
-        Every row must have as many placeholders as there are tokens of volumes, except rows that
-        are all padding. Compiled code cannot raise: there a row with another number becomes NaN,
-        so that the step is refused.
+        Each row must have as many placeholders as tokens of volumes. Rows of padding are exempt.
+        Compiled code cannot raise an error. There, a row with another number becomes NaN, so that
+        the step is refused.
 
         Args:
           embeds: embedded tokens.
-          volumes: what `encode` returned.
-          token_ids: the text.
-          valid: false where it is padding; None: nowhere.
+          volumes: the result of `encode`.
+          token_ids: ids of the text.
+          valid: False for padding; None: there is no padding.
 
         Raises:
-          ConfigError: another number, if it can be seen.
+          ConfigError: a row has another number of placeholders. Raised only outside of jit.
         """
         here = jnp.asarray(token_ids) == self.image_token_id
         used = jnp.ones(len(here), bool) if valid is None else jnp.any(valid, axis=1)
@@ -209,7 +210,7 @@ class VisionLanguage(AnsweringTask):
             row = int(np.argmax(wrong))
             raise ConfigError(
                 f"text {row} has {int(jnp.sum(here[row]))} image tokens, and its volumes become "
-                f"{expected}. Cure: as many placeholders as volumes, {expected} tokens in all."
+                f"{expected} tokens. Cure: {expected} placeholders in the text."
             )
         number = jnp.clip(jnp.cumsum(here, axis=1) - 1, 0, expected - 1)
         taken = jnp.take_along_axis(volumes, number[..., None], axis=1).astype(embeds.dtype)

@@ -1,12 +1,13 @@
-"""The one place where attention is computed: one function, several ways to compute it.
+"""Attention: one function with several implementations.
 
     xla      the textbook form; scores of all heads are materialised
     blocked  a block of queries at a time, recomputed in the backward pass (any platform)
     splash   a Pallas kernel for TPU
     cudnn    NVIDIA's kernel for bfloat16 and float16
 
-All are equal in tests, forward and backward. Which one runs is decided while tracing, by the
-platform of the current mesh, so that a program compiled for a TPU on a CPU gets the TPU's.
+Tests check that all of them are equal, forward and backward. The implementation is chosen during
+tracing, by the platform of the current mesh. A program that a CPU compiles for a TPU therefore has
+the implementation of the TPU.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from m3djax.models.attention.blocked import blocked_attention
 from m3djax.models.attention.splash import splash_attention
 
 Implementation = Literal["auto", "xla", "blocked", "splash", "cudnn"]
-# Below this many keys and queries the scores are small, and the plain form is the fastest.
+# With fewer keys or queries the scores are small, and "xla" is the fastest implementation.
 _FUSED_FROM = {"tpu": 256, "gpu": 128, "cpu": 512}
 
 __all__ = ["Implementation", "choose", "dot_product_attention"]
@@ -40,19 +41,20 @@ def dot_product_attention(
     causal: bool = False,
     implementation: Implementation = "auto",
 ) -> Float[Array, "b n h d"]:
-    """Softmax attention scaled by 1/sqrt(d); the softmax runs in float32 whatever the input.
+    """Computes softmax attention scaled by 1/sqrt(d). The softmax is float32 for any input dtype.
 
     Args:
-      query: what asks.
-      key: what is compared; k heads, each shared by h / k heads of the query.
-      value: what is returned.
-      mask: true where a query may look, broadcast over samples, heads and queries; a mask of keys
-        alone is (b, 1, 1, m). What a query gets that may look nowhere is finite, and no more.
-      causal: token i sees tokens up to i only; needs as many keys as queries.
-      implementation: "auto" picks by platform, length and mask.
+      query: queries.
+      key: keys; each of the k heads is shared by h / k heads of the queries.
+      value: values.
+      mask: True where a query may attend to a key; broadcast over samples, heads and queries. A
+        mask of keys alone is (b, 1, 1, m). The result of a query without visible keys is finite
+        and has no meaning.
+      causal: token i sees only tokens up to i; needs as many keys as queries.
+      implementation: "auto" picks one by platform, length and mask.
 
     Raises:
-      ValueError: if heads or lengths do not fit, or the implementation cannot do what is asked.
+      ConfigError: heads, lengths or mask do not fit, or the implementation does not support them.
     """
     _check(query, key, mask, causal)
     platform = _platform()
@@ -62,7 +64,7 @@ def dot_product_attention(
     if implementation == "splash":
         function = functools.partial(splash_attention, causal=causal, interpret=platform != "tpu")
     elif implementation == "blocked":
-        # One head at a time is what a CPU's caches like; others want all heads at once.
+        # One head at a time fits the caches of a CPU. Other devices are faster with all heads.
         function = functools.partial(blocked_attention, causal=causal, serial=platform == "cpu")
     else:
         library: Literal["xla", "cudnn"] = "cudnn" if implementation == "cudnn" else "xla"
@@ -73,20 +75,20 @@ def dot_product_attention(
 
 
 def choose(platform: str, query: Array, key: Array, mask: Array | None) -> Implementation:
-    """The implementation for these arrays on a platform: "cpu", "gpu" or "tpu"."""
+    """Returns the implementation for these arrays on a platform: "cpu", "gpu" or "tpu"."""
     *_, d = query.shape
     if min(query.shape[1], key.shape[1]) < _FUSED_FROM[platform]:
         return "xla"
     if platform == "tpu" and (mask is None or mask.shape[1:3] == (1, 1)):
         return "splash"
-    # cuDNN's backward pass takes heads up to 128 wide on every card that has it.
+    # cuDNN's backward pass supports heads up to 128 wide on all cards that have it.
     if platform == "gpu" and query.dtype.itemsize == 2 and d % 8 == 0 and d <= 128:
         return "cudnn"
     return "blocked"
 
 
 def _platform() -> str:
-    """Of the current mesh or, without one, of the process."""
+    """Returns the platform of the current mesh or, without a mesh, of the process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     platform = device.platform if device else jax.default_backend()
     return "gpu" if platform in ("cuda", "rocm") else platform
@@ -95,9 +97,15 @@ def _platform() -> str:
 def _check(query: Array, key: Array, mask: Array | None, causal: bool) -> None:
     (b, n, h, _), (_, m, k, _) = query.shape, key.shape
     if h % k:
-        raise ConfigError(f"{h} heads of queries cannot share {k} heads of keys.")
+        raise ConfigError(
+            f"{h} heads of queries cannot share {k} heads of keys. "
+            f"Cure: a number of heads of keys that divides {h}."
+        )
     if causal and n != m:
-        raise ConfigError(f"causal attention of {n} queries to {m} keys: give a mask instead.")
+        raise ConfigError(
+            f"causal attention of {n} queries to {m} keys: it needs equal numbers. "
+            "Cure: give a mask instead."
+        )
     if mask is not None:
         fits = all(size in (1, full) for size, full in zip(mask.shape, (b, h, n, m), strict=True))
         if not fits or mask.shape[3] != m:
@@ -107,16 +115,16 @@ def _check(query: Array, key: Array, mask: Array | None, causal: bool) -> None:
 def _per_device(
     function: Callable[..., Array], query: Array, key: Array, value: Array, mask: Array | None
 ) -> Array:
-    """Runs `function` on every device's own samples and heads.
+    """Runs `function` on each device for the device's own samples and heads.
 
-    Loops and kernels are opaque to the partitioner: left to itself it would gather everything.
+    The partitioner cannot split loops and kernels. By default it would gather all inputs.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto:
         return function(query, key, value, mask)
     groups = query.shape[2] // key.shape[2]
     if groups > 1 and key.shape[2] % mesh.shape["tensor"]:
-        # Fewer heads of keys than devices to split them over: every query brings its own.
+        # The devices cannot split the heads of keys, so each head of queries gets its own copy.
         key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
     axes = ("batch", None, "heads", None)
     q_spec, kv_spec = (sharding.activation_spec(x.shape, axes) for x in (query, key))
@@ -128,6 +136,6 @@ def _per_device(
         b, h, *_ = mask.shape
         arguments.append(mask)
         specs.append(jax.P(batch if b > 1 else None, heads if h > 1 else None, None, None))
-    # check_vma: Pallas kernels do not say over which axes their results vary.
+    # check_vma is off: Pallas kernels do not declare the axes over which their results vary.
     split = jax.shard_map(function, in_specs=tuple(specs), out_specs=q_spec, check_vma=False)
     return split(*arguments)

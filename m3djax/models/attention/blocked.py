@@ -1,8 +1,8 @@
-"""Attention a block of queries at a time, with memory that does not grow with their number.
+"""Attention for one block of queries at a time. The memory does not grow with their number.
 
-As in FlashAttention (arXiv 2205.14135) the backward pass computes the scores again from the row
-maxima and sums that the forward pass keeps; all keys are taken at once, so no running maximum is
-needed.
+As in FlashAttention (arXiv 2205.14135), the forward pass keeps the maxima and sums of the rows, and
+the backward pass computes the scores again. A block of queries takes all keys at once, so it needs
+no running maximum.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-# The scores of a block should stay in a core's cache: measured best of 128 to 2048.
+# The scores of a block should fit the cache of a core: the fastest size measured, of 128 to 2048.
 _ROWS = 512
 _NEVER = -1e30
 
@@ -30,20 +30,20 @@ def blocked_attention(
     causal: bool = False,
     serial: bool = True,
 ) -> Float[Array, "b n h d"]:
-    """See `dot_product_attention`.
+    """Computes attention; see `dot_product_attention`.
 
     Args:
-      query: what asks.
-      key: what is compared.
-      value: what is returned.
-      mask: true where a query may look.
-      causal: token i sees tokens up to i only.
-      serial: one head after the other, as caches like it, instead of all at once.
+      query: queries.
+      key: keys.
+      value: values.
+      mask: True where a query may attend to a key.
+      causal: token i sees only tokens up to i.
+      serial: whether heads are computed in turn, for the caches of CPUs, instead of all at once.
     """
     b, n, h, d = query.shape
     groups = h // key.shape[2]
     key, value = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (key, value))
-    # Blocks of equal size; rows that fill up the last one are cut off again.
+    # Blocks have equal sizes. Padding rows of the last block are cut off at the end.
     blocks = -(-n // _ROWS)
     rows = -(-n // blocks)
     padded = blocks * rows
@@ -70,7 +70,7 @@ def _attention(
 def _forward(
     q: Array, k: Array, v: Array, mask: Array | None, causal: bool, rows: int, serial: bool
 ) -> tuple[Array, Any]:
-    """All of (b, h, n, d); returns the result and what the backward pass needs."""
+    """Returns the result, and the values for the backward pass. Arrays are (b, h, n, d)."""
 
     def head(q: Array, kt: Array, v: Array, mask: Array | None) -> tuple[Array, Array, Array]:
         def block(x: Any) -> tuple[Array, Array, Array]:
@@ -90,9 +90,10 @@ def _forward(
 
 
 def _backward(causal: bool, rows: int, serial: bool, kept: Any, d_out: Array) -> Any:
-    """Products are arranged so that no narrow matrix is transposed inside a loop.
+    """Returns the gradients of queries, keys and values.
 
-    A CPU multiplies those three times slower. So sums over queries are made as (d, m).
+    No narrow matrix is transposed inside a loop, because a CPU multiplies it three times slower.
+    Sums over queries therefore have the shape (d, m).
     """
     q, k, v, mask, out, top, total = kept
     delta = jnp.sum(out.astype(jnp.float32) * d_out, axis=-1, keepdims=True)
@@ -126,7 +127,7 @@ _attention.defvjp(_forward, _backward)
 
 
 def _each_head(serial: bool) -> Callable[..., Callable[..., Any]]:
-    """A transformation of a function of one head to one of all heads of all samples."""
+    """Returns a transformation of a function of one head into one of all samples and heads."""
 
     def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: jax.lax.map(lambda rest: function(*rest), args)
@@ -136,7 +137,7 @@ def _each_head(serial: bool) -> Callable[..., Callable[..., Any]]:
 
 
 def _hide(scores: Array, mask: Array | None, block: Array | None, value: float) -> Array:
-    """Puts `value` where a query may not look; `block` is the block's number if causal."""
+    """Puts `value` at hidden keys. `block` is the number of the block if attention is causal."""
     if mask is not None:
         scores = jnp.where(mask, scores, value)
     if block is not None:
@@ -159,12 +160,12 @@ def _cut(x: Array, rows: int) -> Array:
 
 
 def _joined(x: Array) -> Array:
-    """(b, h, blocks, rows, c) to (b, h, n, c)."""
+    """Reshapes (b, h, blocks, rows, c) to (b, h, n, c)."""
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
 def _cut_mask(mask: Array | None, q: Array, rows: int) -> Array | None:
-    """Masks by block, also where one row serves all queries."""
+    """Returns the masks of the blocks. A mask with a single row is repeated for all blocks."""
     if mask is None:
         return None
     if mask.shape[0] == 1:

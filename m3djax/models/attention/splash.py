@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 from data_pipelines.errors import ConfigError
 
 _LANES = 128
-# Larger blocks of keys mean fewer passes over the queries; 1408 is half of E3D-GPT's 2,744 tokens.
+# Larger blocks of keys need fewer passes over the queries. 1408 is half of E3D-GPT's 2,744 tokens,
+# rounded up to whole lanes.
 _QUERY_BLOCK, _KEY_BLOCK = 512, 1408
 
 
@@ -23,18 +24,18 @@ def splash_attention(
     causal: bool = False,
     interpret: bool = False,
 ) -> Float[Array, "b n h d"]:
-    """See `dot_product_attention`.
+    """Computes attention; see `dot_product_attention`.
 
     Args:
-      query: what asks.
-      key: what is compared.
-      value: what is returned.
-      mask: true where a key may be seen.
-      causal: token i sees tokens up to i only.
-      interpret: run the kernel without a TPU, slowly.
+      query: queries.
+      key: keys.
+      value: values.
+      mask: True for visible keys.
+      causal: token i sees only tokens up to i.
+      interpret: whether to interpret the kernel without a TPU, which is slow.
 
     Raises:
-      ValueError: if the mask differs between queries or heads.
+      ConfigError: the mask differs between queries or heads.
     """
     (b, n, h, d), m = query.shape, key.shape[1]
     if mask is not None and mask.shape[1:3] != (1, 1):
@@ -65,9 +66,11 @@ def splash_attention(
 
 
 def _segments(seen: Array, n: int, m: int, causal: bool) -> splash.SegmentIds:
-    """Visible keys are 1, hidden ones 0, padding -1; queries look at keys of their own number.
+    """Returns the segment ids that encode a mask of keys.
 
-    The kernel divides by zero where a query sees nothing, so such a query looks at hidden keys.
+    Visible keys have id 1, hidden keys 0 and padding -1. A query attends to keys with its own id.
+    Queries have id 1. A query without visible keys has id 0 and attends to hidden keys, because the
+    kernel would divide by zero otherwise.
     """
     any_seen = jnp.cumsum(seen, axis=1) > 0 if causal else seen.any(axis=1, keepdims=True)
     if causal:
@@ -79,7 +82,7 @@ def _segments(seen: Array, n: int, m: int, causal: bool) -> splash.SegmentIds:
 
 
 def _blocks(length: int, limit: int) -> tuple[int, int]:
-    """The size of equal blocks of whole lanes, and the padded length that they make up."""
+    """Returns the size of equal blocks of whole lanes, and the padded length of all blocks."""
     count = -(-length // limit)
     block = -(-length // (count * _LANES)) * _LANES
     return block, count * block
@@ -90,10 +93,10 @@ def _mask(shape: tuple[int, int], causal: bool) -> splash.Mask:
 
 
 def _block_sizes(block_q: int, block_kv: int) -> splash.BlockSizes:
-    """One size for all kernels.
+    """Returns block sizes that are the same for all kernels.
 
-    The backward pass uses two kernels: the fused one writes a partial gradient of the queries for
-    every block of keys.
+    The backward pass uses two kernels instead of the fused one, which writes a partial gradient of
+    the queries for each block of keys.
     """
     return splash.BlockSizes(
         block_q=block_q,

@@ -1,4 +1,4 @@
-"""One decoder for Llama, Phi-3 and Qwen: what differs between them are fields."""
+"""One decoder for Llama, Phi-3 and Qwen, which differ only in fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from m3djax.models.transformer import Block, Transformer
 
 
 class CausalAttention(Attention):
-    """Attention with the settings of a language model; see `Attention`."""
+    """Attention with the defaults of a language model; see `Attention`."""
 
     num_heads: int = 32
     num_key_value_heads: int = 32
@@ -45,14 +45,14 @@ class Decoder(nn.Module):
 
     Attributes:
       vocab_size: rows of the embedding table, padding rows included.
-      num_tokens: rows that stand for a token; None: all. The others are never generated.
+      num_tokens: number of rows that stand for a token; None: all. Other rows are never generated.
       hidden_size: width of a token.
-      stages: stacks of equal blocks; one, unless some layers have a window and others do not.
-      rotary: the positions.
+      stages: stacks of equal blocks. There is one, unless only some layers have a window.
+      rotary: rotary positions.
       tie_word_embeddings: whether the output projection is the embedding table.
       norm_eps: epsilon of the last norm.
       max_position_embeddings: longest text in tokens.
-      dtype: what is computed in: "float32", or "bfloat16" on accelerators. Norms' statistics,
+      dtype: dtype of the computation: "float32", or "bfloat16" on accelerators. Norm statistics,
         rotations and softmax are float32.
     """
 
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def setup(self) -> None:
-        """The parts around the stages."""
+        """Creates the modules around the stages."""
         self.token_embed = nn.Embed(
             self.vocab_size, self.hidden_size, embedding_init=nn.initializers.normal(0.02)
         )
@@ -82,11 +82,11 @@ class Decoder(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         positions: Int[Array, "b n"] | None = None,
     ) -> Float[Array, "b n v"]:
-        """Logits of the token after each token; for the arguments see `encode`."""
+        """Returns the logits of the token after each token. For the arguments see `encode`."""
         return self.logits(self.encode(self.embed(token_ids), valid, positions)[0])
 
     def embed(self, token_ids: Int[Array, "b n"]) -> Float[Array, "b n c"]:
-        """Rows of the embedding table."""
+        """Returns the rows of the embedding table for token ids."""
         embeds = jnp.take(self.token_embed.embedding, token_ids, axis=0).astype(self.dtype)
         return constrain(embeds, ("batch", None, None))
 
@@ -102,12 +102,12 @@ class Decoder(nn.Module):
 
         Args:
           embeds: embedded tokens, of text or of images.
-          valid: false where a token is padding, which no token sees; None: all are valid.
-          positions: numbers of the tokens; None: 0, 1, 2, ... whether padding or not.
-          hidden: whether to return what every block gave.
+          valid: False for padding, which no token sees; None: there is no padding.
+          positions: positions of the tokens; None: 0, 1, 2, ..., padding included.
+          hidden: whether to return the outputs of the blocks.
 
         Returns:
-          The normalised hidden states and, if asked for, the blocks' outputs.
+          The normalised hidden states and, on request, the outputs of the blocks.
         """
         b, n, _ = embeds.shape
         if positions is None:
@@ -122,33 +122,33 @@ class Decoder(nn.Module):
         return self.norm(x), jnp.concatenate(layers) if hidden else None
 
     def logits(self, hidden: Float[Array, "b n c"]) -> Float[Array, "b n v"]:
-        """Scores of all rows of the vocabulary, in `dtype`, for normalised hidden states."""
+        """Returns the logits of the whole vocabulary, in `dtype`, for normalised hidden states."""
         if not self.tie_word_embeddings:
             return self.head(hidden)
         table = self.token_embed.embedding.astype(hidden.dtype)
-        # The table comes first: as the second factor CPUs would transpose all of it every time.
+        # The table comes first: CPUs would transpose the second factor in each call.
         products = jax.lax.dot_general(table, hidden, (((1,), (hidden.ndim - 1,)), ((), ())))
         return jnp.moveaxis(products, 0, -1)
 
     def normalise(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """The norm after the last block."""
+        """Applies the norm after the last block."""
         return self.norm(x)
 
     @property
     def head_dim(self) -> int:
-        """Channels of a head."""
+        """Returns the number of channels of a head."""
         return block_of(self.stages[0]).attention.head_dim
 
     @property
     def num_layers(self) -> int:
-        """Blocks of all stages."""
+        """Returns the number of blocks of all stages together."""
         return sum(stage.num_layers for stage in self.stages)
 
 
 register_axes(
     Decoder,
     {
-        # A table split over its features would be gathered whole at every lookup.
+        # Each lookup in a table split over its features would gather the whole table.
         "token_embed/embedding": ("vocabulary", None),
         "norm/scale": (None,),
         "head/kernel": (None, "vocabulary"),
@@ -157,13 +157,13 @@ register_axes(
 
 
 def block_of(stage: Transformer) -> DecoderBlock:
-    """The block that a stage repeats."""
+    """Returns the repeated block of a stage."""
     assert isinstance(stage.block, DecoderBlock), "a decoder's stages are made of DecoderBlock"
     return stage.block
 
 
 def _causal_mask(n: int, valid: Array | None, window: int | None) -> Array | None:
-    """What the causal attention needs beside being causal: padding and window, if any."""
+    """Returns the mask for padding and window, if any. Causal attention itself needs no mask."""
     mask = None if valid is None else valid[:, None, None, :]
     if window is None or n <= window:
         return mask
