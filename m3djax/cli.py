@@ -15,9 +15,9 @@ from m3djax.config.files import load_config
 
 QUICKSTART = {
     "configs/quickstart.py": "a small 3D ViT, pretrained by masked autoencoding",
-    "configs/quickstart_clip.py": "the same ViT and a text encoder, by contrast of crops and words",
-    "configs/quickstart_text_only.py": "SmolLM2-135M, tuned on questions about crops, unseen",
-    "configs/quickstart_ask.py": "the same language model joined to the ViT, on the same questions",
+    "configs/quickstart_clip.py": "the same ViT and a text encoder, trained contrastively",
+    "configs/quickstart_text_only.py": "SmolLM2-135M, tuned on questions about crops, no images",
+    "configs/quickstart_ask.py": "the same language model with the ViT, on the same questions",
 }
 
 
@@ -40,12 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{program()}: no verb {name!r}\n\n{usage}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("absl").setLevel(
-        logging.CRITICAL
-    )  # Orbax also logs the errors that it raises
-    os.environ.setdefault(
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
-    )  # no warning about missing PyTorch
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax also raises what it logs
+    # No warning about missing PyTorch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         return VERBS[name](_allow_packages(rest))
     except KeyboardInterrupt:

@@ -30,7 +30,7 @@ def sow(module: nn.Module, name: str, term: Term) -> None:
     cost nothing.
 
     Args:
-      module: the module, during its call. `m3djax.contracts.task.apply` must apply its component.
+      module: the module, during its call. `m3djax.contracts.apply` must apply its component.
       name: name of the term. The task must not have a term of that name.
       term: sum, weight and scale, as in `Loss.terms`.
     """
@@ -73,7 +73,7 @@ def merged(collected: list[Any]) -> dict[str, Term]:
         if not isinstance(term, Term):
             raise ConfigError(
                 f"{name} in the collection {TERMS!r} is no term of a loss. "
-                "Cure: add it with m3djax.contracts.sown.sow."
+                "Cure: add it with m3djax.contracts.sow."
             )
         named.setdefault(name, []).append(term)
     return {name: _mean(name, terms) for name, terms in named.items()}

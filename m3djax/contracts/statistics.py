@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 RESAMPLES = 4000
 LEVEL = 0.95
-_ELEMENTS = 1 << 23  # of one table of resamples by values
+_ELEMENTS = 1 << 23  # largest table of resamples x values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -142,8 +142,8 @@ class Stages(Stack):
     stages: tuple[Stack, ...] = (Transformer(),)
 
     def __post_init__(self) -> None:
-        # Flax shares parameters if two stages hold the same object. A saved config would then have
-        # two objects, without shared parameters. So each stage gets its own copy.
+        # Flax shares the parameters of two stages that are the same object. A saved config is read
+        # back as two objects, without sharing. So each stage gets its own copy here.
         stages = tuple(_own(stage) for stage in self.stages)
         object.__setattr__(self, "stages", stages)
         super().__post_init__()

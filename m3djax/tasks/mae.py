@@ -68,14 +68,14 @@ class MAE(ReconstructingTask):
         return Loss({"reconstruction": error})
 
     def noise(self, keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b n"]:
-        """Uniform noise per patch; the patches with the lowest values stay visible."""
+        """Returns uniform noise per patch. The patches with the lowest values stay visible."""
         grid = self.vision.grid(shape[1:4])
         return jax.vmap(lambda key: jax.random.uniform(key, (math.prod(grid),)))(keys)
 
     def reconstruct(
         self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
     ) -> Reconstruction:
-        """Hides, encodes and decodes.
+        """Hides patches, encodes the visible ones and predicts all.
 
         Args:
           params: components `vision` and `mae_decoder`.
