@@ -255,7 +255,7 @@ def _ask(arguments: list[str]) -> int:
 
 
 def _usage(text: str, arguments: list[str]) -> int:
-    """Prints how a verb is called; returns the exit status, 0 if the arguments ask for help."""
+    """Prints the usage of a verb, and returns the exit status: 0 for a request for help, else 2."""
     asked = help_texts.is_asked(arguments)
     print(f"usage: {program()} {text}", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -69,10 +69,10 @@ class Task(abc.ABC):
     def weights(self, batch: Batch) -> Mapping[str, Float[Array, ""]]:
         """Returns the weight of each term of `loss`, by name, computed from the batch alone.
 
-        Tasks whose terms have different weights implement this, and those with a weight that is
-        not the sum of the weights of parts, such as one that is at least 1. Gradient accumulation
-        (`Experiment.gradient_accumulation_steps`) then divides each part of a batch by the weights
-        of the whole batch. Other tasks return an empty dict.
+        Two kinds of tasks implement this: tasks whose terms have different weights, and tasks with
+        a weight that is not the sum of the weights of the parts, such as a weight of at least 1.
+        Gradient accumulation (`Experiment.gradient_accumulation_steps`) then divides each part of a
+        batch by the weights of the whole batch. Other tasks return an empty dict.
 
         Args:
           batch: the whole batch as stored, before `Inputs`.

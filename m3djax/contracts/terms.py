@@ -18,8 +18,8 @@ class Term:
       sum: sum over the batch, float32.
       weight: divisor of the sum (number of samples, patches or tokens), float32. It depends on the
         batch alone: no gradient passes through it. If a batch may have nothing to count, the
-        weight is 1 instead of 0, and `Task.weights` returns it: each part of a batch that is
-        computed in parts would otherwise add its own 1.
+        weight is 1 instead of 0. `Task.weights` must then return it, because with gradient
+        accumulation each part of a batch would add its own 1.
       scale: factor on the mean.
     """
 
