@@ -75,15 +75,15 @@ class Column:
         return statistics.weighted_mean(*self.sums(), draws)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields the scores as rows that JSON can hold."""
-        for number in np.flatnonzero(np.isfinite(self.value)):
+        """Yields the scores as rows that JSON can hold; the value of a missing score is None."""
+        for number, value in enumerate(self.value):
             yield {
                 "unit": self.units.names[self.units.number[number]],
                 "group": self.group,
                 "sample": str(self.sample[number]),
                 "method": self.method,
                 "metric": self.metric,
-                "value": float(self.value[number]),
+                "value": float(value) if np.isfinite(value) else None,
                 "weight": float(self.weight[number]),
             }
 

@@ -11,6 +11,7 @@ from etils import epath
 from m3djax.contracts import statistics
 from m3djax.contracts.findings import EvaluationError
 from m3djax.contracts.scores import OWN, Column, Scores
+from m3djax.contracts.units import Units
 from m3djax.runs.results import FOLDER
 
 
@@ -22,7 +23,7 @@ class Difference:
       group: the group of samples, such as a kind of question.
       metric: name of the metric.
       units: number of independent units in the bootstrap.
-      means: mean of the first run, mean of the second.
+      means: mean of the first run, mean of the second, over the samples that both have scores for.
       value: second mean minus first mean.
       interval: 95 % interval of `value`, by the paired bootstrap over units.
     """
@@ -47,7 +48,8 @@ def compare(
       seed: seed of the resamples.
 
     Returns:
-      One difference for each group and metric of the runs' own scores.
+      One difference for each group and metric of the runs' own scores. Metrics with scores of a
+      single independent unit have no interval and are left out.
 
     Raises:
       EvaluationError: a run has no scores, or the runs were not measured on the same samples.
@@ -63,20 +65,38 @@ def compare_scores(first: Scores, second: Scores, *, seed: int = 0) -> list[Diff
         for scores in (first, second)
     )
     _same("groups and metrics", map(str, ours), map(str, theirs))
-    return [_difference(column, theirs[name], seed) for name, column in ours.items()]
+    pairs = (_paired(column, theirs[name]) for name, column in ours.items())
+    return [_difference(*pair, seed) for pair in pairs if len(pair[0].units) > 1]
 
 
-def _difference(one: Column, other: Column, seed: int) -> Difference:
+def _paired(one: Column, other: Column) -> tuple[Column, Column]:
+    """Returns both columns with the samples that both have scores for, in one order.
+
+    Raises:
+      EvaluationError: the columns have other samples or other weights.
+    """
     where = f"{one.group}, {one.metric}".removeprefix(", ")
     _same(f"{where}: units", one.units.names, other.units.names)
     _same(f"{where}: samples", _names(one), _names(other))
-    if not np.allclose(_by_sample(one, one.weight), _by_sample(other, other.weight)):
+    orders = [np.argsort(column.sample, kind="stable") for column in (one, other)]
+    weights, values = (
+        [getattr(column, field)[order] for column, order in zip((one, other), orders, strict=True)]
+        for field in ("weight", "value")
+    )
+    if not np.allclose(*weights):
         raise EvaluationError(
             f"{where}: the runs weigh their samples differently. Cure: measure both with one "
             "evaluator config."
         )
-    if len(one.units) < 2:
-        raise EvaluationError(f"{where}: an interval needs 2 independent units. Cure: more scans.")
+    both = np.isfinite(values).all(axis=0)
+    kept = orders[0][both]
+    units = Units.of([one.units.names[n] for n in one.units.number[kept]], one.units.kind)
+    fields = {"units": units, "sample": one.sample[kept], "weight": weights[0][both]}
+    ours, theirs = (dataclasses.replace(one, value=value[both], **fields) for value in values)
+    return ours, theirs
+
+
+def _difference(one: Column, other: Column, seed: int) -> Difference:
     draws = statistics.draw(len(one.units), seed=seed)
     means = one.mean(draws), other.mean(draws)
     gain = means[1] - means[0]
@@ -90,10 +110,6 @@ def _names(column: Column) -> list[str]:
         f"{name} of {column.units.names[number]}"
         for name, number in zip(column.sample, column.units.number, strict=True)
     ]
-
-
-def _by_sample(column: Column, values: np.ndarray) -> np.ndarray:
-    return values[np.argsort(column.sample, kind="stable")]
 
 
 def _same(what: str, ours: Any, theirs: Any) -> None:

@@ -17,6 +17,7 @@ from m3djax.evaluate.compare import compare, compare_scores
 from m3djax.runs.results import FOLDER
 
 PATIENTS = 30
+ORDER = np.argsort([f"S{number}" for number in range(2 * PATIENTS)])
 
 
 def scores(shift: float = 0.0, patients: int = PATIENTS, **changes: Any) -> Scores:
@@ -52,12 +53,25 @@ def test_two_runs_are_compared_in_pairs(tmp_path: pathlib.Path) -> None:
     assert alone["value"] == pytest.approx(difference.means[0])
 
 
+def test_samples_without_a_score_in_one_run_are_no_pairs(tmp_path: pathlib.Path) -> None:
+    """As a metric of answers that only some answers have."""
+    number = np.arange(2 * PATIENTS)
+    first = scores(value=np.where(number % 2, np.nan, number // 2))
+    second = scores(value=np.where(number < 20, np.nan, number // 2 + 1.0))
+    runs = run(tmp_path, "first", first), run(tmp_path, "second", second)
+    (difference,) = compare(*runs, "organs")
+    assert (difference.units, difference.value) == (PATIENTS - 10, 1.0)
+    assert difference.means == (19.5, 20.5) and difference.interval == (1.0, 1.0)
+    alone = scores(value=np.where(number < 2, 1.0, np.nan))
+    assert compare_scores(alone, scores()) == []
+
+
 def test_the_table_is_read_as_it_was_written(tmp_path: pathlib.Path) -> None:
     value = np.where(np.arange(2 * PATIENTS) == 3, np.nan, 0.1)
     place = run(tmp_path, "first", scores(value=value)) / FOLDER / "organs"
     column = Scores.read(place).column("test", "dice")
-    assert len(column.value) == 2 * PATIENTS - 1 and "S3" not in column.sample
-    assert (column.value == 0.1).all() and (column.weight == 1).all()
+    np.testing.assert_array_equal(column.value[np.argsort(column.sample)], value[ORDER])
+    assert (column.weight == 1).all()
     (place / "scores.jsonl").write_text('{"unit": "P1"')
     with pytest.raises(EvaluationError, match="is damaged.*Cure"):
         Scores.read(place)
