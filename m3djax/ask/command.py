@@ -33,12 +33,12 @@ class Ask(AskOptions):
         """
         if not all(map(str.strip, self.questions)):
             raise ConfigError(
-                "an empty question. Cure: words in it; no question at all lets you type them."
+                "a question is empty. Cure: write it, or give none and type it in the terminal."
             )
         for target in filter(None, (self.picture, self.report)):
             check_target(target)
         if self.picture and not self.picture.lower().endswith(".png"):
-            raise ConfigError(f"--picture {self.picture!r}: a PNG is drawn. Cure: a name in .png.")
+            raise ConfigError(f"--picture {self.picture!r}: is no PNG. Cure: a name in .png.")
         session = self.open()
         print(picture.NOTICE, flush=True)
         said: list[Exchange] = []

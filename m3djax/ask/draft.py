@@ -25,7 +25,7 @@ def write(path: epath.PathLike, exchange: Exchange, fovs: Sequence[FieldOfView],
     """
     text = exchange.reply.text.strip()
     if exchange.reply.ended == "length":
-        text += "\n\n[The answer was cut off here: a greater --sampling.max-new-tokens goes on.]"
+        text += "\n\n[The answer was cut off here. Increase --sampling.max-new-tokens for more.]"
     boxes = list(about_places(exchange.reply))
     lines = [
         "# DRAFT of findings, written by a model",

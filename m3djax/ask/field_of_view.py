@@ -130,8 +130,8 @@ def _check_units(volume: Volume, scan: Volume, data: Data) -> None:
             scan.source,
             f"its voxels are {volume.units!r} after the run's preprocessing, and the run was "
             f"trained on {data.units!r} (data.units)",
-            f"say --units {data.units} if the file holds that, leave out --recipe, or ask a run "
-            "for other scans",
+            f"say --units {data.units} if the file has these units, leave out --recipe, or use a "
+            "run for such scans",
         )
 
 
@@ -161,9 +161,9 @@ def _index(at: At, volume: Volume) -> np.ndarray:
     if volume.affine is None:
         raise DataError(
             volume.source,
-            "nothing in the file says where its voxels lie in the patient, so millimetres say "
-            "nothing",
-            "--at with a voxel",
+            "the file does not store the place of its voxels in the patient, so millimetres have "
+            "no meaning",
+            "give --at a voxel",
         )
     return _inside(at, transform(np.linalg.inv(volume.affine), np.array(at.point)), volume)
 
@@ -177,8 +177,8 @@ def _inside(at: At, index: np.ndarray, volume: Volume) -> np.ndarray:
     reach = ", ".join(f"{round(a)} to {round(b)}" for a, b in np.sort(ends, axis=0).T)
     unit = "mm" if at.mm else "voxels"
     raise ConfigError(
-        f"--at {at.point} is not in {volume.source or 'the scan'}, of which the preprocessing "
-        f"keeps {reach} {unit}. Cure: a place in it."
+        f"--at {at.point} is not in {volume.source or 'the scan'}: the preprocessing keeps "
+        f"{reach} {unit}. Cure: a place within them."
     )
 
 

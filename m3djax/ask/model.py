@@ -68,8 +68,8 @@ class Run:
         tokens = text.tokens if text else None
         if not isinstance(tokens, DialogueTokens):
             raise ConfigError(
-                f"{where}: data.fields.text.tokens is {type(tokens).__name__}, which puts no "
-                "questions. Cure: a run whose data.fields.text.tokens is DialogueTokens."
+                f"{where}: data.fields.text.tokens is {type(tokens).__name__}, which makes no "
+                "prompts. Cure: a run with DialogueTokens as data.fields.text.tokens."
             )
         task.check(experiment.data)
         return cls(folder, experiment, task, tokens)
@@ -161,8 +161,8 @@ class Run:
             found = [Recipe.from_json(read_metadata(path)["recipe"]) for path in paths]
         except DataError as error:
             raise ConfigError(
-                f"{where}: the preprocessing of scans is told by the training data, which is not "
-                f"here ({error.path}: {error.problem}). Cure: {cure}."
+                f"{where}: the training data store the preprocessing of scans, and cannot be read "
+                f"({error.path}: {error.problem}). Cure: {cure}."
             ) from error
         if any(recipe != found[0] for recipe in found):
             raise ConfigError(

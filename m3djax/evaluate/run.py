@@ -44,8 +44,8 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
     experiment = run_folder.read_experiment(folder)
     if not experiment.evaluators:
         raise run_folder.RunError(
-            f"{folder}: its config names no evaluators. Cure: add some, as configs/quickstart.py "
-            "does, and call train again: a finished run is not trained again, its config changes."
+            f"{folder}: its config has no evaluators. Cure: add some, as configs/quickstart.py "
+            "does, and call train again. It updates the config of a finished run without training."
         )
     step = newest_readable(folder)
 

@@ -173,9 +173,9 @@ class VolumeReader:
         here = [at for at, token in enumerate(prompt) if token == self.task.image_token_id]
         if not here or here[-1] + 1 == len(prompt):
             raise ConfigError(
-                "a prompt needs image tokens and text behind them, and has "
-                f"{len(here)} of its {len(prompt)} tokens for images. Cure: another question, or "
-                "the prompt format that the model was trained with."
+                "a prompt needs image tokens and text after them: "
+                f"{len(here)} of its {len(prompt)} tokens are image tokens. Cure: another "
+                "question, or the prompt format of the model's training."
             )
         return here[-1] + 1
 

@@ -56,9 +56,9 @@ def start() -> None:
     seconds = _seconds("M3DJAX_START_SECONDS", 300)
     # JAX ends a process that does not find the others; it raises no error that could be caught.
     last_words = LastWords(
-        f"The processes did not come together within {seconds} seconds. Cure: start all of them "
-        f"within M3DJAX_START_SECONDS, see that the port of process 0 is open to all, or set "
-        f"{COUNT}=1 if this one is to train alone."
+        f"The processes did not connect within {seconds} seconds. Cure: start all of them within "
+        f"M3DJAX_START_SECONDS, open the port of process 0 to all of them, or set {COUNT}=1 to "
+        "train with this process alone."
     )
     try:
         with warnings.catch_warnings():
@@ -78,8 +78,8 @@ def start() -> None:
         if not plain and "must be called before" in str(error):
             return  # JAX has computed already, as in a notebook: this process is alone, too
         raise ConfigError(
-            f"the processes cannot start together: {error} Cure: see to that, or set {COUNT}=1 if "
-            "this one is to train alone."
+            f"the processes cannot start together: {error} Cure: remove the cause, or set "
+            f"{COUNT}=1 to train with this process alone."
         ) from error
     finally:
         last_words.cancel()
@@ -220,9 +220,9 @@ def _refuse_to_be_one_of_many(environment: Mapping[str, str]) -> None:
     """
     if _KUBERNETES_INDEX in environment:
         raise ConfigError(
-            f"{_KUBERNETES_INDEX} says that this is one pod of a job, but nothing says where the "
-            f"others are. Cure: set {', '.join(PLAIN)} as launch/kubernetes.yaml does, or "
-            f"{COUNT}=1 if every pod is to train alone."
+            f"{_KUBERNETES_INDEX} is set, so this is one pod of a job, but the address of process "
+            f"0 is not set. Cure: set {', '.join(PLAIN)} as launch/kubernetes.yaml does, or "
+            f"{COUNT}=1 to train in each pod alone."
         )
 
 

@@ -46,7 +46,7 @@ def register_axes(
     """
     if module in _ROWS:
         raise ConfigError(
-            f"{_named(module)} states its rows of the sharding table twice. Cure: one call of "
+            f"{_named(module)} registers its rows of the sharding table twice. Cure: one call of "
             "register_axes."
         )
     _ROWS[module] = dict(rows or {})
@@ -78,7 +78,7 @@ def parameter_axes(model: Any, path: str, ndim: int) -> LogicalAxes:
         raise ConfigError(
             f"parameter {path} has {ndim} dimensions, and the sharding table says "
             f"{(*stack, *axes)}. Cure: one entry per dimension in the row {pattern!r} of "
-            f"{_named(owner)}; leading axes of a scan or a vmap are stated as stacked=."
+            f"{_named(owner)}; leading axes of a scan or a vmap are given as stacked=."
         )
     return (*stack, *axes)
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 _KEY = "m3djax/failed"
 _EVERY_SECONDS = 2.0
 CURE = (
-    "Cure: see to that, then start all processes again with the same command: training goes on "
-    "from the last checkpoint."
+    "Cure: remove the cause, then start all processes again with the same command: training "
+    "resumes from the last checkpoint."
 )
 
 
@@ -31,9 +31,9 @@ class Watch:
     def __init__(self, client: Any, who: str, *, first: bool) -> None:
         self._client, self._who, self._first = client, who, first
         self._last_words = LastWords(
-            f"{who}: ended without a word of its own. Either it was killed (memory? a preempted "
-            "machine?), or JAX ended it because another process is gone: lines above that speak of "
-            f"the coordination service or of heartbeats mean the latter. {CURE}"
+            f"{who}: ended without an error of its own. Either it was killed (memory? a preempted "
+            "machine?), or JAX ended it because another process is gone. Lines above about the "
+            f"coordination service or about heartbeats mean the latter. {CURE}"
         )
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

@@ -164,10 +164,10 @@ class Checkpointer:
         self._failed = True
         full = no_space(error) or any(word in str(error) for word in _FULL)
         why = "the disk or quota is full" if full else f"{type(error).__name__}: {error}"
-        cure = "make room" if full else "see to that"
+        cure = "make room" if full else "remove the cause"
         return CheckpointError(
-            f"{self._steps}: step {step} was not saved: {why}. The checkpoints before it are as "
-            f"they were. Cure: {cure}; the same command goes on from the last of them."
+            f"{self._steps}: step {step} was not saved: {why}. Earlier checkpoints are unchanged. "
+            f"Cure: {cure}, and run the same command: it resumes from the last checkpoint."
         )
 
 
@@ -241,7 +241,7 @@ def newest_readable(folder: epath.PathLike) -> int:
             _check_frozen(folder)
             return step
         reasons.append(f"step {step}: {reason}")
-        log.warning("%s: checkpoint passed over: %s", folder, reasons[-1])
+        log.warning("%s: checkpoint skipped: %s", folder, reasons[-1])
     why = "; ".join(reasons) or "nothing was saved"
     raise CheckpointError(
         f"{folder}: no readable checkpoint ({why}). Cure: train first, or restore the folder."
@@ -258,7 +258,7 @@ def _settle(folder: epath.Path) -> int | None:
     first_cut_off = len(steps) == 1 and not (_step(folder, steps[0]) / manifest.NAME).exists()
     newest = newest_readable(folder) if steps and not first_cut_off else None
     if first_cut_off:
-        log.warning("%s: its first checkpoint was never finished: starts anew", folder)
+        log.warning("%s: its first checkpoint was never finished: starts from step 0", folder)
     for step in steps:
         if newest is None or step > newest:
             _step(folder, step).rename(folder / f"damaged-{step}-{time.time_ns()}")
@@ -293,7 +293,7 @@ def _unreadable(run: epath.Path, folder: epath.Path) -> str:
             return f"its manifest is damaged, or of another version: {error}".rstrip(".")
         fields = [name for name in run_folder.differences(saved, own) if name != "name"]
         if fields:
-            return f"it is of a run with another {', '.join(filter(None, fields)) or 'config'}"
+            return f"it belongs to a run with another {', '.join(filter(None, fields)) or 'config'}"
     return ""
 
 

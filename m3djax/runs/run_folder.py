@@ -62,8 +62,8 @@ def _open(experiment: Experiment) -> epath.Path:
     folder = epath.Path(ROOT) / experiment.name
     if (folder / "weights").exists():
         raise RunError(
-            f"{folder}: holds weights without a run, which training would not look at. Cure: "
-            f"another --name, and init_from={{COMPONENT: {str(folder)!r}}} in the config."
+            f"{folder}: holds weights without a run, and training would ignore them. Cure: choose "
+            f"another --name, and set init_from={{COMPONENT: {str(folder)!r}}} in the config."
         )
     if (folder / CONFIG).exists():
         differing = differences(read_config(folder), serialize.to_json(experiment))

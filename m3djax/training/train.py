@@ -78,8 +78,8 @@ def train(experiment: Experiment) -> epath.Path:
             if not no_space(error):
                 raise
             raise run_folder.RunError(
-                f"{folder}: the disk or quota is full. The checkpoints are as they were. Cure: "
-                "make room; the same command goes on from the last of them."
+                f"{folder}: the disk or quota is full. The checkpoints are unchanged. Cure: make "
+                "room, and run the same command: it resumes from the last checkpoint."
             ) from error
         finally:
             loop.checkpointer.close()
@@ -112,7 +112,7 @@ class Loop:
         if state is None:
             state = initial_state(experiment, mesh)
         else:
-            log.info("%s: goes on at step %d", folder, int(state.step))
+            log.info("%s: resumes at step %d", folder, int(state.step))
         return cls(experiment, folder, mesh, checkpointer, state)
 
     def run(self) -> None:
@@ -152,7 +152,7 @@ class Loop:
                     if asked and step + 1 < e.steps:
                         raise Interrupted(
                             f"{asked} came: saved at step {step + 1} of {e.steps}. "
-                            "The same command goes on from there."
+                            "The same command resumes from there."
                         )
                 self._profile(e.steps)
             finally:
@@ -170,8 +170,8 @@ class Loop:
             self._save()
             raise NonFiniteError(
                 f"step {step}: not finite: {', '.join(parts)}. Such an update is never applied; "
-                "the last good parameters are saved. Cure: a lower learning rate, a longer "
-                "warm-up, or a look at the data of this step."
+                "the last good parameters are saved. Cure: lower the learning rate, lengthen the "
+                "warm-up, or check the data of this step."
             )
         writer.advance(step + 1)
         last = step + 1 == self.experiment.steps

@@ -223,7 +223,7 @@ def test_what_cannot_be_asked_says_why(
     for zoom in ("0", "nan", "inf"):
         assert "positive and finite" in fails(str(run), path, "Why?", "--zoom", zoom, *units)
     assert "a smaller zoom" in fails(str(run), path, "Why?", "--zoom", "1e9", *units)
-    assert "an empty question" in fails(str(run), path, "Why?", " ", "--units", "HU")
+    assert "a question is empty" in fails(str(run), path, "Why?", " ", "--units", "HU")
     assert "is not a run" in fails("nowhere", path, "Why?")
     assert "nowhere.nii" in fails(str(run), "nowhere.nii", "Why?")
     assert "answers no questions" in fails(changed("mae", task=tiny.mae()), path, "Why?")

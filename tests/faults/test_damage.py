@@ -66,7 +66,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     # The bit may fall into a hash, the syntax, or the config that is noted beside them.
     "a bit of the manifest": (
         lambda f, _: flip(f / "manifest.json"),
-        f"{CHANGED}|{MANIFEST}|of a run with another",
+        f"{CHANGED}|{MANIFEST}|belongs to a run with another",
     ),
     "a file cut in half": (lambda f, _: cut(largest(f), 0.5), CHANGED),
     "a file without its last bytes": (lambda f, _: cut(largest(f), 0.999), CHANGED),
@@ -105,7 +105,7 @@ def test_a_damaged_step_is_passed_over(
     damage(run / "checkpoints/6", run / "checkpoints/3")
     assert checkpoint.newest_readable(run) == 3
     assert any(part in caplog.text for part in reason.split("|")), caplog.text
-    assert "checkpoint passed over: step 6" in caplog.text
+    assert "checkpoint skipped: step 6" in caplog.text
     shutil.rmtree(run / "checkpoints/3")
     (run / "checkpoints/3").mkdir()
     with pytest.raises(CheckpointError, match=r"no readable checkpoint \(step 6: .*Cure: "):
@@ -125,12 +125,12 @@ def test_a_step_of_another_run_is_passed_over(
 ) -> None:
     swap(run / "checkpoints/6", trained / "stranger/checkpoints/6")
     assert checkpoint.newest_readable(run) == 3
-    assert "step 6: it is of a run with another seed" in caplog.text
+    assert "step 6: it belongs to a run with another seed" in caplog.text
 
 
 def test_frozen_parameters_of_another_run_are_an_error(run: Path, trained: Path) -> None:
     swap(run / "frozen", trained / "stranger/frozen")
-    with pytest.raises(CheckpointError, match="frozen: it is of a run with another seed"):
+    with pytest.raises(CheckpointError, match="frozen: it belongs to a run with another seed"):
         checkpoint.newest_readable(run)
 
 
@@ -148,4 +148,4 @@ def test_a_run_whose_first_save_was_cut_off_starts_anew(
     (run / "checkpoints/3/manifest.json").unlink()
     Checkpointer(run).close()
     assert checkpoint.steps_in(run) == [] and len(list(run.glob("damaged-3-*"))) == 1
-    assert "its first checkpoint was never finished: starts anew" in caplog.text
+    assert "its first checkpoint was never finished: starts from step 0" in caplog.text

@@ -158,7 +158,7 @@ def test_a_killed_process_ends_the_others_with_a_reason(
         group.until(lambda: done() and done()[0] > before)
         os.killpg(group.processes[victim].pid, signal.SIGKILL)
         assert group.wait(60)[1 - victim] != 0
-        cure = "Cure: see to that, then start all processes again"
+        cure = "Cure: remove the cause, then start all processes again"
         until(lambda: cure in group.said()[1 - victim])  # the last words come a moment later
         said = group.said()[1 - victim]
     assert re.search(r"process \d of 2 .*another process|process \d of 2.*failed", said), said
@@ -197,4 +197,4 @@ def test_a_process_that_finds_nobody_says_so(prepared: str, home: Path) -> None:
         os.killpg(group.processes[0].pid, signal.SIGKILL)
         assert group.wait(120)[1] != 0
         until(lambda: "Cure: start all of them" in group.said()[1])
-        assert "did not come together within 3 seconds. Cure: start all of them" in group.said()[1]
+        assert "did not connect within 3 seconds. Cure: start all of them" in group.said()[1]

@@ -144,7 +144,7 @@ def test_an_unknown_study_is_named(evaluate):
 
 
 def test_a_single_crop_has_no_interval(evaluate):
-    with pytest.raises(EvaluationError, match="one single crop"):
+    with pytest.raises(EvaluationError, match="has only one crop"):
         evaluate(tiny.mae(), [record(scan(SIZE))], pictures=0)
 
 

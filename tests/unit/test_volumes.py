@@ -135,7 +135,7 @@ def test_what_cannot_be_asked(reader: VolumeReader) -> None:
         reader.answer(encoded, PROMPTS[:1], rows=[2])
     with pytest.raises(ConfigError, match="max_new_tokens <= 250"):
         reader.answer(encoded, two, Sampling(max_new_tokens=251))
-    with pytest.raises(ConfigError, match="image tokens and text behind them"):
+    with pytest.raises(ConfigError, match="image tokens and text after them"):
         reader.answer(encoded, [[1, *[60] * 4]] * 2)
     two_volumes = EncodedVolumes(jnp.concatenate([encoded.tokens, encoded.tokens], axis=1))
     with pytest.raises(ConfigError, match="has 4 image tokens, and its volumes become 8"):

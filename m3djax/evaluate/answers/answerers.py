@@ -69,14 +69,14 @@ class Seeing(Answerer):
     blind: bool = False
 
     def look(self, batch: Batch) -> EncodedVolumes:
-        """See `Answerer`."""
+        """Encodes volumes; see `Answerer.look`."""
         fields = dict(batch)
         if self.blind:
             fields["image"] = np.full_like(fields["image"], fields["image"].min())
         return self.reader.read(jax.device_put(fields, sharding.batch_sharding(self.mesh)))
 
     def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:
-        """See `Answerer`."""
+        """Answers questions about the volumes; see `Answerer.answer`."""
         return self.reader.answer(
             seen,
             [self.put(row.question, row.kind) for row in questions],
@@ -101,10 +101,10 @@ class TextOnly(Answerer):
     sampling: Sampling
 
     def look(self, batch: Batch) -> None:
-        """See `Answerer`."""
+        """Does nothing; see `Answerer.look`."""
 
     def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:
-        """See `Answerer`."""
+        """Answers questions without the volumes; see `Answerer.answer`."""
         put = functools.partial(self.tokens.prompt, self.tokens.load())
         prompts = [put(row.question, row.kind) for row in questions]
         return self.generator(prompts, self.sampling)
@@ -153,7 +153,7 @@ def answerer(
         return Seeing(VolumeReader(task, inputs, params, **model), put, sampling, mesh, blind)
     if tokens.image_tokens:
         raise EvaluationError(
-            f"a Language run sees no volumes, and its text has image_tokens={tokens.image_tokens}. "
+            f"a Language run reads no volumes; its text has image_tokens={tokens.image_tokens}. "
             "Cure: train it with data.fields.text.tokens.image_tokens=0."
         )
     return TextOnly(Generator(task.llm, params["llm"], **model), tokens, sampling)

@@ -99,7 +99,7 @@ class Answers(SplitEvaluator):
         text = self.reading(data).find("text", Text)
         if text is None or not isinstance(text.source, Enumerates):
             raise ConfigError(
-                "Answers needs data with questions. Cure: a data.fields.text.source that asks, "
+                "Answers needs data with questions. Cure: a data.fields.text.source of questions, "
                 "such as MaskQuestions."
             )
         text.tokens.check()

@@ -84,8 +84,8 @@ def right_letter(row: Row) -> str:
     letter = row.truth.partition(".")[0]
     if letter not in row.choices:
         raise EvaluationError(
-            f"{row.question!r}: the right answer {row.truth!r} starts with the letter of no choice "
-            "of its own. Cure: leave the question out of the dataset."
+            f"{row.question!r}: the right answer {row.truth!r} does not start with the letter of a "
+            "choice. Cure: leave the question out of the dataset."
         )
     return letter
 

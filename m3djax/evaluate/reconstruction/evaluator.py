@@ -108,8 +108,8 @@ class Reconstruction(Evaluator):
             units = self._units(studies, [len(crops[study]["count"]) for study in studies])
             if len(units) < 2:
                 raise EvaluationError(
-                    f"{self.reading(subject.data).sources[0].path}, {group}: is one single crop of "
-                    f"{self.reading(subject.data).size}, so no interval can be given. "
+                    f"{self.reading(subject.data).sources[0].path}, {group}: has only one crop of "
+                    f"{self.reading(subject.data).size}, and an interval needs 2. "
                     "Cure: more studies in the split, and `studies` left empty."
                 )
             count = sums["count"]

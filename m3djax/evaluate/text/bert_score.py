@@ -170,8 +170,8 @@ def _usual_layer(model: Bert) -> int:
         if (kind, layers) == (model.embeddings.positions, model.transformer.num_layers):
             return layer
     raise ConfigError(
-        f"which of the {model.transformer.num_layers} layers to compare is known for "
-        f"{', '.join(_LAYERS)}. Cure: name the layer."
+        f"this text encoder with {model.transformer.num_layers} layers has no default layer; known "
+        f"are {', '.join(_LAYERS)}. Cure: name the layer."
     )
 
 
