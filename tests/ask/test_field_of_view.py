@@ -121,7 +121,7 @@ def test_places_are_named_by_voxel_and_by_millimetres(volume: Volume) -> None:
     # At the edge the crop moves into the scan, as no crop of training leaves a larger scan.
     assert part(volume, (6, 6, 6), "0,0,0").frame().tolist() == [0, 0, 0, 6, 6, 6]
     for at in ("36,2,2", "1000,0,0mm"):
-        with pytest.raises(ConfigError, match=r"is not in .*patient.*Cure: a place in it"):
+        with pytest.raises(ConfigError, match=r"is not in .*patient.*Cure: a place within them"):
             part(volume, (6, 6, 6), at)
     with pytest.raises(ConfigError, match="is no place. Cure: centre, whole, a voxel"):
         At.read("left lobe")

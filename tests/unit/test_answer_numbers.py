@@ -103,7 +103,7 @@ def test_many_types_are_shortened() -> None:
 
 
 def test_right_answers_that_are_none() -> None:
-    with pytest.raises(EvaluationError, match="letter of no choice"):
+    with pytest.raises(EvaluationError, match="not start with the letter of a"):
         metrics.score("choice", [row(0, "x", "Axial", "A.")])
     with pytest.raises(EvaluationError, match="neither yes nor no"):
         metrics.score("yes_no", [row(0, "x", "perhaps", "perhaps", "yes_no")])
