@@ -140,7 +140,7 @@ def test_a_scan_without_a_place_has_no_millimetres(volume: Volume) -> None:
     looked = FieldOfView.of(bare, data, Recipe(()), At(), Crop())
     [place] = place_boxes("[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]", looked).placed
     assert place.mm is None and "no millimetres" in str(place)
-    with pytest.raises(DataError, match="slices: .*Cure: --at with a voxel"):
+    with pytest.raises(DataError, match="slices: .*Cure: give --at a voxel"):
         FieldOfView.of(bare, data, Recipe(()), At.read("1,2,3mm"), Crop())
 
 
