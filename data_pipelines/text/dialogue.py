@@ -115,7 +115,7 @@ class DialogueTokens(Tokens):
           rng: chooses the sentences of long answers; with None the choice is always the same.
           question: the question.
           later: further questions and answers; those that do not fit are left out.
-          form: form of the question; see `captions.Question`.
+          form: form of the question; see `caption.Question`.
 
         Returns:
           token_ids: int32 (length,), padded at the end.

@@ -17,7 +17,7 @@ Message = dict[str, str]
 
 
 class Turn(NamedTuple):
-    """A question, its answer, and the question's form; see `captions.Question`."""
+    """A question, its answer, and the question's form; see `caption.Question`."""
 
     question: str
     answer: str
@@ -67,7 +67,7 @@ class Prompt:
         answer. "chat": placeholders, separator and question are the user's message in the
         tokenizer's chat template.
       separator: text before a question.
-      joined: forms of questions without a separator, see `captions.Question`. M3D was trained
+      joined: forms of questions without a separator, see `caption.Question`. M3D was trained
         with ("report",).
     """
 
@@ -86,7 +86,7 @@ class Prompt:
         Args:
           tokenizer: a transformers tokenizer with the new tokens.
           question: the question.
-          form: form of the question; see `captions.Question`.
+          form: form of the question; see `caption.Question`.
           history: earlier questions about the same volumes with their answers, in order and in
             the format of `conversation`.
 

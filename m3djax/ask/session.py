@@ -62,7 +62,7 @@ class Exchange:
     Attributes:
       question: the question.
       reply: the reply of the model.
-      form: form of the question; see `captions.Question`.
+      form: form of the question; see `caption.Question`.
     """
 
     question: str
@@ -117,7 +117,7 @@ class Session:
             data.fields.text.tokens.turns = 1 was trained on single questions.
           question: the question.
           on_text: function that is called with every further piece of the reply.
-          form: form of the question; see `captions.Question`.
+          form: form of the question; see `caption.Question`.
 
         Raises:
           ConfigError: history and question do not fit the model's context, or its prompt format

@@ -161,7 +161,7 @@ class Bert(nn.Module):
     """BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692) as in Hugging Face's transformers.
 
     bert-base, RadBERT, BiomedBERT and MiniLM differ only in the fields. A checkpoint's fields are
-    read by `m3djax.convert.bert.read_bert`. There is no dropout.
+    read by `m3djax.convert.bert_files.read_bert`. There is no dropout.
 
     Attributes:
       embeddings: the embedding layer.
