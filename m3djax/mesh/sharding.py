@@ -183,11 +183,13 @@ def for_one_process(
     split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
     own = make_mesh((1, -1, 1) if split else (-1, 1, 1), jax.local_devices())
     places = state_shardings(dict(flat), own, model)
-    # One parameter at a time, so that a device holds no more than one unsplit parameter.
-    return {
-        path: jax.device_put(_whole(mesh)(leaf).addressable_data(0), places[path])
-        for path, leaf in flat.items()
-    }, own
+    found = {}
+    for path, leaf in flat.items():
+        whole = _whole(mesh)(leaf).addressable_data(0)
+        # One by one: a device holds no more than one parameter whole, and no two collectives run
+        # at a time.
+        found[path] = jax.block_until_ready(jax.device_put(whole, places[path]))
+    return found, own
 
 
 @functools.lru_cache
