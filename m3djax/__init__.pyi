@@ -1,4 +1,5 @@
 from .adapters import LoRA as LoRA
+from .config.registry import allow as allow
 from .experiment import Experiment as Experiment
 from .generate.generator import Generator as Generator
 from .generate.sampling import Sampling as Sampling

@@ -64,6 +64,11 @@ class Experiment:
     profile: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.evaluators, Mapping):
+            raise ConfigError(
+                f"evaluators is a {type(self.evaluators).__name__}. Cure: a dict "
+                '{"NAME": evaluator}.'
+            )
         if self.data.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "

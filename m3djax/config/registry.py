@@ -93,7 +93,7 @@ def _foreign(name: str) -> Any:
     if package not in _allowed:
         raise ConfigError(
             f"config class {name!r} is of the package {package!r}, whose code would run. Cure: "
-            f"--allow {package}, if you trust it."
+            f"--allow {package}, or m3djax.allow({package!r}) in Python, if you trust it."
         )
     try:
         return getattr(importlib.import_module(module), attribute, None)

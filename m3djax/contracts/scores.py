@@ -150,20 +150,26 @@ def present_means(title: str, scores: Scores) -> Findings:
 
     Args:
       title: heading of the section in the report.
-      scores: all scores; every column must have at least two units.
+      scores: all scores; at least two units of every column must have scores.
 
     Raises:
-      EvaluationError: a column has only one unit.
+      EvaluationError: a column has scores of fewer than two units.
     """
     found: dict[str, Any] = {}
+    units: dict[str, int] = {}
     rows = []
     for column in scores.columns:
-        if len(column.units) < 2:
+        sums, weights = column.sums()
+        counted = weights > 0  # a unit without a score is no evidence
+        if counted.sum() < 2:
             raise EvaluationError(
-                f"{title}, {column.group or column.metric}: all samples are of one independent "
-                "unit, and an interval needs 2. Cure: put more scans into the split."
+                f"{title}, {column.group or column.metric}: {counted.sum()} independent units have "
+                "scores, and an interval needs 2. Cure: put more scans into the split."
             )
-        number = column.mean(statistics.draw(len(column.units))).to_json()
+        draws = statistics.draw(int(counted.sum()))
+        estimate = statistics.weighted_mean(sums[counted], weights[counted], draws)
+        number = estimate.to_json()
+        units[column.units.kind] = max(units.get(column.units.kind, 0), int(counted.sum()))
         found.setdefault(column.group, {}).setdefault(column.method, {})[column.metric] = number
         text = statistics.number_text(number, ".4g")
         rows.append((column.group, column.method, column.metric, text))
@@ -172,7 +178,7 @@ def present_means(title: str, scores: Scores) -> Findings:
         "_".join(filter(None, (c.group, c.metric))): found[c.group][OWN][c.metric]["value"]
         for c in own
     }
-    kinds = " and ".join(dict.fromkeys(f"{len(c.units):,} {c.units.kind}" for c in own))
+    kinds = " and ".join(f"{count:,} {kind}" for kind, count in units.items())
     note = f"In brackets: 95 % bootstrap over {kinds}."
     table = Table(title, ("samples", "method", "metric", "mean"), tuple(rows), note)
     return Findings(title, {**curves, "means": found}, tables=(table,))

@@ -15,8 +15,20 @@ import flax.linen as nn
 
 from data_pipelines.errors import ConfigError
 
+# Logical axis -> mesh axes.
+MESH_AXES: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "layers": (),
+    "experts": (),
+    "vocabulary": ("fsdp", "tensor"),
+    "logits": ("tensor",),
+}
+
 LogicalAxes = tuple[str | None, ...]
-"""One entry per dimension: a key of `sharding.MESH_AXES`, or None for a dimension not split."""
+"""One entry per dimension: a key of `MESH_AXES`, or None for a dimension not split."""
 
 _ROWS: dict[type, dict[str, LogicalAxes]] = {}
 _STACKED: dict[type, dict[str, str]] = {}
@@ -49,6 +61,12 @@ def register_axes(
             f"{_named(module)} registers its rows of the sharding table twice. Cure: one call of "
             "register_axes."
         )
+    for pattern, axes in (rows or {}).items():
+        if unknown := [axis for axis in axes if axis is not None and axis not in MESH_AXES]:
+            raise ConfigError(
+                f"register_axes({_named(module)}): {pattern!r} names the axis {unknown[0]!r}. "
+                f"Cure: one of {', '.join(MESH_AXES)}, or None for a dimension kept whole."
+            )
     _ROWS[module] = dict(rows or {})
     _STACKED[module] = dict(stacked or {})
 

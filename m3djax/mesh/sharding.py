@@ -19,23 +19,11 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import ConfigError
-from m3djax.mesh.parameter_axes import LogicalAxes, parameter_axes
+from m3djax.mesh.parameter_axes import MESH_AXES, LogicalAxes, parameter_axes
 
 log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
-
-# Logical axis -> mesh axes.
-MESH_AXES: Mapping[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "embed": ("fsdp",),
-    "heads": ("tensor",),
-    "mlp": ("tensor",),
-    "layers": (),
-    "experts": (),
-    "vocabulary": ("fsdp", "tensor"),
-    "logits": ("tensor",),
-}
 
 
 def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = None) -> Mesh:

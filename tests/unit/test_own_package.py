@@ -1,8 +1,9 @@
-"""A user's package outside the tree: the README's task and encoder, an evaluator, an own model."""
+"""A user's package outside the tree: the README's task, encoder and evaluator, and other tasks."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import re
 import sys
@@ -24,32 +25,8 @@ from m3djax.runs import run_folder, weights
 from m3djax.runs.model import Model, read_params
 
 ROOT = Path(__file__).parents[2]
-EVALUATOR = '''
-import dataclasses
-
-from m3djax.contracts import Column, Scores
-from m3djax.evaluate import SplitEvaluator
-from m3djax.evaluate.loop import place
+OWN = '''
 from m3djax.tasks import MAE, VisionLanguage
-
-
-@dataclasses.dataclass(frozen=True)
-class ShareErrors(SplitEvaluator):
-    """Measures how far predicted shares are off."""
-
-    crops: int = 3
-    kept = (*SplitEvaluator.kept, "mask")
-
-    def predict(self, subject, batch):
-        images = subject.inputs(place(subject.mesh, batch, ("image", "scale", "offset")))["image"]
-        return {"shares": subject.task.shares(subject.params, images)}
-
-    def score(self, subject, predictions):
-        found = predictions[self.split]
-        truth = (found["mask"] == 1).mean(axis=(1, 2, 3))
-        error = abs(found["shares"] - truth).mean(axis=1)
-        units, names = self.units(subject, found)
-        return Scores((Column.of("crops", "error", units, names, error),))
 
 
 class OwnMAE(MAE):
@@ -78,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, prepared: str) -> Iterator[Pa
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(code.replace("data/sample_ct", prepared))
-    (folder / "mine/measure.py").write_text(EVALUATOR)
+    (folder / "mine/own.py").write_text(OWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "path", [*sys.path])
@@ -93,11 +70,9 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> str:
-    """The README's task, trained with a flag of its own encoder; its evaluator is added."""
-    code = (home / "shares_config.py").read_text()
-    code = code.replace("steps=20)", 'steps=2, evaluators={"shares": ShareErrors()})')
-    (home / "shares_config.py").write_text(f"from mine.measure import ShareErrors\n{code}")
-    assert main(["train", "shares_config.py", "--task.vision.widths", "4", "8"]) == 0
+    """The README's task, trained with a flag of its own encoder; with its evaluator."""
+    flags = ["--task.vision.widths", "4", "8", "--steps", "2"]
+    assert main(["train", "shares_config.py", *flags]) == 0
     return "runs/shares"
 
 
@@ -164,7 +139,7 @@ def own(source: str, name: str, cls: str) -> str:
     experiment = run_folder.read_experiment(source)
     task = experiment.task
     fields = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}  # type: ignore
-    mine = getattr(sys.modules["mine.measure"], cls)(**fields)
+    mine = getattr(importlib.import_module("mine.own"), cls)(**fields)
     parameters = read_params(source, experiment)
     weights.save(name, dataclasses.replace(experiment, task=mine), parameters, {})
     saved = serialize.from_json(json.loads(Path(name, "config.json").read_text()))
