@@ -71,7 +71,7 @@ def run_ours(experiment: Any, steps: int) -> dict[str, Any]:
         "seconds": times[1:],
         "compile_seconds": compiling,
         "start_to_first_step": started,
-        "flops": flops.model_flops(experiment.task, spec, experiment.trainable),
+        "flops": flops.model_flops(experiment.adapted, spec, experiment.trainable),
         "matmul_peak": matmul_peak(),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
