@@ -16,6 +16,7 @@ from m3djax.evaluate.probe import sides as sides_module
 from m3djax.evaluate.probe.linear import fit_linear
 from m3djax.evaluate.probe.organs import group_names, label_patches
 from m3djax.models.embedding_head import EmbeddingHead
+from m3djax.tasks.language import Language
 from tests import tiny
 from tests.pyramid import Pyramid
 from tests.unit.fakes import SIZE, Records, init, record, scan, subject
@@ -119,7 +120,7 @@ def test_scans_without_masks_are_refused(evaluate):
 
 def test_a_task_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match="vision encoder"):
-        list(OrganProbe().passes(subject(object(), {}, DATA, tmp_path)))
+        list(OrganProbe().passes(subject(Language(), {}, DATA, tmp_path)))
 
 
 def test_names_are_grouped_and_background_has_none():
