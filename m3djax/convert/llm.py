@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from data_pipelines.errors import ConfigError
 from m3djax.convert.name_map import Linear, Rule, Same, Transform
 from m3djax.models.llm.decoder import Decoder, DecoderBlock, block_of
+from m3djax.models.mlp import GatedMlp
 
 
 def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ...]:
@@ -13,6 +15,9 @@ def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ..
       model: the decoder.
       prefix: start of the published names, such as "base_model.model.".
       ours: our component.
+
+    Raises:
+      ConfigError: the decoder has MLPs of another kind, whose parameters have no published names.
     """
     head: str | tuple[()] = () if model.tie_word_embeddings else f"{ours}/head/kernel"
     found = [
@@ -38,6 +43,11 @@ def rules(model: Decoder, prefix: str = "", ours: str = "llm") -> tuple[Rule, ..
 def _block(block: DecoderBlock) -> list[tuple[str, str, Transform]]:
     """Returns (published name, our path, transform) for each tensor of a block."""
     attention, mlp = block.attention, block.mlp
+    if not isinstance(mlp, GatedMlp):
+        raise ConfigError(
+            f"mlp={type(mlp).__name__}: this layout has published names for a GatedMlp only. "
+            "Cure: --layout m3djax, which stores any task under its own names."
+        )
     same = Same()
     found: list[tuple[str, str, Transform]] = []
 

@@ -6,6 +6,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.convert.name_map import Fused, HeadRow, Linear, PatchConv, Rule, Same
 from m3djax.models.encoder import Encoder
 from m3djax.models.patches import Size
+from m3djax.models.transformer import Transformer
 from m3djax.models.vit import ViT3D
 
 _QKV = ("query", "key", "value")
@@ -20,12 +21,13 @@ def monai_vit(vision: Encoder, prefix: str, ours: str = "vision") -> tuple[Rule,
       ours: name of our component.
 
     Raises:
-      ConfigError: the encoder is not a ViT3D, so its parameters have no published names.
+      ConfigError: the encoder is not a ViT3D with one Transformer, so its parameters have no
+        published names.
     """
-    if not isinstance(vision, ViT3D):
+    if not (isinstance(vision, ViT3D) and isinstance(vision.transformer, Transformer)):
         raise ConfigError(
-            f"{ours}={type(vision).__name__}: this layout has published names for a ViT3D only. "
-            "Cure: --layout m3djax, which stores any task under its own names."
+            f"{ours}={type(vision).__name__}: this layout has published names for a ViT3D with one "
+            "Transformer only. Cure: --layout m3djax, which stores any task under its own names."
         )
     block = f"{ours}/transformer/block"
     return (

@@ -18,10 +18,13 @@ from safetensors.numpy import load_file
 from data_pipelines.errors import ConfigError
 from m3djax.cli import main
 from m3djax.config import registry
+from m3djax.convert import llm, vit
 from m3djax.convert.run import Convert
 from m3djax.evaluate.run import evaluate
 from m3djax.experiment import Experiment
+from m3djax.models.mlp import Mlp
 from m3djax.models.projectors import Projector
+from m3djax.models.transformer import Stages, Transformer
 from m3djax.runs import run_folder
 from m3djax.tasks.vision_language import VisionLanguage
 from m3djax.training import flops
@@ -161,8 +164,19 @@ def test_weights_go_out_under_our_names_and_come_back(towers: Path) -> None:
 
 
 def test_published_layouts_say_that_they_do_not_know_the_encoder(towers: Path) -> None:
-    with pytest.raises(ConfigError, match="vision=Pyramid: .*ViT3D. Cure: --layout m3djax"):
+    with pytest.raises(ConfigError, match="vision=Pyramid: .*ViT3D .*Cure: --layout m3djax"):
         Convert(str(towers), "x.safetensors", layout="m3d_clip").export()
+
+
+def test_published_layouts_say_that_they_do_not_know_the_blocks() -> None:
+    task = tiny.vision_language()
+    (stage,) = task.llm.stages
+    other = stage.clone(block=stage.block.clone(mlp=Mlp(8)))
+    with pytest.raises(ConfigError, match="mlp=Mlp: .*GatedMlp only. Cure: --layout m3djax"):
+        llm.rules(task.llm.clone(stages=(other,)))
+    stages = task.vision.clone(transformer=Stages((Transformer(2), Transformer(2))))
+    with pytest.raises(ConfigError, match="one Transformer only. Cure: --layout m3djax"):
+        vit.monai_vit(stages, "")
 
 
 def test_flags_are_those_of_the_encoder_in_a_config(capsys: pytest.CaptureFixture[str]) -> None:
