@@ -120,7 +120,7 @@ def config_of(model: Bert) -> dict[str, Any]:
         "type_vocab_size": embeddings.type_vocab_size,
         "pad_token_id": embeddings.pad_token_id,
         "layer_norm_eps": embeddings.norm_eps,
-        "hidden_act": "gelu",
+        "hidden_act": block.mlp.hidden_act,
     }
 
 

@@ -95,7 +95,8 @@ class Inputs:
             dataset. allowed_flips (B, 3) and allowed_turns (B,), if samples have a text: the moves
             that keep the text true. Other fields are passed through.
           keys: one key per sample, for augmentation; None switches augmentation off.
-          spatial: kind and axes of each spatial array, by name; see `Data.spatial`.
+          spatial: kind and axes of each spatial array, by name; see `Data.spatial`. The default
+            has only the image; slices, masks and points then stay as stored.
 
         Returns:
           The batch without scale and offset; intensities are float32.
