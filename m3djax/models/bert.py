@@ -70,7 +70,7 @@ class PostNormBlock(Block):
         return constrain(x, ("batch", None, None))
 
 
-class Table(nn.Module):
+class EmbeddingTable(nn.Module):
     """An embedding table: one trained row per number.
 
     Attributes:
@@ -140,7 +140,7 @@ class TextEmbeddings(nn.Module):
         return constrain(x, ("batch", None, None))
 
     def _rows(self, name: str, rows: int, ids: Array, dtype: str) -> Float[Array, "b n c"]:
-        table = Table(rows, self.hidden_size, name=name)().astype(dtype)
+        table = EmbeddingTable(rows, self.hidden_size, name=name)().astype(dtype)
         # The table is gathered whole before the lookup, which moves the bytes of the table. By
         # default the compiler sums the looked-up rows of the whole batch over the devices that
         # share the table. That moves more if a batch has more tokens than the table has rows.
@@ -236,7 +236,7 @@ class MaskedLanguageHead(nn.Module):
         x = dense(tokens.shape[-1], tokens, name="transform")(tokens)
         x = layer_norm(x, epsilon=self.norm_eps, name="norm")(nn.gelu(x, approximate=False))
         if table is None:
-            table = Table(self.vocab_size, x.shape[-1], name="decoder")()
+            table = EmbeddingTable(self.vocab_size, x.shape[-1], name="decoder")()
         bias = self.param("vocabulary_bias", nn.initializers.zeros, (self.vocab_size,))
         table = constrain(table.astype(x.dtype), ("logits", None))
         scores = jnp.einsum("...c,vc->...v", x, table, preferred_element_type=jnp.float32)

@@ -17,7 +17,7 @@ from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patchify
 from m3djax.models.vit import ViT3D
 from m3djax.params import Params
-from m3djax.tasks.reconstructing import ReconstructingTask, Reconstruction
+from m3djax.tasks.reconstructing import PredictedPatches, ReconstructingTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class MAE(ReconstructingTask):
 
     def reconstruct(
         self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
-    ) -> Reconstruction:
+    ) -> PredictedPatches:
         """Hides patches, encodes the visible ones and predicts all.
 
         Args:
@@ -100,7 +100,7 @@ class MAE(ReconstructingTask):
             latent = jnp.concatenate([features.cls[:, None], latent], axis=1)
         hidden = (restore >= visible).astype(jnp.float32)
         target = normalise_patches(patches) if self.norm_pix else patches
-        return Reconstruction(latent, prediction.astype(jnp.float32), target, hidden)
+        return PredictedPatches(latent, prediction.astype(jnp.float32), target, hidden)
 
 
 def normalise_patches(patches: Float[Array, "b n p"]) -> Float[Array, "b n p"]:

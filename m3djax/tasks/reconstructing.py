@@ -14,7 +14,7 @@ from m3djax.params import Params
 
 
 @struct.dataclass
-class Reconstruction:
+class PredictedPatches:
     """The output of a masked autoencoder for a batch.
 
     Attributes:
@@ -53,7 +53,7 @@ class ReconstructingTask(Task):
     @abc.abstractmethod
     def reconstruct(
         self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
-    ) -> Reconstruction:
+    ) -> PredictedPatches:
         """Hides patches, and predicts them from the visible ones.
 
         Args:
