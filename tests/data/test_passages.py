@@ -57,7 +57,10 @@ def test_a_model_without_a_begin_learns_all(passage: Passage) -> None:
     [
         ({"end": "<eos>"}, "has no token '<eos>'. Cure: set begin and end"),
         ({"begin": "<bos>"}, "has no token '<bos>'"),
-        ({"vocab_size": 4}, "has 5 tokens, the table 4 rows. Cure: take tokenizer and weights"),
+        (
+            {"vocab_size": 4},
+            "has 5 tokens, the token embedding has 4 rows. Cure: use the tokenizer",
+        ),
     ],
 )
 def test_a_tokenizer_of_another_model_is_refused(
@@ -72,7 +75,7 @@ def test_a_tokenizer_of_another_model_is_refused(
 
 
 def test_there_must_be_room_and_words(passage: Passage, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="length=2 leaves no room for words. Cure: 3 or more"):
+    with pytest.raises(ConfigError, match="length=2 leaves no room for words. Cure: set 3 or more"):
         dataclasses.replace(passage, length=2)
     with pytest.raises(TextError, match="has no words"):
         passage(" . ")
@@ -112,8 +115,8 @@ def test_an_answer_may_be_none_where_a_report_may_not() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "is None where a text is needed"),
-        (float("nan"), "is nan where a text is needed"),
+        (None, "is None instead of a text"),
+        (float("nan"), "is nan instead of a text"),
         (b"liver \xff", r"is not UTF-8 \(byte 6\)"),
         ("liver \udcff", "was not UTF-8 when it was read"),
     ],
