@@ -47,7 +47,8 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
             f"{folder}: its config has no evaluators. Cure: add some, as configs/quickstart.py "
             "does, and call train again. It updates the config of a finished run without training."
         )
-    step = newest_readable(folder)
+    # Another process may not see the newest checkpoint as whole yet.
+    step = distributed.from_first(lambda: newest_readable(folder))
 
     @functools.lru_cache(maxsize=1)
     def model(mesh: Mesh) -> Model:
