@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -42,8 +41,7 @@ def load_module(path: str | Path) -> ModuleType:
     file = find(path)
     if str(_SHIPPED) not in sys.path:
         sys.path.insert(0, str(_SHIPPED))
-    if os.getcwd() not in sys.path:  # a config may import packages of the working directory
-        sys.path.append(os.getcwd())
+    registry.search_working_directory()  # a config may import packages that lie there
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

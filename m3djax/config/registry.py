@@ -33,7 +33,13 @@ def allow(*packages: str) -> None:
     searched after the installed packages.
     """
     _allowed.update(packages)
-    if packages and os.getcwd() not in sys.path:
+    if packages:
+        search_working_directory()
+
+
+def search_working_directory() -> None:
+    """Lets imports find packages of the working directory, after the installed ones."""
+    if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 

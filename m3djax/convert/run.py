@@ -109,7 +109,7 @@ class Convert(ConvertOptions):
         expected = expected_shapes(experiment, known.components)
         if self.plan:
             return loading.plan(path, tensors, expected, experiment.mesh, experiment.task)
-        ours, notes = self._ours(path, tensors, rules, experiment, layout)
+        ours, notes = self._ours(path, tensors, rules, experiment, expected, layout)
         parts = sorted({path.split("/")[0] for path in expected})
         if not {"text", "llm"}.isdisjoint(parts):
             notes += filter(None, [check_vocabulary(path, experiment)])
@@ -152,10 +152,10 @@ class Convert(ConvertOptions):
         tensors: dict[str, LazyTensor],
         rules: tuple[Rule, ...],
         experiment: Experiment,
+        expected: dict[str, tuple[int, ...]],
         layout: str,
     ) -> tuple[dict[str, Any], list[str]]:
         """Returns our parameters in float32, and notes for the summary."""
-        expected = expected_shapes(experiment, layouts.LAYOUTS[layout].components)
         grid = self._new_grid(experiment, expected)
         if grid:
             width = expected[_POSITIONS][1]

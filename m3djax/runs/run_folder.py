@@ -89,7 +89,7 @@ def read_experiment(folder: epath.PathLike) -> Experiment:
     path = epath.Path(folder) / CONFIG
     if not path.exists():
         raise RunError(f"{folder}: is not a run (no {CONFIG}). Cure: give a folder below {ROOT}/.")
-    config = serialize.from_json(read_config(folder))
+    config = _read(folder)
     if not isinstance(config, Experiment):
         raise RunError(f"{path}: is not the config of an experiment.")
     return config
@@ -112,6 +112,11 @@ def read_config(folder: epath.PathLike) -> Any:
     Raises:
       RunError: the file is damaged, or not a config of this version or an earlier one.
     """
+    return serialize.to_json(_read(folder))
+
+
+def _read(folder: epath.PathLike) -> Any:
+    """Returns what a run's config holds; raises as `read_config`."""
     path = epath.Path(folder) / CONFIG
     try:
         saved = json.loads(path.read_text())
@@ -120,7 +125,7 @@ def read_config(folder: epath.PathLike) -> Any:
             f"{path}: is damaged: {error}. Cure: restore the file, or delete the run."
         ) from error
     try:
-        return serialize.upgrade(saved)
+        return serialize.from_json(saved)
     except ValueError as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
 
