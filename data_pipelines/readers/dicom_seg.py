@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import highdicom
 import numpy as np
 import pydicom
 from etils import epath
+from highdicom.seg import SegmentationTypeValues
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import content, grids, structure_names
@@ -61,8 +62,8 @@ def read_seg(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarra
     segmentation = _open(path)
     structure_names.check_frame(path, text(segmentation, "FrameOfReferenceUID"), like)
     mask = np.zeros(like.shape, np.uint8)
-    for value, number in enumerate(chosen, 1):
-        mask[_segment(path, segmentation, number, like)] = value
+    for value, volume in enumerate(_volumes(path, segmentation, chosen, like), 1):
+        mask[_on_grid(path, *volume, like)] = value
     if not mask.any():
         raise DataError(path, "its segments are empty", "leave out the mask of this scan")
     return mask
@@ -83,29 +84,40 @@ def _open(path: epath.Path) -> highdicom.seg.Segmentation:
         raise _unreadable(path) from None
 
 
-def _segment(
-    path: epath.Path, segmentation: highdicom.seg.Segmentation, number: int, like: Volume
-) -> np.ndarray:
-    """Returns the mask of one segment, (D, H, W) bool on the image's grid."""
+def _volumes(
+    path: epath.Path, segmentation: highdicom.seg.Segmentation, numbers: Sequence[int], like: Volume
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (inside, affine) for each segment: bool on the file's grid, and the grid in LPS."""
     try:
         geometry = segmentation.get_volume_geometry()
         # A file may omit slices, so its size does not limit the size of this volume.
         if geometry is None or not _within(geometry.spatial_shape, like.shape):
             raise _other_grid(path)
-        volume = segmentation.get_volume(segment_numbers=[number])
+        if segmentation.segmentation_type == SegmentationTypeValues.LABELMAP:
+            # highdicom 0.28.2 takes numbers modulo 256 where it separates segments itself.
+            labels = segmentation.get_volume(combine_segments=True)
+            for number in numbers:
+                yield labels.array == number, labels.affine
+            return
+        for number in numbers:
+            volume = segmentation.get_volume(segment_numbers=[number])
+            yield volume.array[..., 0] >= _HALF, volume.affine
     except DataError:
         raise
     except Exception:
         raise _unreadable(path) from None
-    labels = volume.array[..., 0] >= _HALF
+
+
+def _on_grid(path: epath.Path, inside: np.ndarray, affine: np.ndarray, like: Volume) -> np.ndarray:
+    """Returns a segment on the image's grid, (D, H, W) bool."""
     assert like.affine is not None
-    turned = grids.turn(labels, LPS_TO_RAS @ volume.affine, like.affine)
+    turned = grids.turn(inside, LPS_TO_RAS @ affine, like.affine)
     first, last = turned.offset, turned.offset + turned.labels.shape
     if turned.apart > grids.TOLERANCE or (first < 0).any() or (last > like.shape).any():
         raise _other_grid(path)
-    inside = np.zeros(like.shape, bool)
-    inside[tuple(map(slice, first, last))] = turned.labels
-    return inside
+    whole_grid = np.zeros(like.shape, bool)
+    whole_grid[tuple(map(slice, first, last))] = turned.labels
+    return whole_grid
 
 
 def _within(shape: Sequence[int], other: Sequence[int]) -> bool:

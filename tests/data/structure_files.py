@@ -20,6 +20,7 @@ def write_seg(
     pixels: np.ndarray,
     names: Sequence[str],
     kind: str = "BINARY",
+    numbers: Sequence[int] = (),
     **fields: Any,
 ) -> pathlib.Path:
     """A SEG of (slices, rows, columns) labels 1.., or of the fractions of one structure.
@@ -30,13 +31,14 @@ def write_seg(
       pixels: their voxels.
       names: one for each label.
       kind: BINARY, FRACTIONAL or LABELMAP.
+      numbers: the values of a label map; 1, 2, ... by default.
       **fields: tags to change in the file.
     """
     segments = [
         highdicom.seg.SegmentDescription(
             number, name, codes.cid7150.Tissue, codes.cid7166.ConnectiveTissue, "MANUAL"
         )
-        for number, name in enumerate(names, 1)
+        for number, name in zip(numbers or range(1, len(names) + 1), names, strict=True)
     ]
     uid = highdicom.UID()
     dataset = highdicom.seg.Segmentation(

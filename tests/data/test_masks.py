@@ -88,6 +88,17 @@ def test_seg_equals_its_mask(scan: Scan, tmp_path: pathlib.Path, kind: str) -> N
     np.testing.assert_array_equal(spleen, _turned(scan.labels == 2, scan.image))
 
 
+@pytest.mark.parametrize("numbers", [(1, 255), (1, 257), (44, 300), (256, 65535)])
+def test_seg_label_map_of_any_numbers(
+    small: Scan, tmp_path: pathlib.Path, numbers: tuple[int, int]
+) -> None:
+    """Numbers above 255 are 16-bit values of their own, not values modulo 256."""
+    pixels = np.array([0, *numbers], np.uint16)[small.labels]
+    path = write_seg(tmp_path / "s.dcm", small.slices, pixels, NAMES, "LABELMAP", numbers=numbers)
+    np.testing.assert_array_equal(read_mask(path, small.image, NAMES), small.labels)
+    np.testing.assert_array_equal(read_mask(path, small.image, NAMES[1:]), small.labels == 2)
+
+
 def test_fractional_seg_counts_from_one_half(small: Scan, tmp_path: pathlib.Path) -> None:
     """Occupied by half or more is inside."""
     fraction = np.where(small.labels == 1, 0.6, np.where(small.labels == 2, 0.4, 0.0))
@@ -95,18 +106,19 @@ def test_fractional_seg_counts_from_one_half(small: Scan, tmp_path: pathlib.Path
     np.testing.assert_array_equal(read_mask(path, small.image, ["organ"]), small.labels == 1)
 
 
-def test_seg_of_some_slices(small: Scan, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_seg_of_some_slices(small: Scan, tmp_path: pathlib.Path, kind: str) -> None:
     """Segmentations leave out empty slices, or cover a part of the scan; one slice is enough."""
-    part = write_seg(tmp_path / "a.dcm", small.slices[2:5], small.labels[2:5], NAMES)
+    part = write_seg(tmp_path / "a.dcm", small.slices[2:5], small.labels[2:5], NAMES, kind)
     expected = np.where(np.arange(6)[:, None, None] >= 2, small.labels, 0)
     np.testing.assert_array_equal(read_mask(part, small.image, NAMES), expected)
     one = np.zeros_like(small.labels)
     one[[0, 3]] = 1
     for index in (0, 3):
         only = np.where(np.arange(6)[:, None, None] == index, one, 0)
-        path = write_seg(tmp_path / "b.dcm", small.slices, only, ["a"])
+        path = write_seg(tmp_path / "b.dcm", small.slices, only, ["a"], kind)
         np.testing.assert_array_equal(read_mask(path, small.image, ["a"]), only)
-    path = write_seg(tmp_path / "c.dcm", small.slices, one, ["a"])
+    path = write_seg(tmp_path / "c.dcm", small.slices, one, ["a"], kind)
     np.testing.assert_array_equal(read_mask(path, small.image, ["a"]), one)
 
 
@@ -204,6 +216,74 @@ def test_holes(cube: Volume, tmp_path: pathlib.Path) -> None:
         assert mask.sum() == expected.sum()
 
 
+def _through_centres(image: Volume, d: int, mask: np.ndarray) -> list[np.ndarray]:
+    """Contours of a mask as rt-utils draws them: through centres, each seen from a voxel inside."""
+    shifts = [np.roll(mask == 0, s, a) for a in (0, 1) for s in (-1, 1)]
+    edge = np.argwhere((mask > 0) & np.any(shifts, axis=0))
+    centre = np.argwhere(mask >= 0).mean(0)
+    angle = np.arctan2(*(edge - centre).T)
+    radius = np.linalg.norm(edge - centre, axis=1)
+    hollow = not mask[tuple(centre.astype(int))]
+    rings = [radius > radius.mean(), radius <= radius.mean()] if hollow else [radius > 0]
+    found = []
+    for ring in rings:
+        points = edge[ring][np.argsort(angle[ring])]
+        voxels = np.column_stack([np.full(len(points), d), points])
+        found.append(transform(affine_of(image), voxels) * (-1, -1, 1))
+    return found
+
+
+@pytest.mark.parametrize("hole", [0, 4.2])
+def test_contours_through_voxel_centres(hole: float, tmp_path: pathlib.Path) -> None:
+    """A disc and a ring, drawn through the centres of their outermost voxels, come back whole."""
+    image = Volume(np.zeros((3, 31, 31), np.int16), "HU", np.diag([2.0, 0.7, 0.7, 1]))
+    distance = np.hypot(*(np.indices((31, 31)) - 15))
+    disc = ((distance < 11.3) & (distance >= hole)).astype(np.uint8)
+    contours = _through_centres(image, 1, disc)
+    assert len(contours) == 1 + (hole > 0)
+    path = write_contours(tmp_path / "rs.dcm", "1.2", {"organ": contours})
+    mask = read_mask(path, image, ["organ"])
+    np.testing.assert_array_equal(mask[1], disc)
+    assert mask.sum() == disc.sum()
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "POINT"])
+def test_short_contours_add_the_voxels_they_meet(
+    cube: Volume, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """One or two points beside a good contour: two voxels of a line, one voxel, or none."""
+    square = _box(cube, 2, 1.5, 4.5)
+    line = transform(affine_of(cube), np.array([(3.0, 6, 6), (3, 6, 7)])) * (-1, -1, 1)
+    stray = transform(affine_of(cube), np.array([(1.0, 8.4, 8.4)])) * (-1, -1, 1)
+    points = [line, stray] if kind == "CLOSED_PLANAR" else [line[:1], stray]
+    path = write_contours(tmp_path / "rs.dcm", "1.2", {"organ": [square, *points]})
+    dataset = pydicom.dcmread(path)
+    for contour in dataset.ROIContourSequence[0].ContourSequence[1:]:
+        contour.ContourGeometricType = kind
+    dataset.save_as(path)
+    expected = np.zeros(cube.shape, np.uint8)
+    expected[2, 2:5, 2:5] = 1
+    expected[3, 6, 6 : 6 + len(points[0])] = 1
+    np.testing.assert_array_equal(read_mask(path, cube, ["organ"]), expected)
+
+
+def test_a_contour_that_is_there_twice(cube: Volume, tmp_path: pathlib.Path) -> None:
+    """It counts once, from whichever point it starts; a smaller one inside is still a hole."""
+    square, inner = _box(cube, 2, 1.5, 9.5), _box(cube, 2, 3.5, 6.5)
+    contours = [square, np.roll(square, 1, axis=0), inner, inner[::-1]]
+    path = write_contours(tmp_path / "rs.dcm", "1.2", {"organ": contours})
+    assert read_mask(path, cube, ["organ"]).sum() == 64 - 9
+
+
+@pytest.mark.parametrize("slices", [[1, 3], [0, 2, 5], [0, 1, 5]])
+def test_parts_apart(cube: Volume, tmp_path: pathlib.Path, slices: list[int]) -> None:
+    """Slices at uneven distances belong to separate parts, and each is read as it is."""
+    contours = [_box(cube, d, 1.5, 4.5) for d in slices]
+    path = write_contours(tmp_path / "rs.dcm", "1.2", {"organ": contours})
+    mask = read_mask(path, cube, ["organ"])
+    assert np.flatnonzero(mask.any((1, 2))).tolist() == slices and mask.sum() == 9 * len(slices)
+
+
 def test_contours_in_another_plane(cube: Volume, tmp_path: pathlib.Path) -> None:
     """Sagittal contours are filled on the sagittal slices of the image."""
     square = _box(cube, 0, 1.5, 4.5)
@@ -250,9 +330,10 @@ def test_refuses_contours_that_miss_the_slices(
     [
         ({"ContourGeometricType": "POINT"}, "points or open lines"),
         ({"ContourGeometricType": None}, "points or open lines"),
-        ({"NumberOfContourPoints": 5}, "fewer points than it claims"),
+        ({"ContourGeometricType": "OPEN_PLANAR"}, "points or open lines"),
+        ({"NumberOfContourPoints": 5}, "claims 5 points and has 4"),
         ({"ContourData": [1.0, 2, 3, 4]}, "something else than points"),
-        ({"ContourData": [1.0, 2, 3]}, "fewer points"),
+        ({"ContourData": [1.0, 2, 3]}, "claims 4 points and has 1"),
         ({"ContourData": None}, "something else than points"),
         ({"ContourData": ["1e300"] * 12}, "not a position in a patient"),
     ],
