@@ -93,14 +93,9 @@ class AdamW:
                     f"group {group.pattern!r} matches no trainable parameter. "
                     "Cure: a pattern that matches the start of a path."
                 )
-        decay = {path: self.weight_decay if path.endswith("kernel") else 0.0 for path in paths}
-        scale = dict.fromkeys(paths, 1.0)
-        for group in groups:
-            for path in paths:
-                if re.match(group.pattern, path):
-                    scale[path] = group.lr_scale
-                    if group.weight_decay is not None and path.endswith("kernel"):
-                        decay[path] = group.weight_decay
+        settings = {path: _group_of(path, groups) for path in paths}
+        scale = {path: group.lr_scale for path, group in settings.items()}
+        decay = {path: self._decay(path, group) for path, group in settings.items()}
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
             optax.scale_by_adam(self.b1, self.b2, self.eps),
@@ -108,6 +103,17 @@ class AdamW:
             _scale(scale),
             optax.scale_by_learning_rate(self.rate(steps)),
         )
+
+    def _decay(self, path: str, group: Group) -> float:
+        if not path.endswith("kernel"):
+            return 0.0
+        return self.weight_decay if group.weight_decay is None else group.weight_decay
+
+
+def _group_of(path: str, groups: tuple[Group, ...]) -> Group:
+    """Returns the last group that matches a path; without one, a group that changes nothing."""
+    matching = (group for group in reversed(groups) if re.match(group.pattern, path))
+    return next(matching, Group(""))
 
 
 def _add_decay(decay: Mapping[str, float]) -> optax.GradientTransformation:

@@ -38,8 +38,8 @@ def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = No
     """
     devices = list(devices or jax.devices())
     known = int(np.prod([size for size in shape if size != -1]))
-    sizes = tuple(len(devices) // known if size == -1 else size for size in shape)
-    if shape.count(-1) > 1 or int(np.prod(sizes)) != len(devices):
+    sizes = tuple(len(devices) // max(known, 1) if size == -1 else size for size in shape)
+    if shape.count(-1) > 1 or min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
         raise ConfigError(
             f"mesh={shape} does not fit {len(devices)} devices. Cure: let the sizes of {AXES} "
             "multiply to that number, with at most one -1."
