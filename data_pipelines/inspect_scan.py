@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,9 @@ class Inspect(InspectOptions):
         volume = self._read(scans[0])
         kind = _format(scans[0], volume)
         facts = {"format": kind, **describe(volume), "units_from": self._told(kind, volume)}
-        facts["next"] = _next(scans[0], volume, self.mask, facts["could_be_hu"])
+        facts["next"] = _next(
+            scans[0], volume, self.mask, self.structures, could_be_hu=facts["could_be_hu"]
+        )
         if self.picture:
             draw_planes(self.picture, volume, self._limits(volume))
             facts["picture"] = self.picture
@@ -63,9 +66,10 @@ class Inspect(InspectOptions):
         volume = readers.read(
             path, self.mask, units=self.units, series=self.series, structures=self.structures
         )
-        if self.structures or not self.mask or not epath.Path(self.mask).is_dir():
+        if self.structures or not self.mask:
             return volume
-        names = readers.organ_files(self.mask)
+        found = readers.find_mask(self.mask)
+        names = readers.organ_files(found.path) if found.form == "organs" else ()
         return dataclasses.replace(volume, mask_names=dict(enumerate(names, 1)))
 
     def _told(self, kind: str, volume: Volume) -> str:
@@ -155,10 +159,18 @@ def _labels(volume: Volume) -> list[dict[str, Any]] | None:
     ]
 
 
-def _next(path: epath.Path, volume: Volume, mask: str | None, could_be_hu: bool) -> str:
+def _next(
+    path: epath.Path,
+    volume: Volume,
+    mask: str | None,
+    structures: Sequence[str],
+    *,
+    could_be_hu: bool,
+) -> str:
     source = path if path.is_dir() else path.parent
     units = "HU" if could_be_hu else volume.units
     options = "--recipe mr" if units == "raw" else f"--units {units}"
     if mask is not None and epath.Path(mask).parent == path.parent:
         options += f" --masks {shlex.quote(epath.Path(mask).name)}"
+        options += f" --structures {shlex.join(structures)}" if structures else ""
     return f"{program()} prepare folder --source {shlex.quote(str(source))} {options}"

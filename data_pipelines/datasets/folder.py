@@ -18,7 +18,7 @@ from data_pipelines.datasets.table import Override, Row, read_overrides, read_ta
 from data_pipelines.errors import DataError, printable
 from data_pipelines.preprocess import Recipe
 from data_pipelines.readers import find_series
-from data_pipelines.readers.masks import organ_files
+from data_pipelines.readers.masks import find_mask, organ_files
 from data_pipelines.volume import Units
 
 
@@ -176,14 +176,17 @@ def _with_organs(
     for study in studies:
         if isinstance(study.mask, epath.Path) and study.mask.is_dir():
             with contextlib.suppress(DataError):  # its worker reports the error and puts it aside
-                organs[study.study_id] = organ_files(study.mask)
+                found = find_mask(study.mask)
+                if found.form == "organs":
+                    organs[study.study_id] = organ_files(found.path)
     names = structures or sorted({name for found in organs.values() for name in found})
 
     def own(study: Study) -> Study:
         if study.study_id not in organs:
             return study
-        found = organs[study.study_id]
-        mask = {value: found[name] for value, name in enumerate(names, 1) if name in found}
-        return replace(study, mask=mask, annotated=tuple(mask))
+        files = organs[study.study_id]
+        mask = {value: files[name] for value, name in enumerate(names, 1) if name in files}
+        # A worker reports a folder without any of the structures, and puts its study aside.
+        return replace(study, mask=mask, annotated=tuple(mask)) if mask else study
 
     return tuple(map(own, studies)), names

@@ -14,9 +14,8 @@ from data_pipelines.datasets.report_files import read_report
 from data_pipelines.datasets.study import Broken, Collection, Study
 from data_pipelines.errors import DataError, printable
 from data_pipelines.files import leads_out, no_space
-from data_pipelines.readers import content
 from data_pipelines.readers.image import read_image
-from data_pipelines.readers.masks import read_mask, structures_in
+from data_pipelines.readers.masks import find_mask, read_mask, structures_in
 from data_pipelines.text.reports import says_nothing
 from data_pipelines.volume import Volume
 
@@ -122,10 +121,13 @@ def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Vo
         return volume, study.annotated
     if isinstance(study.mask, Mapping):
         mask, annotated = _merged(study.mask, volume), study.annotated
-    elif study.mask.is_dir() or content.file_format(study.mask) != "dicom":
+    elif find_mask(study.mask).form == "labels":
         mask, annotated = read_mask(study.mask, volume), study.annotated
     else:
         held = structures_in(study.mask, structures)
+        if structures and not held:
+            cure = "correct the names of the structures, or remove the mask of this scan"
+            raise DataError(study.mask, "the mask holds none of the structures", cure)
         values = np.array([0, *(structures.index(name) + 1 for name in held)], np.uint8)
         mask, annotated = values[read_mask(study.mask, volume, held)], tuple(values[1:].tolist())
     return dataclasses.replace(volume, mask=mask), annotated

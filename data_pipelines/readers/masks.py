@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pydicom
@@ -28,7 +30,7 @@ def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()
     Args:
       path: a label map in any format that `read_image` knows, whose values are kept; a folder with
         one binary file per structure; a DICOM SEG or RTSTRUCT file, or a folder with such a file as
-        its only DICOM file.
+        its only DICOM file. A folder may be inside folders that hold nothing else.
       like: the image, as read.
       structures: names of the structures to read from a folder, SEG or RTSTRUCT, regardless of
         case. The i-th structure gets the value i + 1 and overwrites earlier ones. () reads all
@@ -38,18 +40,18 @@ def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()
       (D, H, W) uint8 along the image's axes.
 
     Raises:
-      DataError: the mask is on another grid, its labels are not integers 0..254, or a structure is
-        missing.
+      DataError: the mask is on another grid, its labels are not integers 0..254, a structure is
+        missing, or a folder holds no mask.
     """
-    kind, path = _kind(epath.Path(path))
-    if kind == "labels":
-        return _label_map(path, like)
-    if kind == "organs":
-        return _merged(path, like, structures)
+    found = find_mask(path)
+    if found.form == "labels":
+        return _label_map(found.path, like)
+    if found.form == "organs":
+        return _merged(found.path, like, structures)
     if like.affine is None:
         cure = "read the image from its DICOM or NIfTI files"
-        raise DataError(path, "a mask in patient space, for an image without an affine", cure)
-    return (read_seg if kind == "seg" else read_rtstruct)(path, like, structures)
+        raise DataError(found.path, "a mask in patient space, for an image without an affine", cure)
+    return (read_seg if found.form == "seg" else read_rtstruct)(found.path, like, structures)
 
 
 def structures_in(path: epath.PathLike, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -58,11 +60,12 @@ def structures_in(path: epath.PathLike, wanted: Sequence[str]) -> tuple[str, ...
     Raises:
       DataError: the mask is damaged, or is a label map, which has values instead of names.
     """
-    kind, path = _kind(epath.Path(path))
-    if kind == "labels":
-        raise DataError(path, "a label map has no names of structures", "name its values instead")
-    names = {"organs": lambda p: list(organ_files(p)), "seg": segment_names}.get(kind, drawn_names)
-    return structure_names.held(names(path), wanted)
+    found = find_mask(path)
+    if found.form == "labels":
+        cure = "name its values instead"
+        raise DataError(found.path, "a label map has no names of structures", cure)
+    names = {"organs": organ_files, "seg": segment_names, "rtstruct": drawn_names}[found.form]
+    return structure_names.held(list(names(found.path)), wanted)
 
 
 def organ_files(folder: epath.PathLike) -> dict[str, epath.Path]:
@@ -89,23 +92,55 @@ def _name(path: epath.Path) -> str:
     return path.name
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskFile:
+    """Where a mask is stored, and how.
+
+    Attributes:
+      form: "organs" (a folder with one file per structure), "seg", "rtstruct" or "labels" (a label
+        map).
+      path: the file or folder that holds it.
+    """
+
+    form: Literal["organs", "seg", "rtstruct", "labels"]
+    path: epath.Path
+
+
 @quiet()
-def _kind(path: epath.Path) -> tuple[str, epath.Path]:
-    """Returns the kind of a mask (organs, seg, rtstruct or labels), and its file or folder."""
+def find_mask(path: epath.PathLike) -> MaskFile:
+    """Finds the mask that a path names, and its form.
+
+    Raises:
+      DataError: the path does not exist, a folder holds no mask, or a file is empty or damaged.
+    """
+    path = epath.Path(path)
     if path.is_dir():
+        path, files = _inner(path)
         if organ_files(path):
-            return "organs", path
-        files = [file for file in path.iterdir() if not file.is_dir() and file.stat().length]
-        dicom = [file for file in files if content.file_format(file) == "dicom"]
+            return MaskFile("organs", path)
+        filled = [file for file in files if file.stat().length]
+        dicom = [file for file in filled if content.file_format(file) == "dicom"]
         if len(dicom) != 1:
-            return "labels", path
+            return MaskFile("labels", path)
         (path,) = dicom
     if content.file_format(path) != "dicom":
-        return "labels", path
+        return MaskFile("labels", path)
     kind = text(read_header(path, ()).file_meta, "MediaStorageSOPClassUID")
     if kind == pydicom.uid.RTStructureSetStorage:
-        return "rtstruct", path
-    return "seg" if kind in _SEG else "labels", path
+        return MaskFile("rtstruct", path)
+    return MaskFile("seg" if kind in _SEG else "labels", path)
+
+
+def _inner(folder: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
+    """Returns the first folder on the way down that holds files, and these files."""
+    children = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    files = [path for path in children if not path.is_dir()]
+    if not files and len(children) == 1 and children[0].is_dir():
+        return _inner(children[0])
+    if not files:
+        problem = "a folder without files, where a mask should be"
+        raise DataError(folder, problem, "give the file of the mask, or the folder that holds it")
+    return folder, files
 
 
 def _merged(folder: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:

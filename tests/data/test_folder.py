@@ -10,13 +10,17 @@ import numpy as np
 import pydicom
 import pytest
 from etils import epath
+from PIL import Image
 
 from data_pipelines import preprocess
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.folder import folder
 from data_pipelines.datasets.study import split_by_hash
 from data_pipelines.errors import DataError
+from data_pipelines.inspect_scan import Inspect
 from data_pipelines.prepare import Prepare
+from data_pipelines.volume import transform
+from tests.data.structure_files import write_contours
 
 _RECIPE = preprocess.ct()
 
@@ -271,6 +275,44 @@ def test_masks_beside_the_images(scans: Path, sample_scans: epath.Path, tmp_path
         "folder", str(root), out=str(out), structures=("spleen",), overwrite=True, **options
     ).prepare()
     assert open_dataset(out, "train").mask_names == {1: "spleen"}
+
+
+def test_masks_in_folders_of_every_form(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`prepare` reads what `inspect` reads, and puts aside folders without a mask."""
+    root, mask = tmp_path / "tree", nib.Nifti1Image.from_filename(scans / "one_mask.nii.gz")
+    labels = (np.asarray(mask.dataobj) == 5).astype(np.uint8)
+    for form in ("png", "rtstruct", "organs", "other", "empty"):
+        (root / form / "masks").mkdir(parents=True)
+        shutil.copy(scans / "one.nii.gz", root / form / "ct.nii.gz")
+    for number, plane in enumerate(labels):
+        Image.fromarray(plane).save(root / "png" / "masks" / f"{number}.png")
+    square = np.array([(4.5, 4.5, 3), (4.5, 8.5, 3), (8.5, 8.5, 3), (8.5, 4.5, 3)])
+    points = transform(mask.affine, square) * (-1, -1, 1)
+    write_contours(root / "rtstruct" / "masks" / "rs.dcm", "", {"liver": [points]})
+    for form, name in (("organs", "liver"), ("other", "spleen")):
+        deeper = root / form / "masks" / "v2"
+        deeper.mkdir()
+        nib.save(nib.Nifti1Image(labels, mask.affine), deeper / f"{name}.nii.gz")
+    options = {"masks": "masks", "structures": ("liver",), "units": "HU", "workers": 0}
+    out = tmp_path / "data"
+    prepare = Prepare("folder", str(root), recipe="as_is", out=str(out), test_fraction=0, **options)
+    assert prepare.run() == 3
+    found = {record["study_id"]: int(record["mask"].sum()) for record in open_dataset(out, "train")}
+    assert found == {"organs/ct": labels.sum(), "png/ct": labels.sum(), "rtstruct/ct": 16}
+    reasons = {
+        row["study_id"]: row["reason"] for row in csv.DictReader((out / "quarantine.csv").open())
+    }
+    assert reasons == {
+        "empty/ct": "a folder without files, where a mask should be",
+        "other/ct": "the mask holds none of the structures",
+    }
+    scan, masks = root / "rtstruct" / "ct.nii.gz", root / "rtstruct" / "masks"
+    inspect = Inspect(str(scan), str(masks), units="HU", structures=("liver",), picture=None)
+    assert inspect.run() == 0
+    printed = capsys.readouterr().out
+    assert "1 liver: 16 voxels" in printed and "--masks masks --structures liver" in printed
 
 
 def test_a_metadata_table_overrules_headers(scans: Path, tmp_path: Path) -> None:

@@ -467,5 +467,5 @@ def test_nothing_there(cube: Volume, tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_mask(tmp_path / "missing.nii", cube)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no DICOM images"):
+    with pytest.raises(DataError, match="a folder without files, where a mask"):
         read_mask(tmp_path / "empty", cube)
