@@ -1,1 +1,1 @@
-"""Configs; `get_config()` of each file returns one `Experiment`."""
+"""Shipped configs. `get_config()` of each file returns an `Experiment`, or a `Target` to plan."""

@@ -4,8 +4,8 @@
     python run.py train configs/quickstart.py
     python run.py evaluate runs/quickstart
 
-The model trains on patient B and is evaluated on patient A, who is not in the training data, and on
-patient C. C is probably a third person, but this is not proven. Expect three minutes of training
+The model trains on patient B and is evaluated on patients A and C. A is not in the training data. C
+is probably a third person, but this is not proven. Expect three minutes of training
 and an error of about 347 HU (root mean square) on hidden patches of A. As a baseline, the mean of
 the visible voxels has an error of 423 HU.
 """
@@ -24,8 +24,8 @@ from m3djax.optim import AdamW
 from m3djax.tasks.mae import MAE
 
 CAVEAT = (
-    "The probe learns from patient B and is asked about patient C. That these are two people is "
-    "likely but not proven. C has contrast agent and B has none. The masks are another network's."
+    "The probe learns from patient B and is tested on patient C. They are probably two people, but "
+    "this is not proven. C has contrast agent, and B has none. The masks are from another network."
 )
 
 

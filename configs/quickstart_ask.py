@@ -7,21 +7,21 @@
 
 The data are crops of the lower two thirds of a scan of patient B, as in configs/quickstart_clip.py.
 Questions and answers come from the crops' masks: which organs are there, whether an organ is there,
-and where it is. The encoder and the projector are trained; the language model (SmolLM2, 135 M)
-trains adapters in its attention. The evaluation uses patient C. It compares the model with itself
+and where it is. The encoder, the projector and adapters in the attention of the language model
+(SmolLM2, 135 M) are trained. The evaluation uses patient C. It compares the model with itself
 before training, and with a language model that had the same training without volumes.
 
 These choices make the answers depend on the volume after so few steps:
-- Sentences name the organs that are there, in one wording and order. (With questions for yes or no
-  alone, the answers were at chance.)
-- The projector learns six times as fast as the rest.
-- The encoder learns a third as fast. (At the full rate it forgets, and the answer is always yes.)
+- Half of the samples ask for the organs that are there; the answer has one wording and order. (With
+  yes-no questions alone, the accuracy was that of chance.)
+- The projector has six times the learning rate of the adapters.
+- The encoder has 0.3 times that rate. (At the full rate, the answer is always yes.)
 - The batch is only 8.
 - Boxes have 13 tokens, none of them new, and are in a sixth of the samples. (With more boxes, fewer
   of the other answers were right.)
 
-The result depends on the seed, because the steps are few: with `seed=1` nearly all answers are no
-after as many steps. The boxes have the right form, but hardly depend on the volume yet.
+The result depends on the seed, because there are few steps: with `seed=1`, nearly all answers are
+no. The boxes have the right form, but hardly depend on the volume yet.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ SMOLLM2 = Decoder(
     max_position_embeddings=8192,
 )
 TOKENS = DialogueTokens(WEIGHTS, image_tokens=9, length=42, vocab_size=SMOLLM2.vocab_size)
-COUNTED = 25  # tokens of the longest answer
+COUNTED = 25  # tokens of the longest answer, with its end token
 ADAPTERS = r"llm/.*block/attention/\w+"
 LABELS = ("spleen|liver|stomach|pancreas|colon|aorta",)
 ASK = MaskQuestions(LABELS, yes_no=1, choice=0, rec=1, reg=0, short=True)
@@ -83,8 +83,8 @@ DATA = Data(
     fields={"image": Image(), "text": Text(TOKENS, QUESTIONS)},
 )
 CAVEAT = (
-    "Patient C, whom no training saw, is likely, but not provably, another person than B. The "
-    "masks that the answers come from are another network's."
+    "Patient C is in no training data, and is probably another person than B, but this is not "
+    "proven. The answers come from masks that another network predicted."
 )
 ANSWERS = Answers(
     split="test_organs",

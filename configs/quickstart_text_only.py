@@ -2,8 +2,8 @@
 
     python run.py train configs/quickstart_text_only.py
 
-It is a baseline: configs/quickstart_ask.py compares its own run with it, to see how much the
-questions alone reveal of the answers. Apart from the volume, everything is as in that config.
+This is a baseline for the run of configs/quickstart_ask.py: it shows how much the questions alone
+reveal of the answers. Apart from the volume, everything is as in that config.
 """
 
 import dataclasses

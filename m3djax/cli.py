@@ -72,7 +72,7 @@ def _allow_packages(arguments: list[str]) -> list[str]:
 
 
 def _quickstart(arguments: list[str]) -> int:
-    """Runs the main job on real CT: fetch, prepare, pretrain, learn words, evaluate on new CT."""
+    """Runs all stages on real CT: fetch, prepare, pretrain, captions, questions, evaluation."""
     if arguments:
         return _usage("quickstart (it takes no options)", arguments)
     count = len(QUICKSTART) + 2
@@ -122,7 +122,7 @@ def _import_language_model() -> None:
 
 
 def _inspect(arguments: list[str]) -> int:
-    """Shows one scan, its oddities and a picture: PATH [--mask PATH] [--units HU] ...."""
+    """Describes a scan, checks its values, draws it: PATH [--mask PATH] [--units HU] ...."""
     from data_pipelines.inspect_options import InspectOptions
 
     options = _options(InspectOptions, "inspect", arguments)
@@ -155,7 +155,7 @@ def _train(arguments: list[str]) -> int:
 
     if not isinstance(config, Experiment):
         raise ConfigError(
-            f"{arguments[0]}: is not an experiment, and `train` runs only experiments. "
+            f"{arguments[0]}: is not an experiment, and `train` needs one. "
             f"Cure: {program()} plan {arguments[0]}."
         )
     set_up_jax()
@@ -177,7 +177,7 @@ def _train(arguments: list[str]) -> int:
 
 def _plan(arguments: list[str]) -> int:
     """Estimates the needs of a config on other devices: CONFIG --topology v5e:4x4 ...."""
-    # Compilation for absent devices needs no present ones: JAX must not search for accelerators.
+    # Compilation for absent devices needs no accelerator, so JAX must not search for one.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from m3djax.plan.options import USAGE, Options
 

@@ -3,9 +3,9 @@
     python run.py plan configs/llm/llama2_7b.py --topology v5e:4x4
 
 The shapes are those of M3D-LaMed's language model (arXiv 2404.00578). The recipe is ours: reports
-of M3D-Cap as plain text, 768 tokens each. Weights and moments are split over 16 chips and gathered
-layer by layer. The backward pass computes each block again. A batch holds only texts, so no volume
-is decoded. Put Llama's tokenizer.json into weights/llama2_7b.
+of M3D-Cap as plain text, 768 tokens each. Weights and moments are split over 16 chips, and weights
+are gathered layer by layer. The backward pass computes each block again. A batch has only texts, so
+no volume is decoded. Put Llama's tokenizer.json into weights/llama2_7b.
 
 The config is planned (docs/plans) with a batch of 128, 8 texts per chip. It has not been trained
 here, and no figure is claimed.

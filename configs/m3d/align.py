@@ -105,7 +105,7 @@ def data(
       crops: recipes of crops.
       units: units of the volumes.
       llm: folder with the tokenizer.
-      asked: source of questions and answers.
+      asked: source of questions and answers; None: `texts()`.
       joined: kinds of questions without a separator; see `DialogueTokens`.
     """
     tokens = DialogueTokens(

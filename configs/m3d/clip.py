@@ -13,7 +13,7 @@ Differences from configs/m3d/clip_released.py:
 - Texts have 128 tokens, with their sentences in order.
 - Equal captions are equally right.
 - Volumes are flipped and turned only if the text stays true.
-- The parameter is the logarithm of the factor on the cosines, and the factor is bounded.
+- The trained scale is the logarithm of the factor on the cosines, and the factor is bounded.
 - Each pair is compared with sixteen times as many wrong ones.
 - The learning rate is four times the published one: it grows with the square root of the batch.
 

@@ -54,7 +54,7 @@ def boxes(*, released: bool = False) -> MaskQuestions:
 def asked(*, released: bool = False) -> Mixture:
     """Returns all kinds of questions that M3D asks.
 
-    Records with masks have only "boxes"; records without masks have all others.
+    Records with masks only have the source "boxes"; other records have all other sources.
 
     Args:
       released: use M3D's boxes and its splits of questions.

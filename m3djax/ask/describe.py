@@ -17,7 +17,7 @@ from m3djax.ask.session import Reply
 from m3djax.runs.results import Results
 
 _TOLD = 0.05
-"""Share of the model's input beyond the scan from which on a description mentions it."""
+"""Smallest share of the model's input outside of the scan that a description mentions."""
 _TILT = np.deg2rad(0.5)
 
 
@@ -41,7 +41,7 @@ def measured(folder: epath.PathLike) -> list[str]:
     """Returns the results of the last evaluation of a run, or a line that there is none."""
     results = Results.read(folder)
     if results is None or not (found := results.summary()):
-        return ["measured: nothing; whether its answers are right is not known"]
+        return ["measured: nothing; the quality of its answers is unknown"]
     return [f"measured: {sentence}" for sentence in found.splitlines()]
 
 
@@ -54,7 +54,7 @@ def about_places(reply: Reply) -> Iterator[str]:
     for text in reply.outside:
         yield f"box {text} lies outside of the scan, left out"
     for text in reply.unplaced:
-        yield f"box {text} is not placed: the answer does not say in which of the scans"
+        yield f"box {text} is not placed: the answer does not say in which scan"
 
 
 def counted(replies: Sequence[Reply]) -> str:

@@ -29,7 +29,7 @@ def write(path: epath.PathLike, exchange: Exchange, fovs: Sequence[FieldOfView],
     boxes = list(about_places(exchange.reply))
     lines = [
         "# DRAFT of findings, written by a model",
-        f"{NOTICE} Nobody has checked a word of it.",
+        f"{NOTICE} No person has checked this text.",
         "\n".join(f"- {line}" for fov in fovs for line in describe(fov)),
         f"- model: {printable(run)}\n- asked: {printable(exchange.question)}",
         "## Findings",

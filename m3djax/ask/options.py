@@ -31,11 +31,11 @@ class AskOptions:
         answers do not say which scan they mean.
       at: centre of the crop: the "centre" of the scan, a voxel of the file ("30,200,180"), or RAS+
         millimetres ("-12,40,1310mm"; write --at=-12,...). "whole": the whole scan is resampled to
-        the size of the crop, unlike in training.
+        the size of a crop, unlike in training.
       zoom: zoom of the crop, see `Crop`; None: that of the most frequent crop in training.
       units: units of files that do not store them: "HU" for CT.
       series: number of a series in a DICOM folder with several.
-      recipe: preprocessing of the training data, such as "m3d", if the data are not at hand.
+      recipe: preprocessing of the training data, such as "m3d", if the data are absent.
       picture: path of the PNG; None: no picture.
       report: path of a draft of the findings; None: no draft.
       report_prompt: the question that asks for the draft.

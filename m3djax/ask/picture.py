@@ -60,7 +60,7 @@ def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row
         for title, one in zip(titles, exchanges, strict=True)
         for place in one.reply.places
     ]
-    text = "; ".join(titles) or "What the model looks at"
+    text = "; ".join(titles) or "Field of view of the model"
     several = len(fovs) > 1
     return placed or [Row(f"{fov.scan.source}: {text}" if several else text, fov) for fov in fovs]
 
@@ -88,7 +88,7 @@ def draw(path: epath.PathLike, rows: Sequence[Row], window: ScaleIntensityRange)
         top -= height
     more = f" The last {MOST} of {len(rows)} places are shown." if len(rows) > MOST else ""
     note = (
-        f"{NOTICE} Yellow: the box of the answer; dashed: what the model looked at; "
+        f"{NOTICE} Yellow: the box of the answer; dashed: the model's field of view; "
         f"[:, n, :]: the slice, in voxels of the file.{more}"
     )
     figure.text(0.01, 0.12 / total, note, color=TEXT, fontsize=8)

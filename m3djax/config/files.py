@@ -18,7 +18,7 @@ _SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 
 def load_config(path: str | Path) -> Any:
-    """Returns what `get_config()` of a config file returns: an experiment or a plan's `Target`.
+    """Returns the result of `get_config()` of a config: an experiment or a plan's `Target`.
 
     Raises:
       ConfigError: there is no such config, or it has no `get_config`.
@@ -50,7 +50,7 @@ def load_module(path: str | Path) -> ModuleType:
 
 
 def find(path: str | Path) -> Path:
-    """Returns the file of a config: a path, or else the path or name of a shipped config.
+    """Returns the file of a config. `path` is a path, or the path or name of a shipped config.
 
     "configs/m3d/clip.py" and "m3d/clip" name the same shipped config in every working directory.
 

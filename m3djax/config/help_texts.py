@@ -25,7 +25,7 @@ Stamp = list[int]
 
 
 def is_asked(arguments: Sequence[str]) -> bool:
-    """Returns whether arguments of a verb ask for help."""
+    """Returns whether the arguments of a verb have a flag for help."""
     return not _ASKS.isdisjoint(arguments)
 
 

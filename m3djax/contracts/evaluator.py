@@ -69,9 +69,9 @@ class Pass:
       subject: the model.
       samples: the samples to predict for.
       kept: fields of the batches to keep beside the predictions, such as the ground truth.
-      key: everything besides the parameters that the predictions depend on, as JSON. Predictions
-        with a key are stored in the evaluator's folder. They are read again as long as the key and
-        the parameters stay the same. None: predictions are not stored.
+      key: all inputs of the predictions except the parameters, as JSON. Predictions with a key are
+        stored in the evaluator's folder, and are read again while the key and the parameters stay
+        the same. None: predictions are not stored.
     """
 
     name: str

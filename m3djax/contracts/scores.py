@@ -63,7 +63,7 @@ class Column:
         return cls(group, metric, units, np.asarray(sample, str), values, weights, method)
 
     def sums(self) -> tuple[Float[np.ndarray, " u"], Float[np.ndarray, " u"]]:
-        """Returns the weighted sum and the weight of every unit, without samples without score."""
+        """Returns the weighted sum and the weight of every unit; skips samples without a score."""
         there = np.isfinite(self.value)
         number, weight = self.units.number[there], self.weight[there]
         size = len(self.units)
@@ -160,7 +160,7 @@ def present_means(title: str, scores: Scores) -> Findings:
     rows = []
     for column in scores.columns:
         sums, weights = column.sums()
-        counted = weights > 0  # a unit without a score is no evidence
+        counted = weights > 0  # units without a score do not count
         if counted.sum() < 2:
             raise EvaluationError(
                 f"{title}, {column.group or column.metric}: {counted.sum()} independent units have "

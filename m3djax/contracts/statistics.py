@@ -52,17 +52,17 @@ def number_text(number: Mapping[str, Any], style: str) -> str:
 
 
 def verdict(interval: Sequence[float]) -> str:
-    """Returns "better than", "worse than" or "not clearly different from" for a gain's interval."""
+    """Returns "better than", "worse than" or "not clearly different from", by a gain's interval."""
     low, high = interval
     return "better than" if low > 0 else "worse than" if high < 0 else "not clearly different from"
 
 
 def against(interval: Sequence[float] | None, expected: float) -> str:
-    """Returns how a number with this interval compares with an expected number, in words.
+    """Returns a comparison of a number with an expected number, in words.
 
     Args:
-      interval: `[low, high]`; None: the number has no interval.
-      expected: a number that needs no model.
+      interval: `[low, high]`, the interval of the number; None if it has none.
+      expected: the expected number, such as chance.
     """
     if interval is None:
         return "beside"

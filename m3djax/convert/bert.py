@@ -1,4 +1,4 @@
-"""Names in Hugging Face's BERT and RoBERTa checkpoints, and their config.json, in both ways."""
+"""Maps of names and config.json of Hugging Face's BERT and RoBERTa checkpoints, both ways."""
 
 from __future__ import annotations
 

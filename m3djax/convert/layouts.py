@@ -1,4 +1,4 @@
-"""The known layouts of weight files, and the function that recognises them."""
+"""The known layouts of weight files, and the function that recognises a file's layout."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _paired(one: Column, other: Column) -> tuple[Column, Column]:
     """Returns both columns with the samples that both have scores for, in one order.
 
     Raises:
-      EvaluationError: the columns have other samples or other weights.
+      EvaluationError: the columns differ in their samples or weights.
     """
     where = f"{one.group}, {one.metric}".removeprefix(", ")
     _same(f"{where}: units", one.units.names, other.units.names)

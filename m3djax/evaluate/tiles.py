@@ -22,8 +22,8 @@ class Tiles:
       images: (T, d, h, w) int16 as stored.
       starts: (T, 3) first voxel of each crop in the volume.
       inside: (T, d, h, w) False in padding.
-      first: (T, d, h, w) True in the first crop with a voxel, so that a sum over crops counts
-        every voxel of the volume once.
+      first: (T, d, h, w) True for voxels that are in no earlier crop, so that a sum over crops
+        counts every voxel of the volume once.
       shape: shape of the volume.
     """
 

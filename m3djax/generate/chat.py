@@ -12,7 +12,7 @@ from m3djax.generate.generator import Generator
 from m3djax.generate.options import ChatOptions
 from m3djax.mesh import sharding
 
-_HELP = "(an empty line or ctrl-D ends, /new forgets what was said)"
+_HELP = "(an empty line or ctrl-D ends, /new starts a new conversation)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,8 +103,8 @@ class Generator:
         """Reads the common first tokens of many prompts.
 
         Args:
-          prompt: the token ids; or
-          embeds: the embedded tokens, one row for all prompts or a row for each.
+          prompt: the token ids; None if `embeds` is given.
+          embeds: the embedded tokens instead, one row for all prompts or a row for each.
           reserve: number of tokens of prompt and answer that will follow. Some models need it,
             because their rotations depend on the length of the text.
 
@@ -143,9 +143,9 @@ class Generator:
         """Answers prompts as one batch.
 
         Args:
-          prompts: token ids, of any lengths; or
-          embeds: embedded tokens, padded on the left, with
-          valid: False at padding.
+          prompts: token ids, of any lengths; None if `embeds` is given.
+          embeds: embedded tokens instead, padded on the left.
+          valid: False at padding of `embeds`.
           options: options of sampling.
           prefix: the tokens before every prompt.
           on_text: function that is called with (row, piece of text) during generation.

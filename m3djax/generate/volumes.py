@@ -132,8 +132,8 @@ class VolumeReader:
 
         Raises:
           ConfigError: the number of placeholders in a prompt is not the number of its volumes'
-            tokens, a prompt does not fit the model's context, or `rows` has not one row for each
-            prompt.
+            tokens, a prompt does not fit the model's context, or `rows` does not have one row for
+            each prompt.
         """
         options = options or Sampling()
         about = self._rows(encoded, prompts, rows)

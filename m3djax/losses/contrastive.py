@@ -179,7 +179,7 @@ def _log_scale(_: Array, temperature: float) -> Float[Array, ""]:
 
 
 def _bounded_exp(log_scale: Float[Array, ""], limit: float) -> Float[Array, ""]:
-    """Returns min(exp(log_scale), limit), with a gradient beyond the limit that only leads back.
+    """Returns min(exp(log_scale), limit); beyond the limit, only gradients that reduce it pass.
 
     A plain minimum has no gradient beyond the limit, so the parameter would stay there forever.
     """

@@ -31,21 +31,21 @@ T = TypeVar("T")
 
 ADDRESS, COUNT, NUMBER = PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
-# In effect no limit: the heartbeat ends a process that waits for one that is gone.
+# In effect no limit: if a process is lost, JAX's heartbeat ends the processes that wait for it.
 _DAY_MS = 24 * 3600 * 1000
 _turns = itertools.count()
 
 
 class Agreed(Exception):
-    """Error that every process raises at the same step, so that no process must be told."""
+    """Error that every process raises at the same step, so that no message to others is needed."""
 
 
 def start() -> None:
     """Joins the other processes of the run, if there are any; call it before any computation.
 
-    Three environment variables come first: the address of process 0, the number of processes and
-    the number of this one. Without them, `jax.distributed` recognises TPU pods, Slurm, Kubernetes
-    and MPI.
+    Three environment variables take precedence: the address of process 0, the number of processes
+    and the number of this process. Without them, `jax.distributed` recognises TPU pods, Slurm,
+    Kubernetes and MPI.
 
     Raises:
       ConfigError: the variables are incomplete or wrong, or the other processes cannot be reached.

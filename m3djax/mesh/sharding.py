@@ -90,7 +90,7 @@ def gather(owner: nn.Module, path: str, kernel: jax.Array) -> jax.Array:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its rows are split over data and fsdp, nothing else is."""
+    """Returns the sharding of a batch: only its rows are split, over data and fsdp."""
     return NamedSharding(mesh, P(MESH_AXES["batch"]))
 
 
@@ -108,7 +108,7 @@ def process_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
 
 
 def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
-    """Returns the rows of each process; also for meshes that are only planned; `process_rows`."""
+    """Returns the rows of each process, see `process_rows`; also for meshes of absent devices."""
     split = int(np.prod([mesh.shape[axis] for axis in MESH_AXES["batch"]]))
     if rows % split:
         raise ConfigError(f"batch_size={rows} cannot be split over data x fsdp = {split} devices.")
@@ -120,7 +120,7 @@ def rows_by_process(mesh: Mesh, rows: int) -> dict[int, tuple[int, ...]]:
 
 
 def state_shardings(state: Any, mesh: Mesh, model: Any) -> Any:
-    """Returns the shardings of a train state; moments are split as their parameter is.
+    """Returns the shardings of a train state; moments are split like their parameter.
 
     Args:
       state: tree of arrays or shapes; parameters, moments and frozen leaves are dicts keyed by the

@@ -89,7 +89,7 @@ class Program:
     """A parsed program.
 
     Args:
-      text: what `compiled.as_text()` returns.
+      text: the result of `compiled.as_text()`.
 
     Attributes:
       computations: the computations by name.

@@ -37,7 +37,7 @@ def _memory_table(memory: Mapping[str, Any]) -> Table:
     grid = _table("memory of one device", "GiB")
     rows = {
         "arguments (state and batch)": "arguments",
-        "results beside them": "outputs",
+        "results (not in place)": "outputs",
         "temporaries": "temporaries",
         "peak": "peak",
         "program": "program",

@@ -91,7 +91,7 @@ class Checkpointer:
         self._pending = self._pool.submit(self._commit, response, step, about)
 
     def check(self) -> None:
-        """Raises the error of the last save, if it has failed by now; does not wait."""
+        """Raises the error of the last save if it has failed already; does not wait."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
@@ -188,8 +188,8 @@ def load_params(
       fresh_adapters: whether to leave out adapters that the checkpoint does not have.
 
     Raises:
-      CheckpointError: there is no readable checkpoint, it lacks a path, a shape differs, or a
-        wanted component has adapters in the checkpoint that would be ignored.
+      CheckpointError: there is no readable checkpoint, it lacks a path, a shape differs, or it has
+        adapters of a wanted component that `wanted` does not have.
     """
     folder = epath.Path(folder).resolve()
     if step is None:
@@ -350,9 +350,9 @@ def _adapter(path: str) -> bool:
 
 
 def _check_adapters(step: epath.Path, saved: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raises if saved adapters of a wanted component are not wanted.
+    """Raises CheckpointError if `wanted` lacks saved adapters of one of its components.
 
-    Without them the layer would compute wrong values and no error would say so.
+    Without these adapters, the layers would compute wrong values without an error.
     """
     components = {path.split("/")[0] for path in wanted}
     ignored = {p for p in saved if _adapter(p) and p.split("/")[0] in components} - set(wanted)

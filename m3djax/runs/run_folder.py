@@ -116,7 +116,7 @@ def read_config(folder: epath.PathLike) -> Any:
 
 
 def _read(folder: epath.PathLike) -> Any:
-    """Returns what a run's config holds; raises as `read_config`."""
+    """Returns the content of a run's config file; raises the errors of `read_config`."""
     path = epath.Path(folder) / CONFIG
     try:
         saved = json.loads(path.read_text())
@@ -131,7 +131,7 @@ def _read(folder: epath.PathLike) -> Any:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Returns dotted paths of the fields in which two configs as JSON differ and may not."""
+    """Returns dotted paths of fields that differ between two JSON configs but must not."""
     if path in _FREE or old == new:
         return []
     if not (isinstance(old, dict) and isinstance(new, dict)):

@@ -16,7 +16,7 @@ def sharding_table(experiment: Experiment) -> str:
     """Returns a line per parameter: path, shape, mesh axes of each dimension, MiB per device.
 
     A mesh with all sizes given needs no devices, so the table of a pod can be made anywhere.
-    Optimizer moments are split as their parameter is. MiB are float32, without moments.
+    Optimizer moments are split like their parameter. MiB are float32, without moments.
 
     Raises:
       ValueError: a parameter has no row in the sharding table, or the devices of this machine do

@@ -41,7 +41,7 @@ class NonFiniteError(distributed.Agreed, UserError, FloatingPointError):
 
 
 class Interrupted(distributed.Agreed, UserError, RuntimeError):
-    """Error for the end of training on request; the state is saved.
+    """Error that ends training after a stop signal; the state is saved.
 
     Attributes:
       status: exit status of the process. It tells launchers to run the command again

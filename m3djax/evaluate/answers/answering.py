@@ -1,4 +1,4 @@
-"""Questions about crops as samples, and their answers, which survive an interruption."""
+"""Questions about crops as samples, and their answers, which are kept after an interruption."""
 
 from __future__ import annotations
 

@@ -132,9 +132,8 @@ class Answers(SplitEvaluator):
         answered = {model: read_answers(given) for model, given in predictions.items()}
         if not answered[OWN]:
             raise EvaluationError(
-                f"{self.source(subject.data).path}: nothing can be asked about split "
-                f"{self.split!r}. Cure: another split, more `crops`, or another "
-                "data.fields.text.source."
+                f"{self.source(subject.data).path}: split {self.split!r} has no questions. "
+                "Cure: another split, more `crops`, or another data.fields.text.source."
             )
         bert = BertScore.read(self.bert_score, layer=self.bert_layer) if self.bert_score else None
         return score_answers(answered, self._units(subject, answered[OWN]), bert)

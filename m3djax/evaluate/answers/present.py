@@ -18,22 +18,21 @@ _TITLES = {
     "rec": "questions for a place",
     "reg": "questions for what is in a box",
     "seg": "questions for a mask",
-    "rec_described": "questions for the place of what is described",
+    "rec_described": "questions for the place of a described structure",
     "reg_described": "questions for what is in a box and what that is",
-    "seg_described": "questions for the mask of what is described",
+    "seg_described": "questions for the mask of a described structure",
 }
 _GUESSES = {GUESSES["iou_whole"]: "the box of the whole volume"}
 _TYPES = 12  # types of questions in a table
-_MUTE = 0.05  # share of unreadable answers from which on a sentence mentions them
+_MUTE = 0.05  # smallest share of unreadable answers that a sentence mentions
 _METEOR = (
-    "METEOR counts equal words and equal stems, no synonyms: a little below what others report."
+    "METEOR counts equal words and stems but no synonyms, so it is a little below published values."
 )
 _CIDER = (
-    "CIDEr counts how rare words are in the right answers of this pool: no other pool compares."
+    "CIDEr weighs words by their rarity in this pool's answers: do not compare it between pools."
 )
 _UNREADABLE = (
-    "An answer from which no choice, no yes or no, or no box can be read for certain counts as "
-    "wrong."
+    "An answer counts as wrong if it is ambiguous, or has no readable choice, yes or no, or box."
 )
 
 
@@ -78,7 +77,7 @@ def _sentence(kind: str, numbers: Mapping[str, Any]) -> str:
     title = _TITLES.get(kind, f"{kind} questions")
     metric = main_of(kind)
     if metric not in parts["all"]:
-        return f"{numbers['questions']:,} {title}: none has a box to be found."
+        return f"{numbers['questions']:,} {title}: no right answer has a box."
     found = parts["all"][metric]
     said = [f"{METRICS[metric].name} {_number(metric, found)}"]
     for guess, values in numbers["guesses"].items():
@@ -135,7 +134,7 @@ def _by_type(title: str, metric: str, numbers: Mapping[str, Any], note: str) -> 
     """
     counts = numbers["questions_by_type"]
     shown = sorted(sorted(counts, key=counts.get, reverse=True)[:_TYPES])
-    # If all questions of a type have the same answer, that guess says nothing.
+    # If all questions of a type have the same answer, that guess is no useful baseline.
     guesses = {
         name: values
         for name, values in numbers["guesses"].items()

@@ -1,4 +1,4 @@
-"""A picture of crops: a slice with the true and the answered boxes, and the answers as text."""
+"""A picture of crops: a slice with true boxes and boxes of answers, and the answers as text."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _RIGHT_OR_WRONG = ("accuracy", "exact")
 _WIDTH, _ROW, _IMAGE = 11.0, 0.155, 2.6  # inches: page, line of text, slice
 _LETTERS = 118  # letters per line of text
 _BOXES = (
-    " The slice goes through the middle of the true box, or of the one that is asked about "
-    "(green); the boxes that were answered have the colours of their models, dashed where they lie "
+    " The slice goes through the middle of the green box: the true box, or the box in the "
+    "question. Boxes in answers have the colours of their models. They are dashed if they are "
     "above or below the slice."
 )
 _QUESTIONS = 3  # questions per crop, or one of each kind if there are more kinds
@@ -146,7 +146,7 @@ def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: ScaleInten
                 high[1] - low[1],
                 fill=False,
                 edgecolor=colour,
-                linewidth=4 if colour == _TRUE else 1.6,  # an answered box may cover the true one
+                linewidth=4 if colour == _TRUE else 1.6,  # an answer's box may cover the true one
                 linestyle="-" if inside else "--",
             )
         )

@@ -1,4 +1,4 @@
-"""Questions with their answers in a file of JSON lines, which survives an interruption."""
+"""Questions with their answers in a file of JSON lines, which is kept after an interruption."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def label_patches(
 ) -> LabelledPatches:
     """Finds the patches with more than half of their voxels in one organ.
 
-    Background is no organ. Neither is a label that is not annotated in the record's mask.
+    Background is no organ. Labels that are not annotated in the record's mask do not count either.
 
     Args:
       record: see `data_pipelines.datasets.records`.

@@ -71,5 +71,5 @@ def _per_organ(numbers: dict[str, Any]) -> Table:
             )
             for organ, counts in numbers["organs"].items()
         ),
-        "Crops overlap, so a place counts once for every crop that it is seen in.",
+        "Crops overlap, so a place counts once for every crop that shows it.",
     )

@@ -14,12 +14,12 @@ _NAMES = {
     "fill_in": "smooth fill-in",
 }
 _ONE_SCAN = (
-    "The intervals (95 %, bootstrap over crops) say how much the result depends on which part of "
-    "the scan is looked at. They say nothing about other patients."
+    "The intervals (95 %, bootstrap over crops) show how much the result depends on the part of "
+    "the scan. They say nothing about other patients."
 )
 _NORM_PIX = (
-    "The model predicts normalised patches: it was given the mean and the deviation of the true "
-    "hidden patches, which the baselines were not. The comparison favours it."
+    "The model predicts normalised patches, so its predictions get the mean and deviation of the "
+    "true hidden patches. The baselines do not. The comparison favours the model."
 )
 
 

@@ -37,7 +37,7 @@ def present(
     }
     notes = []
     if any(n["captions"] < n["samples"] for n in pools.values()):
-        notes.append("Some captions are the same: they count as equally right, in chance too.")
+        notes.append("Equal captions count as equally right, also in the values of chance.")
     if alone := [name for name, n in pools.items() if n["patients"] == 1]:
         notes.append(_ONE_PATIENT.format(", ".join(alone)))
     return Findings(
@@ -86,7 +86,7 @@ def _table(name: str, numbers: Mapping[str, Any]) -> Table:
         ("query to answer", *keys, "median rank"),
         tuple(rows),
         "R@k: share of queries with a right answer among the first k. In brackets: 95 % bootstrap "
-        f"over {_units(numbers)}, the pool kept as it is.",
+        f"over {_units(numbers)}, with a fixed pool.",
     )
 
 
