@@ -176,7 +176,7 @@ def _monai_vision(folder: Path) -> Callable[[Any], Any]:
     vision, projector, encode = peers.m3d_encoder(len(parts["0.bias"]))
     tower = {n.removeprefix(VISION): v for n, v in found.items() if n.startswith(VISION)}
     missing = vision.load_state_dict(tower, strict=False).missing_keys
-    assert all("cross_attn" in name for name in missing), missing  # modules without a use
+    assert all("cross_attn" in name for name in missing), missing  # unused modules
     projector.load_state_dict(parts)
     vision.eval()
     return encode

@@ -92,7 +92,7 @@ def peak(loss: Loss, rows: int, mesh: Mesh) -> dict[str, Any]:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             said = re.search(r"\(([\d.]+[KMGT])\) exceeds", str(error))
-            return {"needs": said.group(1) if said else "more than there is"}
+            return {"needs": said.group(1) if said else "size unknown"}
     if mesh.devices.flat[0].platform == "cpu":  # its compiler's peak leaves temporaries out
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes
         return {"peak_mib": (total + memory.temp_size_in_bytes) / 2**20}

@@ -132,7 +132,7 @@ def _report(result: Result, config: str, source: int) -> None:
 
 
 def _report_leaks(path: epath.Path, against: tuple[str, ...]) -> bool:
-    """Prints leaks, writes them to leaks.csv and returns whether any is not a mere duplicate."""
+    """Prints leaks, writes them to leaks.csv; returns whether any is not just a duplicate."""
     entries = [entry for folder in (path, *against) for entry in read_entries(folder)]
     found = leaks.find_leaks(entries)
     print(leaks.report(found))

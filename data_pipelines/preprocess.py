@@ -187,7 +187,7 @@ def e3d() -> Recipe:
     """Returns E3D-GPT's recipe: HU -1000..1000 at 3 x 1.5 x 1.5 mm, 128 x 256 x 256 voxels.
 
     Smaller volumes are padded with air. The crop to 112 x 224 x 224 is part of training. Source:
-    arXiv 2410.14200; details from its lineage.
+    arXiv 2410.14200, and later code of its first author (laihaoran/Med3D-R1).
     """
     return Recipe(
         (

@@ -92,6 +92,13 @@ def linear_weights(
     """Returns the float32 matrix (new_size, size) that interpolates along one axis.
 
     Rows of positions outside the input are zero.
+
+    Args:
+      size: voxels of the input.
+      new_size: voxels of the result.
+      start: position of the result's voxel 0, in voxels of the input.
+      step: voxels of the input per voxel of the result; may be negative.
+      anti_alias: see `linear`.
     """
     position = start + step * np.arange(new_size)[:, None]
     width = max(abs(step), 1.0) if anti_alias else 1.0

@@ -9,7 +9,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """The shape and dtype of an array that does not exist yet."""
+    """The shape and dtype of an array that does not exist yet.
+
+    Attributes:
+      shape: sizes of the axes.
+      dtype: NumPy dtype.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype

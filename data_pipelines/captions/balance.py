@@ -13,7 +13,7 @@ from data_pipelines.captions import Looks
 _LOOKS = (128, 1024)
 """Minimum and maximum number of crops for counting shares; fewer if crops are large."""
 _VOXELS = 1 << 17
-"""Voxels of a crop. Of larger crops only some voxels, on a regular grid, are counted."""
+"""Maximum number of counted voxels of a crop; larger crops are subsampled on a regular grid."""
 _ROUNDS = 30
 _SOMETIMES = 0.1
 """Minimum share of crops with a label, and of crops without it, for questions about it."""
@@ -49,15 +49,15 @@ def odds(
     show. Labels that are visible in very few or in nearly all crops are left out.
 
     The balance holds only if the choice to ask does not depend on the crop. So if no label is
-    drawn, no question of this kind may be asked. As a choice, a label is wrong three times as often
-    as it is right, as nearly as weights allow.
+    drawn, no question of this kind may be asked. Among the choices of questions, a label is wrong
+    three times as often as it is right, as nearly as weights allow.
 
     Args:
       others: other crops of the record. With None the shares are not known; then "yes" and "no" are
         equally likely, but not for every single label.
       values: labels to ask about.
-      visible: those of them that the crop shows.
-      absent: those of them without a voxel in the crop.
+      visible: values that the crop shows.
+      absent: values without a voxel in the crop.
       least: minimum number of voxels of a visible label.
     """
     if others is None:

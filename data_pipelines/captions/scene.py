@@ -92,8 +92,8 @@ class Scene:
     Attributes:
       mask: label map of the crop.
       names: {label value: name} of the labels to ask about.
-      visible: those labels that the crop shows.
-      missing: those labels without a voxel in the crop.
+      visible: values of the labels that the crop shows.
+      missing: values of the labels without a voxel in the crop.
       odds: probabilities of balanced questions, which do not reveal their answers.
       about: {label value: descriptions}; only descriptions that fit no other label.
       released: see `boxes.mask_to_box`.

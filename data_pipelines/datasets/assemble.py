@@ -1,4 +1,4 @@
-"""Makes a complete dataset folder from a collection of studies, despite kills and broken scans.
+"""Makes a dataset folder from a collection of studies, and resumes after a kill.
 
 All files are first written to a hidden folder beside the target, `.NAME.partial`: first the
 `shards`, then the whole dataset with metadata and card. The dataset becomes visible in one step: by

@@ -64,7 +64,7 @@ def make(collection: Collection, study: Study) -> Prepared | Broken:
             raise
         cure = "check its permissions, and its disk or network"
         return broken(collection, study, f"it cannot be read ({type(error).__name__})", cure)
-    except Exception as error:  # one strange file must not stop a thousand good ones
+    except Exception as error:  # an unexpected error in one file must not stop the others
         # The text of such an error may quote the content of the file, such as patient tags.
         reason = f"a library failed on it with {type(error).__name__}"
         cure = "open it in another program and export it again as NIfTI"
@@ -72,7 +72,15 @@ def make(collection: Collection, study: Study) -> Prepared | Broken:
 
 
 def broken(collection: Collection, study: Study, reason: str, cure: str, file: str = "") -> Broken:
-    """Returns the row of the quarantine for a study; `file` is the image by default."""
+    """Returns the row of the quarantine for a study.
+
+    Args:
+      collection: the collection of the study.
+      study: the study.
+      reason: the problem.
+      cure: what the user can do.
+      file: path of the file with the problem; "": the image.
+    """
     name = collection.source(study)
     if file and study.study_id not in collection.names:
         path = epath.Path(file)

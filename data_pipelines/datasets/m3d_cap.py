@@ -95,8 +95,8 @@ def m3d_cap(
     notes = (
         *notes,
         *_leaks(studies, cases),
-        f"{unlisted} series are not in {NAME}: they follow their case, and are in no released "
-        "split.",
+        f"{unlisted} series are not in {NAME}: they are in the split of their case, and in no "
+        "released split.",
         *search.notes(),
     )
     name = "m3d_vqa" if questions else "m3d_cap"

@@ -9,10 +9,9 @@
 
 B-top and C are also the splits `train_organs` and `test_organs`: scans with masks of all organs.
 
-The split is by patient. A is certainly another patient than B. C is probably another patient than B
-(contrast, field of view and grid differ), but this is not proven: in the worst case C is the
-patient of the training set. The masks are TotalSegmentator's own predictions, not drawn by a
-radiologist.
+The split is by patient. A and B are two patients. B and C are probably two patients (contrast,
+field of view and grid differ), but this is not proven: C may be the patient of the training set.
+The masks are TotalSegmentator's own predictions, not drawn by a radiologist.
 """
 
 from collections.abc import Iterable
@@ -26,11 +25,10 @@ from data_pipelines.preprocess import Recipe
 NOTES = (
     "Source: test files of totalsegmentator 2.18.0 (Apache-2.0). "
     "Masks are its own predictions, not drawn by a radiologist.",
-    "Patient A is certainly another one than B; "
-    "that C is another one than B is likely, not proven.",
-    "B-top is the top of B and A-crop a part of A: neither is independent evidence.",
+    "A and B are two patients. B and C are probably two patients, but this is not proven.",
+    "B-top is a part of the scan B, and A-crop a part of the scan A, so they are not independent.",
     "A, A-crop and B have masks of few organs, listed in the field `annotated` of the records: "
-    "the absence of any other organ from their masks says nothing.",
+    "if another organ is not in their masks, it may still be in the scan.",
 )
 
 _CROP = "aorta_report/test_result/models"

@@ -49,9 +49,9 @@ class Search:
         yield from self._below(self._root)
 
     def notes(self) -> tuple[str, ...]:
-        """Returns notes for the dataset card about files that were passed over."""
+        """Returns notes for the dataset card about files that are not volumes."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.passed_over.most_common(20))
-        return (f"Passed over as no volumes: {kinds}.",) if kinds else ()
+        return (f"Ignored files that are not volumes: {kinds}.",) if kinds else ()
 
     def _below(self, folder: epath.Path, *, in_series: bool = False) -> Iterator[epath.Path]:
         if leads_out(folder, self._root):

@@ -101,8 +101,8 @@ class Collection:
       notes: sentences for the dataset card: the origin of the data, and cautions.
       units: units of the voxels in files without units: "HU", "unit" or "raw".
       structures: structures of DICOM SEG and RTSTRUCT files for the labels 1, 2, ...
-      names: {study_id: name of its source for records and the quarantine}. Other studies have the
-        name of their path below the root.
+      names: {study_id: name of its source for records and the quarantine}. Other studies are named
+        by their path below the root.
       aside: studies or rows that were put aside before any scan was read.
     """
 

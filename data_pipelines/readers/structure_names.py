@@ -36,7 +36,7 @@ def places(path: epath.Path, names: Sequence[str], wanted: Sequence[str]) -> lis
     if not wanted:
         raise DataError(
             path,
-            f"it holds {len(names)} structures, and none was asked for",
+            f"it holds {len(names)} structures, and no name was given",
             "name the structures to read, such as structures=('liver', 'spleen')",
         )
     check_count(path, wanted)
@@ -44,7 +44,7 @@ def places(path: epath.Path, names: Sequence[str], wanted: Sequence[str]) -> lis
     for name in wanted:
         if (count := keys.count(key(name))) != 1:
             problem = f"{count or 'no'} structures are called {name!r} among its {len(names)}"
-            raise DataError(path, problem, "ask for names that are in the file exactly once")
+            raise DataError(path, problem, "give names that are in the file exactly once")
     return [keys.index(key(name)) for name in wanted]
 
 
@@ -52,7 +52,7 @@ def check_count(path: object, wanted: Sequence[str]) -> None:
     """Raises DataError if there are more structures than label values."""
     if len(wanted) >= NOT_LABELLED:
         problem = f"{len(wanted)} structures for {NOT_LABELLED - 1} label values"
-        raise DataError(path, problem, "ask for fewer of them")
+        raise DataError(path, problem, "give fewer names")
 
 
 def check_frame(path: epath.Path, frame: str, like: Volume) -> None:

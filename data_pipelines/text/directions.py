@@ -2,7 +2,7 @@
 
 A text that names a side ("left") becomes false if the volume is mirrored. A text that names an end
 ("upper") becomes false if the volume is upside down. A text that names a plane ("axial") becomes
-false if two planes are swapped. A text with a box becomes false after any of these. A word with
+false if two planes are swapped. A text with a box becomes false after any of these. A word in
 another sense ("left over", "right away") only forbids some augmentation. English only.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def choose_sentences(counts: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
-    """Chooses the first sentence and as many random others as fit, after an idea of M3D.
+    """Chooses the first sentence and as many random others as fit, similar to M3D.
 
     The sentences keep the order of the report and do not exceed the limit. See `released_text` for
     the differences to M3D.

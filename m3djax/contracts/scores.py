@@ -57,7 +57,17 @@ class Column:
         weight: Any = 1.0,
         method: str = OWN,
     ) -> Self:
-        """Makes a column from array-like values. A single weight applies to all samples."""
+        """Makes a column from array-like values.
+
+        Args:
+          group: see `Column`, as for the other arguments.
+          metric: name of the metric.
+          units: the independent unit of each sample.
+          sample: (n,) names of the samples.
+          value: (n,) the scores.
+          weight: (n,) weights, or one weight for all samples.
+          method: the model or baseline.
+        """
         values = np.asarray(value, np.float64)
         weights = np.broadcast_to(np.asarray(weight, np.float64), values.shape)
         return cls(group, metric, units, np.asarray(sample, str), values, weights, method)

@@ -101,6 +101,13 @@ def loss_of(
 ) -> Loss:
     """Returns the loss of a task, adapted or not, with the terms that its modules sow.
 
+    Args:
+      task: a `Task`, or a task with adapters.
+      params: see `Task.loss`, as for the other arguments.
+      batch: the batch.
+      keys: one key per sample.
+      train: whether to apply dropout.
+
     Raises:
       ValueError: a module sows a term under the name of a term of the task.
     """

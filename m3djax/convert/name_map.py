@@ -57,12 +57,16 @@ class Transform(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Same(Transform):
-    """The identity; `lead` counts the leading axes of length 1 in the published tensor."""
+    """The identity, except for leading axes of length 1.
+
+    Attributes:
+      lead: number of leading axes of length 1 in the published tensor, which ours lacks.
+    """
 
     lead: int = 0
 
     def load(self, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Drops the leading axes."""
+        """Drops the leading axes; raises ValueError if their length is not 1."""
         if theirs.shape[: self.lead] != (1,) * self.lead:
             raise ValueError(f"expected {self.lead} leading axes of length 1, got {theirs.shape}")
         return (theirs.reshape(theirs.shape[self.lead :]),)
@@ -87,7 +91,11 @@ class Linear(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Transform):
-    """A split of one published tensor into `parts` equal blocks of rows, such as (q | k | v)."""
+    """A split of one published tensor into equal blocks of rows, such as (q | k | v).
+
+    Attributes:
+      parts: number of blocks.
+    """
 
     parts: int = 3
 
@@ -105,7 +113,10 @@ class PatchConv(Transform):
     """The conversion of a convolution kernel to a matrix over patches.
 
     The kernel has shape (out, in, kD, kH, kW), and the matrix (kD*kH*kW*in, out). The stride of the
-    convolution is its kernel.
+    convolution is its kernel size.
+
+    Attributes:
+      patch_size: (kD, kH, kW) in voxels.
     """
 
     patch_size: tuple[int, int, int]

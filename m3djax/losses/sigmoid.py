@@ -28,7 +28,7 @@ def dense_sigmoid_loss(
     """Returns the sum over pairs of -log sigmoid(z (scale * cosine + bias)).
 
     z is +1 for equal ids, else -1. This plain form holds all B x B logits, split over rows.
-    `ring_sigmoid_loss` computes the same values.
+    `ring_sigmoid_loss` computes the same values; for the arguments see there.
     """
     images = constrain(images.astype(jnp.float32), ("batch", None))
     logits = constrain(scale * images @ texts.astype(jnp.float32).T + bias, ("batch", None))

@@ -33,8 +33,8 @@ def make_mesh(shape: tuple[int, int, int], devices: list[jax.Device] | None = No
     over the slices first. So fsdp and tensor stay within a slice.
 
     Raises:
-      ValueError: the product of the sizes is not the number of devices, or the slices do not
-        divide the data axis.
+      ConfigError: the product of the sizes is not the number of devices, or the number of slices
+        does not divide the data axis.
     """
     devices = list(devices or jax.devices())
     known = int(np.prod([size for size in shape if size != -1]))

@@ -27,7 +27,11 @@ class AttentionPool(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b n c"], mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b c"]:
-        """Returns the pooled vector. Tokens whose `mask` is False are left out."""
+        """Returns the pooled vector. Tokens whose `mask` is False are left out.
+
+        Raises:
+          ConfigError: `num_heads` does not divide the width of the tokens.
+        """
         b, _, c = tokens.shape
         if c % self.num_heads:
             raise ConfigError(f"num_heads={self.num_heads} does not divide the width {c}.")

@@ -19,8 +19,8 @@ def sharding_table(experiment: Experiment) -> str:
     Optimizer moments are split like their parameter. MiB are float32, without moments.
 
     Raises:
-      ValueError: a parameter has no row in the sharding table, or the devices of this machine do
-        not fit a mesh with an open size (-1).
+      ConfigError: a parameter has no row in the sharding table, or the mesh has a size of -1 and
+        does not fit the devices of this machine.
     """
     if -1 in experiment.mesh:
         mesh = sharding.make_mesh(experiment.mesh).abstract_mesh

@@ -81,6 +81,9 @@ class MAE(ReconstructingTask):
           params: components `vision` and `mae_decoder`.
           images: volumes in network units.
           noise: see `noise`. It is an argument so that the caller can choose the masking.
+
+        Raises:
+          ConfigError: `mask_ratio` leaves no patch visible.
         """
         patches = patchify(images, self.vision.stride)
         _, n, p = patches.shape

@@ -116,7 +116,7 @@ class Loop:
         return cls(experiment, folder, mesh, checkpointer, state)
 
     def run(self) -> None:
-        """Trains to the last step."""
+        """Trains to the last step; raises the errors of `train`."""
         e = self.experiment
         if int(self.state.step) >= e.steps:
             return

@@ -145,7 +145,7 @@ def test_nothing_is_lost(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[st
     counts: Counter[str] = Counter()
     for kind in KINDS:
         counts.update(kind.passed_over)
-    (noted,) = re.findall(r"Passed over as no volumes: (.*)\.\n", page)
+    (noted,) = re.findall(r"Ignored files that are not volumes: (.*)\.\n", page)
     assert set(noted.split(", ")) == {f"{count} {ending}" for ending, count in counts.items()}
 
     said = "".join(capfd.readouterr()) + page + (out / "quarantine.csv").read_text()

@@ -134,7 +134,7 @@ def test_overlap_goes_to_the_later_name(small: Scan, tmp_path: pathlib.Path) -> 
 @pytest.mark.parametrize(
     ("fields", "names", "problem"),
     [
-        ({}, [], "holds 2 structures, and none was asked for"),
+        ({}, [], "holds 2 structures, and no name was given"),
         ({}, ["kidney"], "no structures are called 'kidney'"),
         ({}, [f"o{i}" for i in range(255)], "255 structures for 254"),
         ({"FrameOfReferenceUID": "9.9.9"}, NAMES, "frame of reference is not the image's"),

@@ -34,7 +34,7 @@ def test_places_follow_what_is_wanted_and_not_the_file() -> None:
 @pytest.mark.parametrize(
     ("wanted", "problem"),
     [
-        ((), "it holds 5 structures, and none was asked for"),
+        ((), "it holds 5 structures, and no name was given"),
         (("spleen",), "no structures are called 'spleen' among its 5"),
         (("Gtv",), "2 structures are called 'Gtv' among its 5"),
         (("liver", "heart"), "no structures are called 'heart'"),

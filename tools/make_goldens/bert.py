@@ -20,9 +20,9 @@ README = """# {name}
 {model} of transformers {version}, torch {torch}, eval mode, float32, eager attention.
 All weights are random, norms and biases too; config.json is the model's own.
 weights.safetensors: the names of its state_dict, without tied copies.
-io: input_ids, attention_mask, token_type_ids, labels (-100 where nothing is asked), embeddings
-(output of the embedding layer), hidden<i> (output of layer i), pooled, logits, loss (mean over
-what is asked), gradnorm/<parameter> (of loss + the sum of pooled squared).
+io: input_ids, attention_mask, token_type_ids, labels (-100: no label), embeddings (output of the
+embedding layer), hidden<i> (output of layer i), pooled, logits, loss (mean over the labels),
+gradnorm/<parameter> (of loss + the sum of pooled squared).
 Biases of keys have no gradient but noise. Tolerance: 1e-5 absolute, 1e-4 relative on gradients.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def make(folder: pathlib.Path, kind: str, seed: int, scale: int) -> None:
-    """One golden."""
+    """Writes one golden."""
     torch.manual_seed(seed)
     model = build(kind, seed, scale).eval()
     for parameter in model.parameters():
@@ -68,7 +68,7 @@ def make(folder: pathlib.Path, kind: str, seed: int, scale: int) -> None:
 
 
 def build(kind: str, seed: int, scale: int) -> torch.nn.Module:
-    """A tiny model with pooler and masked-language head."""
+    """Returns a tiny model with pooler and masked-language head."""
     sizes = {
         "vocab_size": 89 + 6 * scale,
         "hidden_size": 24 * scale,
@@ -89,7 +89,7 @@ def build(kind: str, seed: int, scale: int) -> torch.nn.Module:
 
 
 def texts(config: transformers.PretrainedConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Three texts, padded on the right, the second half of each of segment 1."""
+    """Returns three texts, padded on the right; the second half of each has segment 1."""
     pad = config.pad_token_id
     longest = config.max_position_embeddings - pad - 2
     lengths = [longest, longest // 2 + seed % 3, 3]
@@ -103,7 +103,7 @@ def texts(config: transformers.PretrainedConfig, seed: int) -> dict[str, torch.T
 
 
 def write(folder: pathlib.Path, model: torch.nn.Module, io: dict[str, torch.Tensor]) -> None:
-    """The four files of a golden."""
+    """Writes the four files of a golden."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().contiguous() for name, value in model.named_parameters()}
     save_file(weights, folder / "weights.safetensors")

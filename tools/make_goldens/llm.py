@@ -3,8 +3,8 @@
     pip install -r requirements-peers.txt
     python tools/make_goldens/llm.py tests/golden
 
-Writes tests/golden/llm_<name>/: the config as Hugging Face keeps it, random weights in published
-names, token ids with padding on either side, logits, loss, and ids that generate() gave.
+Writes tests/golden/llm_<name>/: Hugging Face's config, random weights with published names, token
+ids with padding on either side, logits, loss, and the ids from generate().
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def write(folder: Path, name: str, family: str, values: dict, seed: int) -> None
             config, attn_implementation="eager"
         ).eval()
         for key, parameter in model.named_parameters():
-            if parameter.ndim == 1:  # norms start at one and biases at zero: nothing to tell apart
+            if parameter.ndim == 1:  # initial norms are one and biases zero, which would hide swaps
                 noise = 0.2 * torch.randn_like(parameter)
                 parameter.data = noise + ("norm" in key)
         with torch.no_grad():
@@ -113,7 +113,7 @@ def write(folder: Path, name: str, family: str, values: dict, seed: int) -> None
 
 
 def run(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], float]:
-    """Inputs and outputs, and the smallest margin of the greedy choices."""
+    """Returns inputs and outputs, and the smallest margin of the greedy choices."""
     right = torch.randint(3, model.config.vocab_size, (2, LENGTH))
     mask_right = torch.ones_like(right)
     right[1, SHORT:], mask_right[1, SHORT:] = 0, 0

@@ -3,9 +3,9 @@
     pip install -r requirements-peers.txt
     python tools/make_goldens/m3d_lamed.py FOLDER [NAME ...]
 
-The model is put together from transformers' language models, MONAI's ViT and PEFT, in the way and
-under the names of BAAI-DCAI/M3D (63e7200): its goldens came from its own code, these cover what
-those do not. FOLDER gets a folder for each of CASES, or for those that are named; to compare them:
+The model combines transformers' language models, MONAI's ViT and PEFT, with the structure and names
+of BAAI-DCAI/M3D (63e7200). These goldens cover cases that the goldens from M3D's own code do not
+cover. FOLDER gets a folder for each of CASES, or for the named ones only. To compare them:
 M3DJAX_GOLDEN=FOLDER/NAME:... python -m pytest tests/parity/test_m3d_lamed.py
 """
 
@@ -126,7 +126,7 @@ def write(folder: Path, values: dict[str, Any], seed: int) -> None:
 
 
 def completed(c: dict[str, Any]) -> dict[str, Any]:
-    """The config with what follows from its sizes."""
+    """Returns the config with values that follow from its sizes."""
     grid = [size // patch for size, patch in zip(c["image_size"], c["patch_size"], strict=True)]
     block = 1 if c["mm_projector_type"] == "linear" else c["proj_pooling_size"]
     tokens = grid[0] * grid[1] * grid[2] // block**3
@@ -144,7 +144,7 @@ def completed(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(c: dict[str, Any]) -> nn.Module:
-    """The language model, with tower and projector where M3D has them."""
+    """Returns the language model with tower and projector under M3D's names."""
     known = {k: v for k, v in c.items() if k not in ("kind", "text", "special", "lora")}
     config = transformers.AutoConfig.for_model(c["kind"], **known)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -153,7 +153,7 @@ def make(c: dict[str, Any]) -> nn.Module:
     model.model.mm_projector = projector(c)
     for name, parameter in model.named_parameters():
         noise = torch.randn_like(parameter)
-        if parameter.ndim == 1:  # norms start at one and biases at zero: nothing to tell apart
+        if parameter.ndim == 1:  # initial norms are one and biases zero, which would hide swaps
             parameter.data = 0.2 * noise + ("norm" in name and name.endswith("weight"))
         else:
             wide = 4.0 if "embed" in name else parameter.shape[-1]
@@ -162,7 +162,7 @@ def make(c: dict[str, Any]) -> nn.Module:
 
 
 def tower(c: dict[str, Any]) -> nn.Module:
-    """MONAI's ViT without what M3D's older one lacks."""
+    """Returns MONAI's ViT without the parts that M3D's older version lacks."""
     vit = ViT(
         1,
         c["image_size"],
@@ -184,7 +184,7 @@ def tower(c: dict[str, Any]) -> nn.Module:
 
 
 def projector(c: dict[str, Any]) -> nn.Module:
-    """M3D's linear layers; what they pool is in `see`."""
+    """Returns M3D's linear layers; `see` does the pooling."""
     if c["mm_projector_type"] == "linear":
         return nn.Linear(c["mm_hidden_size"], c["hidden_size"])
     layers: list[nn.Module] = [nn.Linear(c["mm_hidden_size"], c["hidden_size"])]
@@ -197,7 +197,7 @@ def projector(c: dict[str, Any]) -> nn.Module:
 
 
 def see(model: nn.Module, c: dict[str, Any], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of the patches, and tokens for the language model."""
+    """Returns features of the patches, and tokens for the language model."""
     features = model.model.vision_tower.vision_tower(images)[0][:, 1:]
     if c["mm_projector_type"] == "linear":
         return features, model.model.mm_projector(features)
@@ -210,13 +210,13 @@ def see(model: nn.Module, c: dict[str, Any], images: Tensor) -> tuple[Tensor, Te
 
 
 def embedded(model: nn.Module, ids: Tensor, volumes: Tensor) -> Tensor:
-    """Tokens of volumes behind the first of the text, as M3D puts them."""
+    """Returns embeddings with the tokens of volumes after the first token, as in M3D."""
     text = model.get_input_embeddings()(ids)
     return torch.cat([text[:, :1], volumes, text[:, 1 + volumes.shape[1] :]], 1)
 
 
 def make_batch(c: dict[str, Any]) -> dict[str, Tensor]:
-    """Texts as M3D's CapDataset makes them: the mask is 0 where the eos is."""
+    """Returns texts like M3D's CapDataset: the mask is 0 at the eos token."""
     text, images = c["text"], c["num_image_tokens"]
     rows = len(text["qlen"])
     ids = torch.full((rows, text["max_length"]), c["pad_token_id"])
@@ -243,7 +243,7 @@ def make_batch(c: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def outputs(model: nn.Module, c: dict[str, Any], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Everything that comes out of training and of generation."""
+    """Returns all outputs of training and generation."""
     features, volumes = see(model, c, batch["images"])
     embeds = embedded(model, batch["input_ids"], volumes)
     found = model(
@@ -266,7 +266,7 @@ def outputs(model: nn.Module, c: dict[str, Any], batch: dict[str, Tensor]) -> di
 
 
 def generated(model: nn.Module, c: dict[str, Any], volumes: Tensor) -> dict[str, Tensor]:
-    """Greedy answers, with the model's eos and with one that comes early."""
+    """Returns greedy answers with the model's eos, and with an eos that occurs early."""
     begin = [c["bos_token_id"]] + [c["special"]["im_patch"]] * volumes.shape[1]
     asked = torch.randint(3, c["vocab_size"] - 6, (len(volumes), c["text"]["prompt_q"]))
     prompts = torch.cat([torch.tensor([begin]).expand(len(volumes), -1), asked], 1)
@@ -302,9 +302,9 @@ def generated(model: nn.Module, c: dict[str, Any], volumes: Tensor) -> dict[str,
 def adapted(
     model: nn.Module, c: dict[str, Any], batch: dict[str, Tensor], folder: Path
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The model with random adapters on the language model's layers, and what comes out of it.
+    """Returns the model with random adapters on the language model's layers, and its outputs.
 
-    The merged weights are written at once, as merging destroys the adapters.
+    The merged weights are written at once, because merging removes the adapters.
     """
     names = {
         name.rpartition(".")[2]
@@ -345,7 +345,7 @@ def adapted(
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
-    """Of every parameter that has a gradient."""
+    """Returns the gradient norm of every parameter that has a gradient."""
     return {
         f"gradnorm/{name}": parameter.grad.norm()
         for name, parameter in model.named_parameters()
@@ -354,7 +354,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_of(model: nn.Module, c: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict as a checkpoint keeps it: a tied head once."""
+    """Returns the state dict as in a checkpoint: a tied head is stored once."""
     tied = ("lm_head.weight",) if c["tie_word_embeddings"] else ("\0",)
     return {k: v for k, v in model.state_dict().items() if not k.endswith(tied)}
 

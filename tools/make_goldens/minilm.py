@@ -1,4 +1,4 @@
-"""The golden of the real all-MiniLM-L6-v2, by transformers' torch model and tokenizer.
+"""Golden of the real all-MiniLM-L6-v2, by transformers' torch model and tokenizer.
 
     python tools/make_goldens/minilm.py --out tests/golden/minilm   # needs requirements-peers.txt
 

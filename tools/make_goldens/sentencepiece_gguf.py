@@ -1,4 +1,4 @@
-"""A golden of SentencePiece's own BPE, its model kept as a GGUF file keeps it.
+"""Golden of SentencePiece's own BPE, with its model as a GGUF file.
 
 pip install sentencepiece
 python tools/make_goldens/sentencepiece_gguf.py --out tests/golden/sentencepiece_0

@@ -1,4 +1,4 @@
-"""A golden of `torch.save`: tensors that are views into shared storages, of several dtypes.
+"""Golden of `torch.save`: tensors of several dtypes that are views into shared storages.
 
     python tools/make_goldens/torch_zip.py --out tests/golden   # needs requirements-peers.txt
 

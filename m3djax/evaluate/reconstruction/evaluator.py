@@ -71,7 +71,11 @@ class Reconstruction(Evaluator):
         open_dataset(self.reading(data).sources[0].path, self.split)
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
-        """Yields one pass for each study; see `Evaluator.passes`."""
+        """Yields one pass for each study; see `Evaluator.passes`.
+
+        Raises:
+          EvaluationError: the task is not a `ReconstructingTask`, or a study is not in the split.
+        """
         if not isinstance(subject.task, ReconstructingTask):
             raise EvaluationError(
                 "Reconstruction measures tasks that fill in patches, such as MAE, and "

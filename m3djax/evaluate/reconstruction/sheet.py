@@ -20,7 +20,15 @@ def draw(
     crops: Mapping[str, np.ndarray],
     window: ScaleIntensityRange,
 ) -> None:
-    """Draws the whole scan, stitched from its crops, in three planes."""
+    """Draws the whole scan, stitched from its crops, in three planes.
+
+    Args:
+      path: path of the PNG.
+      record: the scan.
+      tiles: its crops.
+      crops: "truth", "hidden", "model" and "fill_in" of all crops, (T, d, h, w) in network units.
+      window: intensity range of the network; its inverse gives values to show.
+    """
     volumes = {name: tiles.stitch(part) for name, part in crops.items()}
     truth = np.asarray(window.inverse(volumes["truth"]))
     columns = {

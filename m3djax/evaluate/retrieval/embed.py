@@ -23,7 +23,14 @@ _SIDE = 96  # largest side of a small slice, in pixels
 def embed(
     task: EmbeddingTask, inputs: Inputs, params: Params, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Returns unit vectors of a batch's images and texts, and the images' middle slices."""
+    """Returns "images" and "texts" (b, f), unit vectors, and "middle", small slices (b, y, x).
+
+    Args:
+      task: the model.
+      inputs: transform of stored batches into batches of the task.
+      params: the parameters of the task.
+      batch: image (b, d, h, w, 1), scale and offset (b,), token_ids and attention_mask (b, l).
+    """
     images = inputs(batch)["image"]
     return {
         "images": task.embed_images(params, images),

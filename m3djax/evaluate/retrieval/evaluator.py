@@ -100,7 +100,11 @@ class Retrieval(Evaluator):
             open_dataset(reading.sources[0].path, split)
 
     def passes(self, subject: Subject) -> Iterator[Pass]:
-        """Yields one pass for each split, whose vectors are cached; see `Evaluator.passes`."""
+        """Yields one pass for each split, whose vectors are cached; see `Evaluator.passes`.
+
+        Raises:
+          EvaluationError: the task is not an `EmbeddingTask`.
+        """
         task, reading = subject.task, self.reading(subject.data)
         if not isinstance(task, EmbeddingTask):
             raise EvaluationError(

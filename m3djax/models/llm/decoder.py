@@ -20,7 +20,7 @@ from m3djax.models.transformer import Block, Transformer
 
 
 class CausalAttention(Attention):
-    """Attention with the defaults of a language model; see `Attention`."""
+    """Causal attention with the defaults of Llama-2-7B; for the fields see `Attention`."""
 
     num_heads: int = 32
     num_key_value_heads: int = 32
@@ -31,7 +31,7 @@ class CausalAttention(Attention):
 
 
 class DecoderBlock(Block):
-    """A block with root-mean-square norms and a gated MLP; see `Block`."""
+    """A block with root-mean-square norms and a gated MLP; for the fields see `Block`."""
 
     attention: CausalAttention = CausalAttention()
     mlp: FeedForward = GatedMlp()
