@@ -67,7 +67,7 @@ def m3d_seg(
     studies = [study for code in codes for study in _studies(root, code, classes[code], value)]
     notes = (
         "Each set annotates its own classes (field `annotated`); sets repeat each other's scans.",
-        "The axes are z, y, x of the files, which do not store the orientation: there is no affine.",
+        "The axes are z, y, x of the files, which do not store an orientation: there is no affine.",
     )
     return Collection(
         "m3d_seg",
