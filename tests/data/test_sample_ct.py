@@ -166,5 +166,5 @@ def test_the_card_tells_what_to_be_careful_with(dataset: Path) -> None:
     voxels = sum(record["image"].size for record in _records(dataset).values())
     assert sum(card["hu_histogram"]["voxels"]) == voxels
     page = (dataset / "card.md").read_text()
-    assert "that C is another one than B is likely, not proven" in page
+    assert "B and C are probably two patients, but this is not proven" in page
     assert "| vertebrae_T12 | 4 |" in page
