@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from data_pipelines import shear
 from data_pipelines.plausible import Sample, is_8_bit
 from data_pipelines.volume import NOT_LABELLED, Volume
 
@@ -25,7 +26,13 @@ def _geometry(volume: Volume) -> list[str]:
         found.append("There is no affine: left and right are unknown.")
     else:
         tilt = _tilt(volume.affine)
-        if tilt > 1:
+        if shear.is_sheared(volume.affine, volume.shape):
+            angle = shear.degrees(volume.affine)
+            found.append(
+                f"The grid is sheared by {angle:.1f} degrees, as by a tilted gantry. Recipes "
+                "resample it to a rectangular one."
+            )
+        elif tilt > 1:
             found.append(f"The axes are oblique, by up to {tilt:.1f} degrees.")
     if volume.spacing is None:
         return [*found, "There is no spacing: sizes are unknown."]

@@ -23,6 +23,7 @@ from data_pipelines.intensity import (
     ScaleIntensityRangePercentiles,
 )
 from data_pipelines.restore import (
+    boxes_from_source,
     boxes_to_source,
     boxes_to_world,
     points_to_world,
@@ -57,6 +58,7 @@ __all__ = [
     "Spacing",
     "Step",
     "as_is",
+    "boxes_from_source",
     "boxes_to_source",
     "boxes_to_world",
     "center_crop",

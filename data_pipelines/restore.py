@@ -1,7 +1,8 @@
 """Maps masks, boxes and points from a preprocessed grid back to the file's grid and to mm.
 
-A whole recipe amounts to one axis permutation with flips and one affine map per axis
-(`Volume.to_source`). Its inverse is therefore a single resampling, not one for each step.
+A whole recipe amounts to one affine map (`Volume.to_source`): an axis permutation with flips and
+one map per axis, and a shear if the file's grid is sheared. Its inverse is therefore a single
+resampling, not one for each step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from etils import epath
 
-from data_pipelines import resample
+from data_pipelines import resample, shear
 from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume, corners, transform
 
@@ -38,6 +39,9 @@ def put_back(array: np.ndarray, volume: Volume, *, order: int = 0, fill: float =
         raise ValueError(f"order {order}: use 0 (nearest) or 1 (linear)")
     assert volume.source_shape is not None
     from_source = np.linalg.inv(volume.to_source)
+    if np.count_nonzero(np.abs(from_source[:3, :3]) > 1e-6) > 3:  # the file's grid is sheared
+        turned = array.astype(np.float32) if order else array
+        return shear.resample(turned, from_source, volume.source_shape, order=order, fill=fill)
     # Source axis s runs along axis ours[s] of the volume: the one entry of column s.
     ours = np.abs(from_source[:3, :3]).argmax(0)
     sample = resample.linear if order else resample.nearest
@@ -58,11 +62,19 @@ def boxes_to_source(boxes: np.ndarray, volume: Volume) -> np.ndarray:
       volume: the preprocessed volume.
 
     Returns:
-      (N, 6) float64 in the same convention, along the file's axes; not rounded.
+      (N, 6) float64 in the same convention, along the file's axes; not rounded. On a sheared grid
+      it is the smallest box around the given one.
     """
-    # Half-open bounds are faces of voxels. The affine maps centres, which are half a voxel further.
-    faces = np.asarray(boxes, np.float64).reshape(-1, 2, 3) - 0.5
-    moved = transform(volume.to_source, faces) + 0.5
+    return _moved(boxes, volume.to_source)
+
+
+def boxes_from_source(boxes: np.ndarray, volume: Volume) -> np.ndarray:
+    """Transforms boxes from the file's grid to the volume's grid; see `boxes_to_source`."""
+    return _moved(boxes, np.linalg.inv(volume.to_source))
+
+
+def _moved(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    moved = transform(matrix, _corners(boxes)) + 0.5
     return np.concatenate([moved.min(1), moved.max(1)], axis=1)
 
 
@@ -71,9 +83,14 @@ def boxes_to_world(boxes: np.ndarray, volume: Volume) -> np.ndarray:
 
     Corners are needed because a box on an oblique scan is not parallel to the patient's axes.
     """
+    return points_to_world(_corners(boxes), volume)
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """Returns the corners (N, 8, 3) of half-open boxes (N, 6), as positions of voxel centres."""
+    # Half-open bounds are faces of voxels. An affine maps centres, which are half a voxel further.
     faces = np.asarray(boxes, np.float64).reshape(-1, 2, 3) - 0.5
-    pick = corners((2, 2, 2))
-    return points_to_world(faces[:, pick, range(3)], volume)
+    return faces[:, corners((2, 2, 2)), range(3)]
 
 
 def points_to_world(points: np.ndarray, volume: Volume) -> np.ndarray:

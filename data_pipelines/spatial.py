@@ -16,6 +16,7 @@ from nibabel import orientations
 
 from data_pipelines import resample
 from data_pipelines.errors import DataError
+from data_pipelines.shear import straighten
 from data_pipelines.volume import Volume
 
 Size = tuple[int, int, int]
@@ -25,7 +26,8 @@ Size = tuple[int, int, int]
 class Orientation:
     """A step that permutes and flips the axes so that they run towards `axcodes`.
 
-    Voxels keep their values.
+    Voxels keep their values, except on a sheared grid, which is made rectangular first; see
+    `shear.straighten`.
 
     Attributes:
       axcodes: directions of D, H and W. "SPL" is Superior, Posterior, Left: slices run upwards,
@@ -47,6 +49,7 @@ class Orientation:
                 "give a file that states it, such as NIfTI (in Python: an affine), or use a recipe "
                 "without Orientation",
             )
+        volume = straighten(volume)
         now = orientations.io_orientation(volume.affine)
         change = orientations.ornt_transform(now, orientations.axcodes2ornt(tuple(self.axcodes)))
         return _reorient(volume, change)

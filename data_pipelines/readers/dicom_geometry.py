@@ -41,15 +41,17 @@ class SliceStack:
 
 
 def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
-    """Sorts slices in space and checks that they form an even, rectangular grid.
+    """Sorts slices in space and checks that they form an even grid.
+
+    The grid of a tilted gantry is sheared: each slice is displaced by the same vector.
 
     Args:
       source: the folder or file to name in errors.
       slices: one or more slices, in any order.
 
     Raises:
-      DataError: slices differ in size or direction; a slice is missing or a duplicate; or the stack
-        is sheared (gantry tilt).
+      DataError: slices differ in size or direction; a slice is missing or a duplicate; or slices
+        are displaced irregularly.
     """
     typical = _typical(slices)
     for slice_ in slices:
@@ -61,7 +63,7 @@ def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
     row_mm, column_mm = typical.pixel_mm
-    step = normal * _slice_distance(source, positions, normal, typical)
+    step = _slice_step(source, positions, normal, typical)
     affine = np.eye(4)
     affine[:3, :3] = np.stack([step, along_column * row_mm, along_row * column_mm], axis=1)
     affine[:3, 3] = positions[0]
@@ -93,14 +95,14 @@ def _check_alike(slice_: Slice, typical: Slice) -> None:
         raise DataError(slice_.path, problem, cure)
 
 
-def _slice_distance(
+def _slice_step(
     source: object, positions: np.ndarray, normal: np.ndarray, typical: Slice
-) -> float:
-    """Returns the distance between slices in mm, after checking that it is constant."""
+) -> np.ndarray:
+    """Returns the vector between slices, (3,) in mm, after checking that it is constant."""
     if len(positions) == 1:
         if typical.thickness <= 0:
             raise DataError(source, "a single slice without a thickness", "give the whole series")
-        return typical.thickness
+        return normal * typical.thickness
     along = positions @ normal
     gaps = np.diff(along)
     _check_distinct(source, gaps)
@@ -114,15 +116,26 @@ def _slice_distance(
             f"{at + 1}, elsewhere {usual:.2f} mm",
             "export the complete series, or resample it evenly before",
         )
-    sideways = positions - along[:, None] * normal
-    drift = np.linalg.norm(sideways - sideways[0], axis=1).max()
-    if drift > 0.5 * min(typical.pixel_mm):
+    step = normal * (along[-1] - along[0]) / len(gaps)
+    pixel = min(typical.pixel_mm)
+    if _sideways(positions - positions[0], normal) <= 0.5 * pixel:
+        return step
+    step = (positions[-1] - positions[0]) / len(gaps)
+    even = positions[0] + np.arange(len(positions))[:, None] * step
+    drift = _sideways(positions - even, normal)
+    if drift > 0.5 * pixel:
         raise DataError(
             source,
-            f"the slices are sheared or displaced by {drift:.1f} mm (gantry tilt)",
-            "straighten the series, for example with dcm2niix, and read the NIfTI file",
+            f"slices are displaced sideways by {drift:.1f} mm from an even row",
+            "split the series where slices jump, or export it again",
         )
-    return float((along[-1] - along[0]) / len(gaps))
+    return step
+
+
+def _sideways(vectors: np.ndarray, normal: np.ndarray) -> float:
+    """Returns the greatest length of vectors (n, 3) within the plane of the slices, in mm."""
+    within = vectors - (vectors @ normal)[:, None] * normal
+    return float(np.linalg.norm(within, axis=1).max())
 
 
 def _check_distinct(source: object, gaps: np.ndarray) -> None:

@@ -18,8 +18,8 @@ from data_pipelines.errors import printable
 from data_pipelines.files import write_whole
 from data_pipelines.planes import ANATOMICAL, AS_STORED, BACKGROUND, TEXT, Plane, draw_plane
 from data_pipelines.plausible import Sample
-from data_pipelines.preprocess import Orientation
-from data_pipelines.volume import Volume, transform
+from data_pipelines.preprocess import Orientation, boxes_from_source
+from data_pipelines.volume import Volume
 from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.session import Exchange
 from m3djax.inputs.inputs import ScaleIntensityRange
@@ -122,11 +122,11 @@ class _Shown:
         volume, planes = row.fov.scan, AS_STORED
         if volume.affine is not None:
             volume, planes = Orientation()(volume), ANATOMICAL
-        box = None if row.box is None else _moved(row.box, volume)
+        box = None if row.box is None else boxes_from_source(row.box, volume)[0]
         text = textwrap.wrap(printable(" ".join(row.title.split())), _LETTERS)
         text = [*text[:_LINES], *(["..."] if len(text) > _LINES else [])]
         title = "\n".join(text).replace("$", r"\$")  # "$" would start a formula
-        return cls(title, volume, planes, _moved(row.fov.frame(), volume), box)
+        return cls(title, volume, planes, boxes_from_source(row.fov.frame(), volume)[0], box)
 
     def _extent(self) -> np.ndarray:
         return np.multiply(self.volume.shape, self.volume.spacing or (1.0, 1.0, 1.0))
@@ -190,18 +190,16 @@ def _mark(
 
 
 def _slice_of_file(volume: Volume, axis: int, index: int) -> str:
-    """Returns the index of a slice in the file, in NumPy's notation: "[:, 12, :]"."""
-    along = volume.to_source[:3, axis]  # it is parallel to one of the file's axes
-    point = np.zeros(3)
-    point[axis] = index
-    number = round(float(transform(volume.to_source, point)[np.abs(along).argmax()]))
-    return f"[{', '.join(str(number) if step else ':' for step in np.rint(along))}]"
+    """Returns the index of a slice in the file, in NumPy's notation: "[:, 12, :]".
 
-
-def _moved(box: np.ndarray, volume: Volume) -> np.ndarray:
-    """Maps a half-open box from voxels of the file to voxels of a reoriented volume."""
-    faces = transform(np.linalg.inv(volume.to_source), box.reshape(2, 3) - 0.5) + 0.5
-    return np.concatenate([faces.min(0), faces.max(0)])
+    A slice through a sheared file that is no slice of the file gets no index.
+    """
+    across = np.linalg.inv(volume.to_source)[axis]  # index = across[:3] @ voxel + across[3]
+    steps = np.rint(across[:3])
+    if np.count_nonzero(steps) != 1 or not np.allclose(across[:3], steps, atol=1e-3):
+        return ""
+    number = round(float((index - across[3]) / across[:3].sum()))
+    return f"[{', '.join(str(number) if step else ':' for step in steps)}]"
 
 
 def _limits(shown: _Shown, window: ScaleIntensityRange) -> tuple[float, float]:

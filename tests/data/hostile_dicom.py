@@ -92,9 +92,9 @@ def _phases(slices: _Series) -> None:
     slices += [ct_slice(i, InstanceNumber=200 + i) for i in range(SHAPE[0])]
 
 
-def _tilted(slices: _Series) -> None:
+def _displaced(slices: _Series) -> None:
     for index, dataset in enumerate(slices):
-        dataset.ImagePositionPatient = [10, -20 + index, 30 + SLICE_MM * index]
+        dataset.ImagePositionPatient = [10, -20 + index**2, 30 + SLICE_MM * index]
 
 
 def _uneven(slices: _Series) -> None:
@@ -134,7 +134,7 @@ KINDS = (
     ),
     Kind("duplicate slice", _edited(lambda s: s.append(ct_slice(2))), "2 slices of 7 share"),
     Kind("uneven slices", _edited(_uneven), "unevenly spaced"),
-    Kind("gantry tilt", _edited(_tilted), "gantry tilt"),
+    Kind("displaced slices", _edited(_displaced), "slices are displaced sideways"),
     Kind(
         "two series",
         _edited(_mixed),

@@ -72,11 +72,19 @@ STEPS = st.one_of(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(STEPS, max_size=4), st.sampled_from(SIGNED_PERMUTATIONS), st.integers(0, 99))
-def test_world_is_the_same_by_both_ways(steps: list, directions: np.ndarray, seed: int) -> None:
+@given(
+    st.lists(STEPS, max_size=4),
+    st.sampled_from(SIGNED_PERMUTATIONS),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.0, 0.8]),
+)
+def test_world_is_the_same_by_both_ways(
+    steps: list, directions: np.ndarray, seed: int, sheared: float
+) -> None:
     """At every step a voxel's mm through the affine are its mm through the file's grid."""
     affine = np.eye(4)
     affine[:3, :3] = directions * (0.9, 2.5, 1.3)
+    affine[:3, 1] += sheared * affine[:3, 0]
     affine[:3, 3] = (5, -40, 12)
     volume = oblique(random_volume((7, 5, 6), affine, seed))
     start = volume
