@@ -29,6 +29,8 @@ from m3djax.step import TrainState
 log = logging.getLogger(__name__)
 # Words in the errors of TensorStore for a full disk; TensorStore gives no errno.
 _FULL = ("No space left", "File too large", "Disk quota exceeded")
+# Replicas share the writing of an array, in slices. Smaller slices take longer to cut than to write.
+_SLICE_BYTES = 1 << 20
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -60,6 +62,7 @@ class Checkpointer:
             # `_commit` deletes older steps, after the new one has its manifest.
             preservation_policy=ocp.training.preservation_policies.PreserveAll(),
             cleanup_tmp_directories=True,
+            context=_saving(),
         )
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
@@ -156,7 +159,8 @@ class Checkpointer:
 
     def _save_frozen(self, frozen: params_lib.FlatParams, about: dict[str, Any]) -> None:
         folder = self._folder / "frozen"
-        ocp.save(folder, frozen)
+        with _saving():
+            ocp.save(folder, frozen)
         if distributed.is_first():
             manifest.write(folder, about)
 
@@ -169,6 +173,11 @@ class Checkpointer:
             f"{self._steps}: step {step} was not saved: {why}. Earlier checkpoints are unchanged. "
             f"Cure: {cure}, and run the same command: it resumes from the last checkpoint."
         )
+
+
+def _saving() -> ocp.Context:
+    saving = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=_SLICE_BYTES)
+    return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
 
 
 def load_params(

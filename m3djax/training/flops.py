@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +79,7 @@ def peak(mesh: jax.sharding.Mesh) -> float:
     try:
         return data_sheet(mesh.devices.flat[0].device_kind) * mesh.devices.size
     except KeyError:
-        return _measured_peak(mesh)
+        return _measured_peak(tuple(mesh.devices.flat))
 
 
 def data_sheet(device_kind: str) -> float:
@@ -93,9 +94,11 @@ def data_sheet(device_kind: str) -> float:
     raise KeyError(device_kind)
 
 
-def _measured_peak(mesh: jax.sharding.Mesh, side: int = 1024) -> float:
-    rows = NamedSharding(mesh, P(mesh.axis_names))
-    x = jax.device_put(jnp.ones((mesh.devices.size * side, side)), rows)
+@functools.lru_cache
+def _measured_peak(devices: tuple[jax.Device, ...], side: int = 1024) -> float:
+    mesh = jax.sharding.Mesh(devices, ("all",))
+    rows = NamedSharding(mesh, P("all"))
+    x = jax.device_put(jnp.ones((len(devices) * side, side)), rows)
     y = jax.device_put(jnp.ones((side, side)), NamedSharding(mesh, P()))
     product = jax.jit(jnp.matmul, out_shardings=rows).lower(x, y).compile()
     seconds = []
@@ -103,7 +106,7 @@ def _measured_peak(mesh: jax.sharding.Mesh, side: int = 1024) -> float:
         start = time.perf_counter()
         jax.block_until_ready(product(x, y))
         seconds.append(time.perf_counter() - start)
-    return 2 * side**3 * mesh.devices.size / min(seconds)
+    return 2 * side**3 * len(devices) / min(seconds)
 
 
 def count_jaxpr(jaxpr: core.Jaxpr, tile: int = 1) -> int:
