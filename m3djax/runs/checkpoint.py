@@ -29,7 +29,7 @@ from m3djax.step import TrainState
 log = logging.getLogger(__name__)
 # Words in the errors of TensorStore for a full disk; TensorStore gives no errno.
 _FULL = ("No space left", "File too large", "Disk quota exceeded")
-# Replicas share the writing of an array, in slices. Smaller slices take longer to cut than to write.
+# Replicas share the writing of an array, in slices. Smaller ones take longer to cut than to write.
 _SLICE_BYTES = 1 << 20
 
 
