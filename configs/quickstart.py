@@ -24,8 +24,8 @@ from m3djax.optim import AdamW
 from m3djax.tasks.mae import MAE
 
 CAVEAT = (
-    "The probe learns from patient B and is tested on patient C. They are probably two people, but "
-    "this is not proven. C has contrast agent, and B has none. The masks are from another network."
+    "The probe learns from patient B and is asked about patient C. That these are two people is "
+    "likely but not proven. C has contrast agent and B has none. The masks are another network's."
 )
 
 

@@ -83,8 +83,8 @@ DATA = Data(
     fields={"image": Image(), "text": Text(TOKENS, QUESTIONS)},
 )
 CAVEAT = (
-    "Patient C is in no training data, and is probably another person than B, but this is not "
-    "proven. The answers come from masks that another network predicted."
+    "Patient C, whom no training saw, is likely, but not provably, another person than B. The "
+    "masks that the answers come from are another network's."
 )
 ANSWERS = Answers(
     split="test_organs",

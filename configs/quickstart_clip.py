@@ -40,11 +40,11 @@ LABELS = (
     "vertebrae_T1[12]|rib_(left|right)_([789]|1[012])",
 )
 CAVEATS = (
-    "train_organs: crops of the upper third of B's scan. Their voxels and captions were held back "
-    "from this training. The earlier masked autoencoding used the voxels, without captions. They "
+    "train_organs: crops of the upper third of B's scan. Their voxels were held back from this "
+    "training, captions and all; the masked autoencoding before it saw them, without words. They "
     "show the same person, and organs that reach into both parts.",
-    "test_organs: crops of patient C, who is in no training data and is probably another person "
-    "than B, but this is not proven. The captions come from masks that another network predicted.",
+    "test_organs: crops of patient C, whom no training saw, and who is likely, but not provably, "
+    "another person than B. The masks that the captions come from are another network's.",
 )
 
 
