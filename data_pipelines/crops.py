@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import grain
 import numpy as np
 
 from data_pipelines.caption import Caption
@@ -46,8 +45,10 @@ class Crop:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomCrop(grain.transforms.RandomMap):
-    """A transform from a record to one sample; the generator makes every random choice.
+class RandomCrop:
+    """A random map, in Grain's sense, from a record to one sample.
+
+    The generator makes every random choice.
 
     Attributes:
       size: voxels along (D, H, W) of the sample.
@@ -67,7 +68,7 @@ class RandomCrop(grain.transforms.RandomMap):
     label_names: Sequence[str] = ()
     part: Part = WHOLE
 
-    def random_map(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Batch:
+    def __call__(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Batch:
         """Returns the arrays of one crop, with images in the record's dtype.
 
         Args:
@@ -81,12 +82,12 @@ class RandomCrop(grain.transforms.RandomMap):
           DataError: the record has other units.
           TextError: the tokenizer cannot use a text, if `train` is False.
         """
-        return self.look(record, rng, train=train)[0]
+        return self.with_view(record, rng, train=train)[0]
 
-    def look(
+    def with_view(
         self, record: Record, rng: np.random.Generator, *, train: bool = True
     ) -> tuple[Batch, View]:
-        """Returns the arrays that `random_map` returns, and the text sources' view of the crop."""
+        """Returns the arrays that a call returns, and the view of the crop for text sources."""
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(self.crops), p=weights / weights.sum())]

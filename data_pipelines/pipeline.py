@@ -3,21 +3,23 @@
 A batch does not depend on the number of workers, processes or accelerators, so a run resumes at
 step n with batch n. Workers read records and cut crops. The crops go to the device as integers;
 windows and augmentation are applied there, inside the compiled step.
+
+Grain takes a second to import and a config does not need it, so it is imported where batches are
+made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import grain
 import numpy as np
 
 from data_pipelines import stream
 from data_pipelines.captions import View
 from data_pipelines.crops import Crop, RandomCrop, check_units
-from data_pipelines.datasets import RecordSource, open_dataset
+from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.cached import CachedRecords
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.fields.base import Field, Spatial
@@ -27,6 +29,11 @@ from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
 from data_pipelines.stream import Batch
 from data_pipelines.volume import Units
+
+if TYPE_CHECKING:
+    import grain
+
+    from data_pipelines.datasets import RecordSource
 
 LOADING = ("workers", "buffer", "cache_gb")
 """Fields of `Data` that change the speed of loading but not the samples."""
@@ -166,7 +173,7 @@ class Data:
         for source, records in zip(self.sources, opened, strict=True):
             record = records[0]
             check_units(record, self.units)
-            self._crop(source).random_map(record, np.random.default_rng(0), train=False)
+            self._crop(source)(record, np.random.default_rng(0), train=False)
 
     def batches(
         self, seed: int, start: int = 0, rows: Sequence[int] | None = None
@@ -185,7 +192,7 @@ class Data:
         """
         yield from self._stream(self._samples(seed), rows, start, _ENDLESS)
 
-    def examine(
+    def eval_batches(
         self,
         source: Source,
         crops: int = 1,
@@ -209,6 +216,8 @@ class Data:
         Raises:
           DataError: the source is incomplete or has no records.
         """
+        import grain
+
         records, cut = self._cached(source), self._crop(source)
         count = len(records) * crops
 
@@ -216,7 +225,7 @@ class Data:
             record, crop = divmod(number % count, crops)
             rng = np.random.default_rng((seed, record, crop))
             return {
-                **cut.random_map(records[record], rng, train=False),
+                **cut(records[record], rng, train=False),
                 "record": np.array(record, np.int32),
                 "crop": np.array(crop, np.int32),
                 "counts": np.array(number < count),
@@ -226,15 +235,15 @@ class Data:
         samples = grain.MapDataset.range(batches * self.batch_size).map(sample)
         yield from self._stream(samples, rows, 0, batches)
 
-    def views(
+    def eval_crops(
         self, source: Source, crops: int = 1, seed: int = 0, part: slice = slice(None)
     ) -> Generator[tuple[Batch, View], None, None]:
-        """Yields the crops of `examine` one by one, each with the view that questions are made of.
+        """Yields the crops of `eval_batches` one by one, each with the view for questions.
 
         Args:
-          source: see `examine`.
-          crops: see `examine`.
-          seed: see `examine`.
+          source: see `eval_batches`.
+          crops: see `eval_batches`.
+          seed: see `eval_batches`.
           part: slice of the sequence of all crops; only these are yielded.
 
         Raises:
@@ -244,7 +253,7 @@ class Data:
         for number in range(len(records) * crops)[part]:
             record, crop = divmod(number, crops)
             rng = np.random.default_rng((seed, record, crop))
-            sample, view = cut.look(records[record], rng, train=False)
+            sample, view = cut.with_view(records[record], rng, train=False)
             yield {**sample, "record": np.array(record, np.int32), "crop": np.array(crop)}, view
 
     def _stream(
@@ -260,6 +269,8 @@ class Data:
 
         Every random choice is tied to the sample's number before samples go to different workers.
         """
+        import grain
+
         members = []
         for number, source in enumerate(self.sources):
             records = self._cached(source)

@@ -3,6 +3,9 @@
 Each step is an axis permutation or a map `old index = start + step * new index` per axis. It is
 applied to the image (linear) and the mask (nearest), and composed into `Volume.to_source`. All
 sizes and spacings are in the order (D, H, W).
+
+nibabel takes half a second to import and a config does not need it, so it is imported where axes
+are permuted.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from nibabel import orientations
 
 from data_pipelines import resample
 from data_pipelines.errors import DataError
@@ -49,6 +51,8 @@ class Orientation:
                 "give a file that states it, such as NIfTI (in Python: an affine), or use a recipe "
                 "without Orientation",
             )
+        from nibabel import orientations
+
         volume = straighten(volume)
         now = orientations.io_orientation(volume.affine)
         change = orientations.ornt_transform(now, orientations.axcodes2ornt(tuple(self.axcodes)))
@@ -233,6 +237,8 @@ def _centred(old: int, new: int) -> int:
 
 
 def _reorient(volume: Volume, change: np.ndarray) -> Volume:
+    from nibabel import orientations
+
     mask = volume.mask
     return volume.regrid(
         orientations.apply_orientation(volume.array, change),

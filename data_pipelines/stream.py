@@ -1,4 +1,4 @@
-"""Makes batches in advance, in threads or worker processes."""
+"""Makes batches in advance, in threads or worker processes, with Grain."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
-from absl import flags
+
+if TYPE_CHECKING:
+    import grain
 
 Batch = dict[str, np.ndarray]
 
@@ -53,6 +55,9 @@ def batches(
       workers: number of processes; 0 uses threads of this process.
       buffer: number of batches that each worker makes in advance.
     """
+    import grain
+    from absl import flags
+
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(sys.argv[:1])  # Grain reads absl flags and fails if they are not parsed
     count = len(rows.rows)

@@ -1,12 +1,16 @@
 """A memory cache of decoded records, for datasets that fit into memory."""
 
+from __future__ import annotations
+
 import collections
 import functools
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_pipelines.datasets.reading import RecordSource
 from data_pipelines.datasets.records import Record
+
+if TYPE_CHECKING:
+    from data_pipelines.datasets.reading import RecordSource
 
 
 class CachedRecords:

@@ -11,9 +11,6 @@ from typing import Any, SupportsIndex
 import numpy as np
 from etils import epath
 
-# Imported here, not in reader threads: on Python 3.11 TFDS's lazy imports can deadlock two threads.
-from tensorflow_datasets.proto import tf_example_pb2
-
 from data_pipelines.datasets.codec import Bricked, LazyArray, ReadBricks, Shape, Whole, brick_count
 from data_pipelines.datasets.record_files import RecordFiles
 from data_pipelines.datasets.records import Record, feature_spec
@@ -42,6 +39,7 @@ class RecordSource:
 
     def __init__(self, path: epath.PathLike, split: str, *, lazy: bool = False) -> None:
         """Opens the split; see `open_dataset`."""
+        _import_tfds()
         self.path = epath.Path(path)
         self.split = split
         self.lazy = lazy
@@ -95,6 +93,11 @@ class RecordSource:
     def __iter__(self) -> Iterator[Record]:
         """Yields all records in order."""
         return (self[index] for index in range(len(self)))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the state in a worker process."""
+        _import_tfds()
+        self.__dict__.update(state)
 
     def __repr__(self) -> str:
         """Returns path, split and length as text."""
@@ -170,8 +173,19 @@ def _shard_lengths(folder: epath.Path) -> dict[str, list[int]]:
     return {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
 
 
+def _import_tfds() -> None:
+    """Imports the parser of records before threads do.
+
+    On Python 3.11 TFDS's lazy imports can deadlock two threads. The import takes 0.1 s, so it is
+    not at the top of this module, which configs import.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
+
+
 def _parse(data: bytes, spec: Mapping[str, tuple[Shape, type]]) -> dict[str, Any]:
     """Returns the fields of a tf.train.Example; TFDS's own parser would take 0.45 ms."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
     features = tf_example_pb2.Example.FromString(data).features.feature
     later = {key: value for key, value in _LATER.items() if key not in features}
     return later | {key: _value(features[key], *spec[key]) for key in spec if key not in later}

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from nibabel import orientations
 
 from data_pipelines.boxes import text_to_boxes
 
@@ -123,6 +122,8 @@ def allowed(text: str, affine: np.ndarray | None) -> Allowed:
     if affine is None:
         still = not named
         return Allowed((still, still, still), still and not planes)
+    from nibabel import orientations  # takes half a second; a config does not need it
+
     d, h, w = (int(axis) for axis in orientations.io_orientation(affine)[:, 0])
     # A turn swaps H and W, and with them the two planes perpendicular to them.
     turns = not {h, w} & (named | planes)

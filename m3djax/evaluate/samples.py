@@ -27,7 +27,7 @@ class Crops:
     seed: int = 0
 
     def batches(self, share: Share) -> Iterator[Batch]:
-        """Yields batches of one process, with the fields of `Data.examine`."""
+        """Yields batches of one process, with the fields of `Data.eval_batches`."""
         data = dataclasses.replace(self.data, batch_size=share.batch_size * share.processes)
-        for batch in data.examine(self.source, self.crops, self.seed, share.rows):
+        for batch in data.eval_batches(self.source, self.crops, self.seed, share.rows):
             yield batch | {"number": batch["record"] * self.crops + batch["crop"]}

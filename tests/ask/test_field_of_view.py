@@ -38,7 +38,7 @@ def part(
 def test_a_whole_volume_is_what_training_reads(dataset: str, volume: Volume) -> None:
     [record] = [*open_dataset(dataset, "train")]
     crop = RandomCrop(record["image"].shape, (Crop(),), {"image": Image()})
-    sample = crop.random_map(record, np.random.default_rng(0))
+    sample = crop(record, np.random.default_rng(0))
     seen = part(volume, record["image"].shape)
     np.testing.assert_array_equal(seen.image, sample["image"])
     assert (seen.scale, seen.offset) == (sample["scale"], sample["offset"])
@@ -51,7 +51,7 @@ def test_a_crop_is_what_training_cuts_there(dataset: str, volume: Volume, zoom: 
     """Windows of an odd number of voxels have a middle voxel, so that both can be cut around it."""
     [record] = [*open_dataset(dataset, "train")]
     size = (7, 7, 9)
-    sample = RandomCrop(size, (Crop(zoom),), {"image": Image()}).random_map(
+    sample = RandomCrop(size, (Crop(zoom),), {"image": Image()})(
         record, np.random.default_rng(3), train=False
     )
     to_file = ct()(volume).to_source
@@ -63,9 +63,7 @@ def test_a_crop_is_what_training_cuts_there(dataset: str, volume: Volume, zoom: 
 def test_a_run_trained_on_whole_volumes_sees_whole_scans(dataset: str, volume: Volume) -> None:
     [record] = [*open_dataset(dataset, "train")]
     size, crop = (12, 10, 14), Crop(at=Whole())
-    sample = RandomCrop(size, (crop,), {"image": Image()}).random_map(
-        record, np.random.default_rng(0)
-    )
+    sample = RandomCrop(size, (crop,), {"image": Image()})(record, np.random.default_rng(0))
     data = Data((Source("x"),), size)
     for at in ("centre", "whole"):
         seen = FieldOfView.of(volume, data, ct(), At.read(at), crop)

@@ -116,7 +116,7 @@ def test_batches_are_what_the_spec_says_and_pure(path: str) -> None:
 def test_masks_lie_on_the_image_and_groups_may_overlap(path: str) -> None:
     records = {r["study_id"]: r for r in open_dataset(path, "train")}
     whole = {study: (r["image"], r["mask"]) for study, r in records.items()}
-    for sample in data(path, BATCH).examine(Source(path), crops=4):
+    for sample in data(path, BATCH).eval_batches(Source(path), crops=4):
         for row in range(4):
             image, mask = whole[list(whole)[sample["record"][row]]]
             around = tuple(
@@ -129,7 +129,7 @@ def test_masks_lie_on_the_image_and_groups_may_overlap(path: str) -> None:
     np.testing.assert_array_equal(sample["groups"][..., 0] == 1, sample["mask"] > 0)
     np.testing.assert_array_equal(sample["groups"][..., 1] == 1, sample["mask"] == 2)
     assert sample["groups_known"].all() and sample["mask_known"][:, 1:3].all()
-    (without,) = data(path, BATCH).examine(Source(path, "test"))
+    (without,) = data(path, BATCH).eval_batches(Source(path, "test"))
     assert not without["groups"].any() and not without["groups_known"].any()
 
 
@@ -138,7 +138,7 @@ def test_a_zoomed_mask_follows_the_zoomed_image(path: str) -> None:
     made = data(path, {"image": Image(), "mask": Mask()}, crops=(Crop(0.5),))
     record = open_dataset(path, "train")[0]
     bright = np.repeat(np.repeat(np.repeat(record["mask"], 2, 0), 2, 1), 2, 2)
-    for sample, _ in made.views(Source(path), crops=6):
+    for sample, _ in made.eval_crops(Source(path), crops=6):
         if sample["record"] == 0:
             starts = sample["place"] - np.array(SIZE) // 4
             there = tuple(slice(2 * a, 2 * a + s) for a, s in zip(starts, SIZE, strict=True))
@@ -148,7 +148,7 @@ def test_a_zoomed_mask_follows_the_zoomed_image(path: str) -> None:
 def test_labels_are_known_absent_or_missing(path: str) -> None:
     found = {}
     for split in ("train", "test"):
-        for sample, view in data(path, BATCH).views(Source(path, split)):
+        for sample, view in data(path, BATCH).eval_crops(Source(path, split)):
             found[view.record["study_id"]] = sample["findings"]
     np.testing.assert_array_equal(found["0/ct"], np.array([np.nan, 1], np.float32))
     np.testing.assert_array_equal(found["1/ct"], np.array([1, 0], np.float32))
@@ -164,14 +164,14 @@ def test_points_are_voxels_of_the_sample(path: str) -> None:
     assert record["image"][d, h, w] == scan(0)[0, 0, 0]
     fields: dict[str, Field] = {"image": Image(), "points": Points(count=2)}
     seen = 0
-    for sample, _ in data(path, fields).views(Source(path), crops=60):
+    for sample, _ in data(path, fields).eval_crops(Source(path), crops=60):
         there = sample["points"][np.isfinite(sample["points"][:, 0])]
         for d, h, w in there.round().astype(int):
             assert sample["image"][d, h, w, 0] in (scan(0)[5, 4, 20], scan(0)[18, 22, 25])
         seen += len(there)
     assert seen > 2
     halved = data(path, fields, crops=(Crop(2.0, at=Candidates()),), size=(4, 4, 4))
-    sample, _ = next(halved.views(Source(path)))
+    sample, _ = next(halved.eval_crops(Source(path)))
     assert (np.abs(sample["points"][np.isfinite(sample["points"])] - 1.5) < 2.5).all()
 
 
@@ -183,7 +183,7 @@ def test_a_slice_is_one_of_the_sample(path: str) -> None:
     ):
         np.testing.assert_array_equal(np.take(image, index, axis), plane)
     assert set(batch["slice_at"][:, 0]) == {0, 1, 2} and len(set(batch["slice_at"][:, 1])) > 5
-    (fixed,) = made.examine(Source(path))
+    (fixed,) = made.eval_batches(Source(path))
     assert (fixed["slice_at"] == (0, 5)).all()
     small = data(path, {"image": Image(), "slice": Slice(("H",), (3, 7))})
     assert take(small)[0]["slice"].shape == (4, 3, 7, 1)
@@ -234,7 +234,7 @@ def test_crops_lie_around_candidates(path: str) -> None:
     at = Crop(at=Candidates())
     made = data(path, {"image": Image(), "points": Points()}, crops=(at,), size=(4, 4, 4))
     middles = set()
-    for sample, view in made.views(Source(path), crops=8):
+    for sample, view in made.eval_crops(Source(path), crops=8):
         if view.record["study_id"] == "0/ct":
             found = sample["points"][0]
             assert (np.abs(found - 1.5) <= 1).all()
@@ -252,7 +252,7 @@ def test_the_whole_volume_is_resized(path: str) -> None:
     np.testing.assert_allclose((batch["mask"] > 0).mean((1, 2, 3)), share, rtol=0.3)
     upper = Source(path, part=(0.5, 1.0))
     made = data(path, BATCH, crops=(Crop(at=Whole()),), size=tuple((shape // (2, 1, 1)).tolist()))
-    for sample, view in made.views(upper):
+    for sample, view in made.eval_crops(upper):
         np.testing.assert_array_equal(
             sample["image"][..., 0], view.record["image"][shape[0] // 2 :, :, :]
         )

@@ -93,7 +93,7 @@ def test_crop_recipes_keep_their_weights(prepared: str) -> None:
     record = open_dataset(prepared, "train")[0]
     cut = RandomCrop(SIZE, (Crop(0.5, 1.0), Crop(1.0, 1.0), Crop(2.0, 2.0)), {"image": Image()})
     rng = np.random.default_rng(0)
-    samples = [cut.random_map(record, rng) for _ in range(400)]
+    samples = [cut(record, rng) for _ in range(400)]
     spacings = np.array([sample["spacing"][0] for sample in samples])
     for spacing, share in ((1.5, 0.25), (3.0, 0.25), (6.0, 0.5)):
         assert abs((spacings == spacing).mean() - share) < 0.08
@@ -111,7 +111,7 @@ def test_a_zoomed_crop_is_the_resampled_scan() -> None:
         "spacing": np.ones(3, np.float32),
     }
     cut = RandomCrop(SIZE, (Crop(2.0),), {"image": Image()})
-    image = cut.random_map(record, np.random.default_rng(0))["image"][..., 0].astype(float)
+    image = cut(record, np.random.default_rng(0))["image"][..., 0].astype(float)
     np.testing.assert_allclose(np.diff(image, axis=2)[:, :, 1:-1], 20, atol=1)
     np.testing.assert_allclose(np.diff(image, axis=0), 0, atol=1)
 
@@ -142,7 +142,7 @@ def test_what_is_held_back_is_never_seen(prepared: str) -> None:
         with pytest.raises(ConfigError, match="must be .low, high. with 0 <= low < high <= 1"):
             Source(prepared, part=(low, high))
     held = Source(prepared, "train_organs", part=(0.67, 1.0))
-    (batch,) = data(prepared).examine(held, crops=4)
+    (batch,) = data(prepared).eval_batches(held, crops=4)
     record = open_dataset(prepared, "train_organs")[0]
     assert (batch["place"][:, 0] >= 20).all()
     for middle, sample in zip(batch["place"], batch["image"], strict=True):

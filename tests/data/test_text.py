@@ -83,7 +83,7 @@ def test_crops_and_their_order_do_not_depend_on_the_text(m3d: Path) -> None:
 
 
 def test_equal_captions_are_recognised_in_any_wording(prepared: str, m3d: Path) -> None:
-    batch = next(reports(m3d, batch_size=5).examine(Source(str(m3d), "test")))
+    batch = next(reports(m3d, batch_size=5).eval_batches(Source(str(m3d), "test")))
     ids = [record["report"] for record in open_dataset(m3d, "test")]
     assert ids[0] == ids[1] != ids[2] and ids[3] == ids[4]
     equal = np.array(ids)[:, None] == np.array(ids)
@@ -152,21 +152,21 @@ def test_training_leaves_out_a_text_that_cannot_be_used_and_says_so(
 
 def test_a_pass_over_a_split_is_in_order_and_always_the_same(prepared: str, m3d: Path) -> None:
     data = reports(m3d)
-    batches = list(data.examine(Source(str(m3d), "test"), crops=2))
+    batches = list(data.eval_batches(Source(str(m3d), "test"), crops=2))
     assert [b["record"].tolist() for b in batches] == [[0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 0, 0]]
     assert [b["counts"].tolist() for b in batches] == [[True] * 4] * 2 + [
         [True, True] + [False] * 2
     ]
-    again = list(data.examine(Source(str(m3d), "test"), crops=2))
+    again = list(data.eval_batches(Source(str(m3d), "test"), crops=2))
     assert all(map(same, batches, again))
     halves = [
-        list(data.examine(Source(str(m3d), "test"), 2, rows=rows)) for rows in ((0, 1), (2, 3))
+        list(data.eval_batches(Source(str(m3d), "test"), 2, rows=rows)) for rows in ((0, 1), (2, 3))
     ]
     for number, batch in enumerate(batches):
         joined = {k: np.concatenate([half[number][k] for half in halves]) for k in batch}
         assert same(joined, batch)
     one, two = (
-        next(organs(prepared).examine(Source(prepared, "test_organs"), crops=4, seed=seed))
+        next(organs(prepared).eval_batches(Source(prepared, "test_organs"), crops=4, seed=seed))
         for seed in (0, 1)
     )
     assert not np.array_equal(one["image"], two["image"])
@@ -298,7 +298,7 @@ def test_no_volume_whose_text_names_a_side_is_mirrored(
 
 
 def test_the_pipelines_flags_reach_the_augmentation(m3d: Path) -> None:
-    batch = next(reports(m3d, batch_size=5).examine(Source(str(m3d), "test")))
+    batch = next(reports(m3d, batch_size=5).eval_batches(Source(str(m3d), "test")))
     inputs = Inputs(ScaleIntensityRange(0, 1), Augment(flip=(0.0, 0.0, 1.0)))
     keys = jax.random.split(jax.random.key(0), 5)
     plain, flipped = (np.asarray(inputs(batch, each)["image"]) for each in (None, keys))

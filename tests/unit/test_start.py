@@ -49,10 +49,12 @@ def test_usage_imports_nothing_at_all(arguments: list[str], tmp_path: Path) -> N
     assert imported(tmp_path, *arguments).isdisjoint((*COMPUTES, *READS, "numpy", "tyro"))
 
 
-@pytest.mark.parametrize("verb", ["train", "plan"])
-def test_help_of_a_config_is_kept(verb: str, tmp_path: Path) -> None:
-    call = [verb, "configs/quickstart.py", "--help"]
-    assert "flax" in imported(tmp_path, *call)
+@pytest.mark.parametrize("verb, config", [("train", "quickstart_ask"), ("plan", "quickstart")])
+def test_help_of_a_config_reads_no_data_and_is_kept(verb: str, config: str, tmp_path: Path) -> None:
+    call = [verb, f"configs/{config}.py", "--help"]
+    first = imported(tmp_path, *call)
+    assert "flax" in first
+    assert first.isdisjoint((*READS, "grain", "sklearn", "transformers"))
     assert imported(tmp_path, *call).isdisjoint((*COMPUTES, *READS, "numpy", "tyro"))
 
 

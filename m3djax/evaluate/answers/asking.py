@@ -28,7 +28,7 @@ class QuestionedCrop:
     """A crop with its questions.
 
     Attributes:
-      sample: fields of `Data.examine`, without the batch axis.
+      sample: fields of `Data.eval_batches`, without the batch axis.
       rows: the questions, not yet answered.
     """
 
@@ -61,7 +61,7 @@ def asked(
     """
     asking = data.field("text", Text).source
     assert isinstance(asking, Enumerates)
-    for sample, view in data.views(source, crops, seed, part):
+    for sample, view in data.eval_crops(source, crops, seed, part):
         record, crop = int(sample["record"]), int(sample["crop"])
         questions = asking.every(view)
         rng = np.random.default_rng((seed, record, crop, 1))

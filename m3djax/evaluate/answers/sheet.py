@@ -44,7 +44,7 @@ def draw(
     It shows up to three questions about each crop, and at least one of each kind.
 
     Args:
-      crops: fields of `Data.examine` without the batch axis.
+      crops: fields of `Data.eval_batches` without the batch axis.
       kinds: questions and answers.
       window: values shown as black and white.
       folder: folder of the PNG.
