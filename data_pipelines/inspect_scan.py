@@ -23,7 +23,7 @@ from data_pipelines.oddities import oddities
 from data_pipelines.planes import draw_planes
 from data_pipelines.plausible import Sample, check_values
 from data_pipelines.program import program
-from data_pipelines.readers import content
+from data_pipelines.readers import content, nifti
 from data_pipelines.volume import Volume
 
 DOUBTFUL = 3
@@ -50,6 +50,8 @@ class Inspect(InspectOptions):
         volume = self._read(scans[0])
         kind = _format(scans[0], volume)
         facts = {"format": kind, **describe(volume), "units_from": self._told(kind, volume)}
+        if kind == "nifti":
+            facts["oddities"] += nifti.contradictions(scans[0])
         facts["next"] = _next(
             scans[0], volume, self.mask, self.structures, could_be_hu=facts["could_be_hu"]
         )

@@ -104,7 +104,7 @@ def _read(collection: Collection, study: Study) -> tuple[Volume, Labels]:
         rescale=study.rescale,
         spacing=study.spacing,
     )
-    plausible.check_values(volume)
+    _check_values(volume, study)
     volume, annotated = _mask(study, volume, collection.structures)
     volume = dataclasses.replace(
         volume,
@@ -112,6 +112,18 @@ def _read(collection: Collection, study: Study) -> tuple[Volume, Labels]:
         study_id=printable(study.study_id),
     )
     return volume, annotated
+
+
+def _check_values(volume: Volume, study: Study) -> None:
+    try:
+        plausible.check_values(volume)
+    except DataError as error:
+        if study.rescale is None:
+            raise
+        # CT-RATE publishes files in HU (`_fixed`) and files that need the table.
+        cure = f"{error.cure}; if the files are in HU already, leave out the table (--overrides)"
+        problem = f"{error.problem}, after the slope and intercept of the metadata table"
+        raise DataError(error.path, problem, cure) from None
 
 
 def _report(study: Study) -> str | None:

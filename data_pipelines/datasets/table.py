@@ -108,6 +108,7 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
     """
     reader = csv.DictReader(io.StringIO(_text(table), newline=""), strict=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
+    _check_separator(table, columns)
     if "image" not in columns or "" in columns or len(set(columns)) < len(columns):
         # The cells are not shown: in a table without column names they are a patient's data.
         problem = "its first row does not name every column, or uses a name twice"
@@ -129,6 +130,14 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
         cure = "put text with commas, quotes or line ends into double quotes"
         raise DataError(table, problem, cure) from error
     return list(rows.values()), _label_columns(table, columns)
+
+
+def _check_separator(table: epath.PathLike, columns: Sequence[str]) -> None:
+    """Checks that the first row is separated by commas, not by semicolons or tabs."""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(columns) == 1 and mark in columns[0]:
+            cure = "save it as CSV with commas"
+            raise DataError(table, f"its columns are separated by {name}, not by commas", cure)
 
 
 def _label_columns(table: epath.PathLike, columns: Sequence[str]) -> tuple[str, ...]:
@@ -170,6 +179,7 @@ def read_overrides(table: epath.PathLike) -> dict[str, Override]:
       DataError: the table is not valid. The error names the row and the column.
     """
     reader = csv.DictReader(io.StringIO(_text(table), newline=""))
+    _check_separator(table, reader.fieldnames or ())
     if "VolumeName" not in (reader.fieldnames or ()):
         cure = "the first row must name the columns, one of them 'VolumeName'"
         raise DataError(table, "it has no column 'VolumeName'", cure)

@@ -21,6 +21,7 @@ _NO_SCANS = {
     LABEL_MAP_SEGMENTATION,
     str(pydicom.uid.SegmentationStorage),
     str(pydicom.uid.RTDoseStorage),
+    str(pydicom.uid.ParametricMapStorage),
 }
 """Kinds of files that are not scans but have rows and columns too."""
 _PREAMBLE = 132
@@ -33,8 +34,8 @@ def find_series(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
     """Returns {SeriesInstanceUID: files} of the image series in a folder and its subfolders.
 
     Files that are not DICOM, and DICOM files without a scan (reports, contours, segmentations,
-    doses, DICOMDIR), are ignored. All series without a UID, as after anonymisation, are together
-    under "".
+    doses, parametric maps, DICOMDIR), are ignored. All series without a UID, as after
+    anonymisation, are together under "".
 
     Raises:
       DataError: the folder does not exist or has no DICOM image; or a file beside the images is

@@ -84,14 +84,20 @@ def slices_of(path: epath.Path, header: pydicom.Dataset, told: Units | None = No
         CT whose RescaleType is "US", unspecified (PS3.3 C.11.1.1.2), as ITK writes it.
 
     Raises:
-      DataError: the file is a scout image, has frames without a position in the patient, or has an
-        unusable number.
+      DataError: the file is a scout image or a mosaic, has frames without a position in the
+        patient, or has an unusable number.
     """
     if "LOCALIZER" in text(header, "ImageType"):
         raise DataError(
             path,
             "a localizer (scout) image, not a slice of the volume",
             "leave it out of the series",
+        )
+    if "MOSAIC" in text(header, "ImageType"):
+        raise DataError(
+            path,
+            "a mosaic: many slices side by side in one image, as Siemens stores fMRI and diffusion",
+            "convert the series with dcm2niix and read one volume of the NIfTI file",
         )
     frames = whole(path, header, "NumberOfFrames", 1) or 1
     groups = items(path, header, _PER_FRAME)

@@ -18,6 +18,8 @@ from data_pipelines.readers.dicom_frames import Slice
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _POSITION_MM = 0.01
 """Tolerance for positions in mm: scanners write them with two to six decimals."""
+_LOCALIZER = 0.1
+"""Difference of direction cosines from which a slice is another acquisition: about 6 degrees."""
 _EVEN = 0.02
 """Tolerance for the distance between slices, as a fraction of the median distance."""
 
@@ -86,9 +88,13 @@ def _check_alike(slice_: Slice, typical: Slice) -> None:
             slice_.path, "the slice's modality differs from the others'", "split the series"
         )
     cure = "remove scout images and other acquisitions from the series"
-    if not np.allclose(slice_.orientation, typical.orientation, atol=1e-4):
+    turned = np.abs(np.subtract(slice_.orientation, typical.orientation)).max()
+    if turned > _LOCALIZER:
         problem = "the slice differs from the others in direction, as a localizer (scout) does"
         raise DataError(slice_.path, problem, cure)
+    if turned > min(0.5 / max(typical.shape), 0.01):  # the edges are half a pixel elsewhere
+        problem = f"the slice is turned by {np.degrees(turned):.2f} degrees against the others"
+        raise DataError(slice_.path, problem, "register the slices, or leave this series out")
     same_pixels = np.allclose(slice_.pixel_mm, typical.pixel_mm, atol=1e-4)
     if slice_.shape != typical.shape or not same_pixels:
         problem = "the slice differs from the others in size or pixel spacing"

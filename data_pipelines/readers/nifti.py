@@ -10,7 +10,7 @@ from etils import epath
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import content, values
-from data_pipelines.volume import Units, Volume
+from data_pipelines.volume import Units, Volume, corners, transform
 
 _SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
 """A silent logger, because nibabel's messages about repairs quote the contents of fields."""
@@ -39,6 +39,38 @@ def read_nifti(
     array = values.rescaled(stored, *(rescale or _own_rescale(path, header)))
     values.check_finite(path, array)
     return Volume(array=array, units=units, affine=_affine(path, header), source=str(path))
+
+
+def contradictions(path: epath.PathLike) -> list[str]:
+    """Returns sentences about fields of a header that place the voxels differently.
+
+    Each says what this reader takes, and what SimpleITK 2.5.7 takes.
+    """
+    header = _header(path)
+    form = "sform" if header["sform_code"] > 0 else "qform"
+    affine, sizes = _affine(path, header), np.array(header.get_zooms()[:3], np.float64)
+    found = []
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        ends = corners(tuple(int(length) for length in header["dim"][1:4]))
+        apart = transform(header.get_sform(), ends) - transform(header.get_qform(), ends)
+        distance = float(np.linalg.norm(apart, axis=1).max())
+        if distance > 0.5 * sizes.min():
+            theirs = "sform" if header["sform_code"] == 1 else "qform"
+            found.append(
+                f"qform and sform place voxels up to {distance:.3g} mm apart. The sform is taken; "
+                f"SimpleITK takes the {theirs}."
+            )
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(lengths, sizes, rtol=0.01):
+        found.append(
+            f"pixdim says {_sizes(sizes)}, the {form} {_sizes(lengths)}. The {form} is taken; "
+            "SimpleITK takes pixdim."
+        )
+    return found
+
+
+def _sizes(lengths: np.ndarray) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths) + " mm"
 
 
 def _header(path: epath.PathLike) -> nib.Nifti1Header:

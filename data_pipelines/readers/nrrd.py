@@ -67,8 +67,8 @@ def read_nrrd(path: epath.PathLike, *, units: Units = "raw") -> Volume:
     name = fields.get("datafile")
     if name is None and blank is None:
         fields.refuse("the header has no end", "copy or download the file again")
-    shape, dtype = _shape(fields), _dtype(fields)
     packed, skip = _encoding(fields)
+    shape, dtype = _shape(fields), _dtype(fields)
     begin = end if name is None else 0
     spacing, affine = _place(fields)
     layout = Layout(

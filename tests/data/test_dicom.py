@@ -321,6 +321,35 @@ def _everywhere(**fields: Any) -> Callable[[list[pydicom.Dataset]], None]:
     return change
 
 
+def _turned(angle: float) -> list[float]:
+    """Directions of rows and columns, turned in their plane by an angle in rad."""
+    return [np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0]
+
+
+@pytest.mark.parametrize("angle", [1e-4, 1e-3])
+def test_directions_that_jitter(tmp_path: pathlib.Path, angle: float) -> None:
+    """Less than half a pixel at the edge of a slice: the voxels are those written."""
+    series = [
+        ct_slice(index, ImageOrientationPatient=_turned(angle * (-1) ** index))
+        for index in range(SHAPE[0])
+    ]
+    volume = readers.read(write(tmp_path / "jitter", series))
+    np.testing.assert_array_equal(volume.array, stored().astype(int) - 1024)
+
+
+def test_a_parametric_map_beside_a_series(tmp_path: pathlib.Path) -> None:
+    """It has rows and columns, but is no scan; alone, it is no image either."""
+    folder = write(tmp_path / "ct", [ct_slice(index) for index in range(SHAPE[0])])
+    extra = ct_slice(0, SeriesInstanceUID="1.2.9")
+    extra.SOPClassUID = extra.file_meta.MediaStorageSOPClassUID = pydicom.uid.ParametricMapStorage
+    extra.save_as(folder / "map.dcm", enforce_file_format=True)
+    assert readers.read(folder).shape == SHAPE
+    (tmp_path / "alone").mkdir()
+    extra.save_as(tmp_path / "alone" / "map.dcm", enforce_file_format=True)
+    with pytest.raises(DataError, match="no DICOM images in it"):
+        readers.read(tmp_path / "alone")
+
+
 def test_a_tilted_gantry_is_a_sheared_grid(tmp_path: pathlib.Path) -> None:
     """Each slice is 0.6 mm further to the back: no voxel moves, and the affine says where it is."""
     series = [ct_slice(index) for index in range(SHAPE[0])]
@@ -354,7 +383,9 @@ def _another_syntax(uid: str) -> Callable[[list[pydicom.Dataset]], None]:
         (_changed(3, Rows=4, Columns=5), "differs from the others"),
         (_changed(3, PixelSpacing=[0.8, 0.8]), "differs from the others"),
         (_changed(0, ImageOrientationPatient=list(OBLIQUE)), r"direction, as a localizer"),
+        (_changed(0, ImageOrientationPatient=_turned(0.03)), r"turned by 1\.72 degrees"),
         (_changed(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), r"localizer \(scout\) image"),
+        (_everywhere(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic: many slices"),
         (_changed(3, Modality="MR"), "modality differs"),
         (_changed(3, ImagePositionPatient=None), "no ImagePositionPatient"),
         (_everywhere(ImageOrientationPatient=None), "no ImageOrientationPatient"),

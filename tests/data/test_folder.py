@@ -15,7 +15,8 @@ from PIL import Image
 from data_pipelines import preprocess
 from data_pipelines.datasets import open_dataset
 from data_pipelines.datasets.folder import folder
-from data_pipelines.datasets.study import split_by_hash
+from data_pipelines.datasets.job import make
+from data_pipelines.datasets.study import Broken, Collection, split_by_hash
 from data_pipelines.errors import DataError
 from data_pipelines.inspect_scan import Inspect
 from data_pipelines.prepare import Prepare
@@ -179,6 +180,8 @@ def test_equal_study_ids_are_refused(scans: Path, tmp_path: Path) -> None:
         ("", "its first row does not name"),
         ("file,report\none.nii.gz,x\n", "its first row does not name"),
         ("image,image\none.nii.gz,x\n", "each once"),
+        ("image;report\none.nii.gz;x\n", "separated by semicolons, not by commas"),
+        ("image\treport\none.nii.gz\tx\n", "separated by tabs, not by commas"),
         ("image\n../table.csv\n", "row 2: image '../table.csv' is outside"),
         ("image\n/etc/hostname\n", "row 2: image '/etc/hostname' is outside"),
         ("image,mask\none.nii.gz,../m.nii.gz\n", "row 2: mask '../m.nii.gz' is outside"),
@@ -330,6 +333,19 @@ def test_a_metadata_table_overrules_headers(scans: Path, tmp_path: Path) -> None
     overrides.write_text("VolumeName,RescaleSlope,RescaleIntercept\none.nii.gz,x,0\n")
     with pytest.raises(DataError, match="row 2: RescaleSlope and RescaleIntercept must be numbers"):
         folder(scans, _RECIPE, overrides=overrides)
+
+
+def test_a_table_for_files_that_are_in_hu_already(scans: Path, tmp_path: Path) -> None:
+    """CT-RATE's `_fixed` files with the table of the others: the cure is to leave it out."""
+    overrides = tmp_path / "metadata.csv"
+    overrides.write_text("VolumeName,RescaleSlope,RescaleIntercept\ntwo.nii.gz,1,-1024\n")
+    studies = folder(scans, _RECIPE, overrides=overrides, units="HU").studies
+    (study,) = (study for study in studies if study.study_id == "two")
+    collection = Collection("scans", epath.Path(scans), (study,), _RECIPE, units="HU")
+    broken = make(collection, study)
+    assert isinstance(broken, Broken)
+    assert "after the slope and intercept of the metadata table" in broken.reason
+    assert broken.cure.endswith("are in HU already, leave out the table (--overrides)")
 
 
 def test_a_stray_dicom_file_hides_no_scan(scans: Path, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_older_words(tmp_path: pathlib.Path) -> None:
         ("nrrd", "endian: little\n", "", "no field 'endian'"),
         ("nrrd", "endian: little", "endian: smith", "neither little nor big"),
         ("nrrd", "encoding: raw", "encoding: bzip2", "neither raw nor gzip"),
+        ("nrrd", "endian: little\nencoding: raw", "encoding: ascii", "neither raw nor gzip"),
         ("nrrd", "encoding: raw", "encoding: raw\nline skip: 1", "to skip"),
         ("nrrd", "encoding: raw", "encoding: raw\nbyte skip: 1", "ends before"),
         ("nrrd", "encoding: raw", "encoding: raw\nbyte skip: x", "not a whole number"),

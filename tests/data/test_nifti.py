@@ -12,10 +12,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from etils import epath
 
 from data_pipelines import readers
 from data_pipelines.errors import DataError
+from data_pipelines.readers import nifti
 from tests.data.scans import affine_of, mask_of
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 1.5, 0.2, -20], [0, -0.1, 3, 5], [0, 0, 0, 1]])
@@ -78,6 +80,40 @@ def test_slope_and_intercept_once(tmp_path: pathlib.Path) -> None:
     volume = readers.read(path)
     np.testing.assert_array_equal(volume.array, stored * 2.0 - 1024)
     assert volume.array.dtype == np.float32
+
+
+@pytest.mark.parametrize("sform", [0, 1, 2, 4])
+@pytest.mark.parametrize("qform", [0, 1, 2])
+def test_forms_that_contradict_each_other(tmp_path: pathlib.Path, sform: int, qform: int) -> None:
+    """Both readers take what the sentence says: SimpleITK 2.5.7 the sform only if its code is 1."""
+    if not sform and not qform:
+        return
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))
+    for name, shift in (("sform", 100), ("qform", -100)):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        getattr(image, f"set_{name}")(affine, {"sform": sform, "qform": qform}[name])
+    path = tmp_path / "scan.nii"
+    nib.save(image, path)
+    ours = "sform" if affine_of(readers.read(path))[0, 3] > 0 else "qform"
+    theirs = "sform" if -SimpleITK.ReadImage(str(path)).GetOrigin()[0] > 0 else "qform"
+    found = nifti.contradictions(path)
+    if sform and qform:
+        (told,) = found
+        assert f"200 mm apart. The {ours} is taken; SimpleITK takes the {theirs}." in told
+    else:
+        assert found == [] and ours == theirs
+
+
+def test_pixdim_that_contradicts_the_affine(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
+    """SimpleITK 2.5.7 takes the spacing from pixdim, nibabel from the sform."""
+    sizes = np.linalg.norm(AFFINE[:3, :3], axis=0)
+    path = _save(tmp_path, _image(noise, pixdim=[1, *sizes[:2], 6, 0, 0, 0, 0]))
+    (told,) = nifti.contradictions(path)
+    assert "pixdim says 2 x 1.503 x 6 mm, the sform 2 x 1.503 x 3.007 mm" in told
+    np.testing.assert_allclose(readers.read(path).spacing, sizes, rtol=1e-5)
+    assert SimpleITK.ReadImage(str(path)).GetSpacing()[2] == 6
+    assert nifti.contradictions(_save(tmp_path, _image(noise))) == []
 
 
 def test_trailing_axes_of_length_one(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
