@@ -1,4 +1,4 @@
-"""How tests compile: quickly, as they compile much and compute little."""
+"""XLA flags of the tests, for fast compilation of small programs."""
 
 from __future__ import annotations
 

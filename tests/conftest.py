@@ -15,14 +15,14 @@ from m3djax import cli
 from tests import compiling
 
 os.environ["XLA_FLAGS"] = f"{compiling.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
-# Before the backend starts: every test sees 8 devices, so that meshes are meshes.
+# Set before the backend starts: every test has 8 simulated devices.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")  # libtpu, where installed, is for compiling plans only
 cli.set_up_jax()
 # The CPU backend has read the flags now. The compiler of plans ends the process at one of them.
 jax.devices()
 del os.environ["XLA_FLAGS"]
-# A trace makes many objects that live: Python need not look through them for cycles so often.
+# Traces make many long-lived objects, so the garbage collector runs less often.
 gc.set_threshold(50_000, 20, 100)
 
 
@@ -30,7 +30,7 @@ LONG = ("faults", "multiprocess", "saved", "sharding")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files of few and long tests first, so that all workers end together."""
+    """Runs folders with few, long tests first, so that all workers end together."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 

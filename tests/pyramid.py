@@ -1,4 +1,4 @@
-"""An encoder that is no transformer, as a user would write one in a package of their own."""
+"""A user's convolutional encoder, outside of m3djax."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def pretrained(family: str = "llama", **changes: Any) -> Pretrained:
 
 @functools.cache
 def _made(family: str, changes: str) -> tuple[Decoder, dict[str, Any], Any]:
-    """Made once for all tests: nobody writes into arrays."""
+    """Makes the model once for all tests, which do not change its arrays."""
     config = llm_config.make_config(family, VALUES | json.loads(changes), "tiny")
     model = llm_config.decoder(config, num_tokens=258)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]

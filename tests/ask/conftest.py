@@ -1,4 +1,4 @@
-"""A tiny model, a scan, and the dataset that the scan's preprocessing is told by."""
+"""A tiny model, a scan, and the dataset that stores the preprocessing of scans."""
 
 from __future__ import annotations
 

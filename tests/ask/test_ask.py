@@ -1,4 +1,4 @@
-"""The verb as a user calls it, with a tiny random model."""
+"""The verb `ask` with a tiny random model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Lets every model say this, for what the code does with it."""
+    """Makes every model answer with this text."""
 
     def answer(self: VolumeReader, encoded, prompts, options, *, on_text) -> list[Answer]:
         on_text(0, text)

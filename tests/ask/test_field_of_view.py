@@ -1,4 +1,4 @@
-"""What is cut out of a scan is what training cuts, and boxes find their way back."""
+"""Fields of view are equal to the crops of training, and boxes are mapped back to the scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other files than NIfTI, slices without units, and a run with adapters apart."""
+"""Formats other than NIfTI, slices without units, and a run with separate adapters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def array(scan: Path) -> np.ndarray:
 
 
 def lps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directions of the scan's axes (columns), their spacing, and its origin, as DICOM has them."""
+    """Directions of the scan's axes (columns), their spacing, and its origin, in LPS."""
     turned = np.diag([-1.0, -1, 1, 1]) @ AFFINE
     spacing = np.linalg.norm(turned[:3, :3], axis=0)
     return turned[:3, :3] / spacing, spacing, turned[:3, 3]
@@ -81,7 +81,7 @@ def as_dicom(array: np.ndarray, folder: Path) -> Path:
 
 
 def as_slices(array: np.ndarray, folder: Path) -> Path:
-    """Grey values of a window, as M3D-Cap has them."""
+    """Writes grey values of a window, as in M3D-Cap."""
     (folder / "slices").mkdir()
     grey = np.clip((array + 200.0) / 600 * 255, 0, 255).astype(np.uint8)
     for number in range(grey.shape[2]):
@@ -107,7 +107,7 @@ def test_the_same_scan_gets_the_same_answer(
     home: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever the order of its axes in the file; the same place in millimetres, too."""
+    """For any order of axes in the file, also for a place in millimetres."""
     units = () if write is as_dicom else ("--units", "HU")
     wanted = ask(capsys, run, scan, "--units", "HU")
     found = ask(capsys, run, write(array, home), *units)
@@ -126,7 +126,7 @@ def test_slices_without_units(
     home: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A run of HU refuses them and says why; a run of M3D's grey values takes them."""
+    """A run trained on HU refuses them with a reason; a run trained on grey values reads them."""
     slices = as_slices(array, home)
     for units in ((), ("--units", "HU")):
         assert main(["ask", str(run), str(slices), *ASKED, *units]) == 1

@@ -1,4 +1,4 @@
-"""Sessions in one process: pure, encoded once, with a history, on meshes of their own."""
+"""Sessions: no side effects, one encoding, histories, and several meshes in one process."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_form_of_a_question_reaches_its_prompt(
 def test_two_models_on_two_meshes_answer_in_turns(
     model: AskModel, session: Session, scan: Path, tmp_path: Path
 ) -> None:
-    """One is asked while the other one answers, and both say what they say alone."""
+    """Alternating questions get the same answers as in separate sessions."""
     flat = params_lib.flatten(Model.open(model.run.folder).params)
     changed = {path: np.asarray(leaf) * 1.2 for path, leaf in flat.items()}
     weights.save(tmp_path / "other", model.run.experiment, changed, {})

@@ -1,4 +1,4 @@
-"""`run.py convert`: published weights in, ours out, and what does not fit said."""
+"""`run.py convert`: import, export, and errors about weights that do not fit."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_training_starts_from_a_component(source: pathlib.Path, tmp_path: pathli
 def test_a_folder_of_weights_is_no_run(
     source: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training there would start afresh and say nothing; writing there twice would mix them."""
+    """Training in it, or writing to it twice, is an error."""
     monkeypatch.chdir(tmp_path)
     Convert(str(source), "runs/clip").load(CLIP)
     with pytest.raises(RunError, match="holds weights without a run.*init_from"):
@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_long_reports_are_cut(published: dict[str, np.ndarray], tmp_path: pathlib.Path) -> None:
-    """Another size of model is one line per kind and a few examples, not hundreds of lines."""
+    """For another model size, the error has one line per kind of problem and a few examples."""
     write(tmp_path / "w", published)
     wide = tiny.clip(vision=dataclasses.replace(tiny.clip().vision, hidden_size=32))
     with pytest.raises(CheckpointError) as error:
@@ -256,7 +256,7 @@ def test_prefixes(published: dict[str, np.ndarray], tmp_path: pathlib.Path) -> N
 def test_positions_move_to_another_grid(
     source: pathlib.Path, published: dict[str, np.ndarray], tmp_path: pathlib.Path
 ) -> None:
-    """On request only; the rest is as it was."""
+    """Only if `positions_from` is set; other parameters do not change."""
     positions = dataclasses.replace(tiny.clip().vision.positions, grid=(4, 4, 2))
     vision = dataclasses.replace(tiny.clip().vision, positions=positions)
     experiment = tiny.experiment(task=tiny.clip(vision=vision))

@@ -1,4 +1,4 @@
-"""Weight files that are hostile, damaged or something else: each named, none run."""
+"""Hostile, damaged and wrong weight files: the error names each, and no code of them runs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_hand_written_pickle_is_right(tmp_path: pathlib.Path) -> None:
     ids=["system", "exec", "eval", "getattr"],
 )
 def test_no_code_runs(call: tuple, name: str, protocol: int, tmp_path: pathlib.Path) -> None:
-    """The function is refused by its name, and nothing has happened."""
+    """The error names the refused function, and the function has not run."""
     victim = tmp_path / "victim"
     args = [a.format(victim) if isinstance(a, str) else a for a in call[1:]]
     data = pickle.dumps({"w": Runs(call[0], *args)}, protocol)

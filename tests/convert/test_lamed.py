@@ -1,4 +1,4 @@
-"""M3D-LaMed's layouts: shards, adapters apart, what is put aside, plans."""
+"""M3D-LaMed's layouts: shards, separate adapters, tensors that are put aside, plans."""
 
 from __future__ import annotations
 

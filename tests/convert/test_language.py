@@ -1,4 +1,4 @@
-"""`run.py convert` of language models: their rows for new tokens, and models that are not meant."""
+"""`run.py convert` of language models: rows for new tokens, and errors for other models."""
 
 from __future__ import annotations
 

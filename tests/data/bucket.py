@@ -1,4 +1,4 @@
-"""A file system that is not this machine's."""
+"""A remote file system in memory."""
 
 from typing import Any, ClassVar
 

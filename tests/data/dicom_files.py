@@ -1,4 +1,4 @@
-"""Small DICOM files for tests, right or wrong in any tag."""
+"""Small DICOM files for tests, with any tag changed on request."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def group(**macros: dict[str, Any]) -> pydicom.Dataset:
 def write(
     folder: pathlib.Path, datasets: Sequence[pydicom.Dataset], prefix: str = ""
 ) -> pathlib.Path:
-    """Writes files under names that sort unlike they lie."""
+    """Writes files whose names are not in spatial order."""
     folder.mkdir(exist_ok=True)
     for index, dataset in enumerate(datasets):
         dataset.save_as(folder / f"{prefix}{(index * 5 + 3) % 31:02d}", enforce_file_format=True)

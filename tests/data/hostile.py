@@ -1,4 +1,4 @@
-"""What the tables of hostile and odd files share: how a kind is made, read and judged."""
+"""Shared code of the tables of hostile and odd files: makes, reads and checks each kind."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Kind:
     """One kind of input that is odd, damaged or made to do harm.
 
     Attributes:
-      name: what it is; a folder can have this name.
+      name: description; valid as the name of a folder.
       make: writes it into an empty folder, and returns the path to give to `read`.
-      outcome: regular expression for the problem in the `DataError`, or a check of what is read.
-      read: reads it in the way in which it does harm.
-      bomb: it would take much memory, or wait for ever, if it were read carelessly.
+      outcome: regular expression for the problem in the `DataError`, or a check of the result.
+      read: reads the file; some kinds need another reader than `read`.
+      bomb: whether a reader without limits would use much memory or wait for ever.
       found: whether a search finds a volume in it.
-      passed_over: {ending: files} that the search takes for no volumes.
+      passed_over: {ending: number of files} that the search ignores.
       prepared: what becomes of it in a folder of scans, where that differs from `outcome`:
         False when the recipe cannot use it, True when the search finds a volume in it.
     """
@@ -66,7 +66,7 @@ class Kind:
 
 
 def hounsfield(path: pathlib.Path) -> Volume:
-    """Reads an image that is said to be in HU, and doubts it."""
+    """Reads an image as HU, and checks its values."""
     volume = read_image(path, units="HU")
     check_values(volume)
     return volume

@@ -1,4 +1,4 @@
-"""DICOM files that nobody would write: damaged or forged in their bytes."""
+"""DICOM files with damaged or forged bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Odd names, links, pipes, files that are none, and tables that lead astray."""
+"""Odd names, links, pipes, folders with names of files, and wrong tables."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _pipe_among(name: str) -> Maker:
 
 
 def _outside(folder: pathlib.Path) -> pathlib.Path:
-    """A link to a scan that was not given; it is read where somebody names it."""
+    """A link to a scan outside of the folder; it is read only if it is named itself."""
     (folder / "scan.nii.gz").symlink_to(outside(folder))
     return folder / "scan.nii.gz"
 

@@ -1,4 +1,4 @@
-"""Hostile and odd NIfTI files, and voxels that are not what they are said to be."""
+"""Hostile and odd NIfTI files, and voxels with other units than stated."""
 
 from __future__ import annotations
 

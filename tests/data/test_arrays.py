@@ -1,4 +1,4 @@
-"""Arrays of numpy: voxels as they were saved, and never code or more memory than the file's."""
+"""NumPy arrays: voxels are read as saved, no code runs, and the file limits the memory."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ _HUGE = "{'descr': '<i2', 'fortran_order': False, 'shape': (1024, 1024, 1024), }
     ],
 )
 def test_refuses(tmp_path: pathlib.Path, data: bytes, problem: str) -> None:
-    """Whatever is no volume of real numbers, without taking the memory that it claims."""
+    """Files that are no volume of real numbers, without allocating the memory that they claim."""
     path = tmp_path / "scan"
     path.write_bytes(data)
     tracemalloc.start()
@@ -134,7 +134,7 @@ def test_refuses(tmp_path: pathlib.Path, data: bytes, problem: str) -> None:
 
 
 def test_a_flipped_bit_in_an_archive(tmp_path: pathlib.Path) -> None:
-    """The archive's checksum is looked at."""
+    """The archive's checksum is checked."""
     data = bytearray(_zip({"a.npy": _npy(NOISE)}, zipfile.ZIP_STORED))
     data[200] ^= 1
     (tmp_path / "scan.npz").write_bytes(bytes(data))

@@ -1,4 +1,4 @@
-"""What is asked does not tell the answer: yes and no are equally likely for every label."""
+"""Questions do not reveal their answers: yes and no are equally likely for every label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prepare --check-leaks`, as a user sees it."""
+"""The command `prepare --check-leaks`."""
 
 import csv
 import shutil

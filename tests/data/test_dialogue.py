@@ -1,4 +1,4 @@
-"""Questions and answers as tokens: one prompt for training and asking, and nothing is cut."""
+"""Questions and answers as tokens: training and inference share a prompt; no sentence is cut."""
 
 from __future__ import annotations
 

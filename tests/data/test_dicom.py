@@ -1,4 +1,4 @@
-"""DICOM series: the real compressed sample, and every way in which a folder can be wrong."""
+"""DICOM series: the real compressed sample, and errors for all kinds of bad folders."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_two_series_in_one_folder(tmp_path: pathlib.Path, series: list[pydicom.D
 def test_a_slice_that_is_cut_short_is_not_passed_over(
     tmp_path: pathlib.Path, series: list[pydicom.Dataset], size: int
 ) -> None:
-    """At the end of the stack nothing else would show that it is missing."""
+    """At the end of the stack, no gap shows that it is missing."""
     folder = write(tmp_path / "a", series)
     last = sorted(folder.iterdir())[-1]
     last.write_bytes(last.read_bytes()[:size])
@@ -203,7 +203,7 @@ def test_reports_and_segmentations_are_no_series(
 def test_a_slice_without_preamble_is_not_passed_over(
     tmp_path: pathlib.Path, series: list[pydicom.Dataset], implicit: bool
 ) -> None:
-    """It cannot be trusted, and would be missing from its series."""
+    """Without it, the series would lack a slice."""
     folder = write(tmp_path / "a", series)
     bare = pydicom.Dataset(series[-1])
     bare.save_as(folder / "28", implicit_vr=implicit, little_endian=True)

@@ -1,4 +1,4 @@
-"""What a batch holds of its crops, made of prepared records, and where crops lie."""
+"""Fields of batches from prepared records, and places of crops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are written whole, looked for without running in circles, and never outside of a folder."""
+"""Files are written atomically; searches end in spite of links and stay inside the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans of one's own: crops of a real CT in folders, with and without a table."""
+"""Own scans: crops of a real CT in folders, with and without a table."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Damaged headers, thousands of ways: a volume of honest size or a `DataError`, in little time."""
+"""Thousands of damaged headers: each gives a volume of the right size or a `DataError`, quickly."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Target:
       data: what it holds.
       head: bytes at its start that are its header.
       changes: ways to damage it.
-      pack: what is done to the damaged bytes before they are written.
+      pack: function from the damaged bytes to the bytes of the file.
     """
 
     data: bytes

@@ -1,4 +1,4 @@
-"""Files that are odd, damaged or made to do harm: read right or refused, and nothing is lost."""
+"""Odd, damaged and hostile files are read correctly or refused, and each is reported."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ BOMBS = [kind for kind in KINDS if kind.bomb]
 
 @pytest.fixture(autouse=True)
 def time_limit() -> Iterator[None]:
-    """Ends what hangs, such as the opening of a pipe."""
+    """Fails the test after a time limit, for example if opening a pipe hangs."""
 
     def end(*args: object) -> None:
-        pytest.fail("it hangs")  # not an Exception, which somebody might catch
+        pytest.fail("it hangs")  # not an Exception, which other code might catch
 
     before = signal.signal(signal.SIGALRM, end)
     signal.alarm(180)
@@ -84,7 +84,7 @@ def test_is_read_right_or_refused(kind: Kind, tmp_path: pathlib.Path) -> None:
 
 
 def test_bombs_in_little_memory(tmp_path: pathlib.Path) -> None:
-    """One process for all of them: none takes memory for what it claims, and none waits."""
+    """All are read in one process, without the claimed memory and without waiting."""
     (scans := tmp_path / "scans").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", _IN_LITTLE_MEMORY, str(scans)],

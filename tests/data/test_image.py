@@ -30,7 +30,7 @@ def _nifti(path: pathlib.Path, stored: np.ndarray = STORED) -> pathlib.Path:
 
 
 def test_names_lie(tmp_path: pathlib.Path) -> None:
-    """Every format is what its bytes say, under the name of another one."""
+    """The content determines the format, not the name."""
     image = sitk.GetImageFromArray(STORED)
     for ending, kind in (("nrrd", "nrrd"), ("mha", "metaimage")):
         sitk.WriteImage(image, str(tmp_path / f"a.{ending}"), useCompression=True)

@@ -1,4 +1,4 @@
-"""`inspect`: the facts, the picture, and what must not be in either."""
+"""`inspect`: its facts and picture, and private tags that must not be in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage: the same voxels in the same place as ITK says, and nothing that is unsaid."""
+"""NRRD and MetaImage against ITK: voxels, positions, and no geometry that the header lacks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_same_as_through_nifti(
 @pytest.mark.parametrize("ending", ["nrrd", "mha"])
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
 def test_types(tmp_path: pathlib.Path, ending: str, dtype: str) -> None:
-    """What ITK writes, in the names that it gives to types; floats become float32."""
+    """All of ITK's names of types; floats become float32."""
     array = np.abs(NOISE).astype(dtype)
     read = readers.read(_save(tmp_path, ending, array)).array
     np.testing.assert_array_equal(read, array)
@@ -152,7 +152,7 @@ def test_older_words(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(readers.read(path).array, NOISE)
 
 
-# ---- What is refused
+# ---- Errors
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_older_words(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_refuses(tmp_path: pathlib.Path, ending: str, pattern: str, new: str, problem: str) -> None:
-    """The error names file and field, and quotes nothing that somebody wrote into the header."""
+    """The error names file and field, and quotes no value of the header."""
     path = _edit(_save(tmp_path, ending), pattern, new)
     with pytest.raises(DataError, match=problem) as caught:
         readers.read(path)
@@ -258,7 +258,7 @@ def test_not_grey_or_not_3d(
 
 @pytest.mark.parametrize("ending", ["nrrd", "mha"])
 def test_damaged_voxels(tmp_path: pathlib.Path, ending: str) -> None:
-    """A flipped bit and a broken-off download, wherever they are."""
+    """A flipped bit, and a download that ended early."""
     path = tmp_path / f"scan.{ending}"
     sitk.WriteImage(_image(np.tile(NOISE, (4, 4, 4))), str(path), useCompression=True)
     data = path.read_bytes()

@@ -26,13 +26,13 @@ def entry(volume: Volume | None = None, split: str = "train", **names: str) -> E
 
 
 def similarity(one: Volume, other: Volume) -> float | None:
-    """Of a scan in train and one in test, if that is a leak."""
+    """Returns the similarity of a scan in train and one in test if it is a leak, else None."""
     found = leaks.find_leaks([entry(one), entry(other, "test")])
     return found[0].similarity if found else None
 
 
 def plain(volume: Volume, array: np.ndarray) -> Volume:
-    """Another array of which nobody knows how it lies."""
+    """Returns an array without an affine."""
     return Volume(array, volume.units)
 
 
@@ -52,7 +52,7 @@ def circular(volume: Volume) -> Volume:
 
 
 def cropped(volume: Volume) -> Volume:
-    """To the box around the body, as far as -300 HU tells."""
+    """Crops to the box of voxels above -300 HU."""
     return preprocess.CropForeground(threshold=-300)(volume)
 
 

@@ -305,7 +305,7 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
     names = {name: value for value, name in records.mask_names.items()}
     assert set(names) == {name for *_, classes in m3d_tree.SEG.values() for name in classes}
     assert train["image"].shape == train["mask"].shape == m3d_tree.SEG_SIZE
-    # B-top has no bladder, and nobody drew the aorta there.
+    # B-top has no bladder, and the aorta was not drawn there.
     assert {records.mask_names[v] for v in np.flatnonzero(train["annotated"])} == {
         *m3d_tree.SEG["0011"][3]
     }
@@ -379,7 +379,7 @@ def test_both_stages_as_shipped_on_tiny_parts(
 ) -> None:
     """configs/m3d/align.py and instruct.py, from the released layouts to an answer to a scan.
 
-    Only sizes and paths are others than shipped: modules, crops, steps, batch and texts.
+    Only sizes and paths differ from the shipped configs: modules, crops, steps, batch and texts.
     """
     monkeypatch.chdir(tmp_path)
     assert Prepare("m3d_seg", str(seg), out="data/m3d_seg", workers=0).run() == 0

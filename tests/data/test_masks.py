@@ -1,4 +1,4 @@
-"""Masks of every kind come out on the voxels of their image, or not at all."""
+"""Masks of every kind are read on the grid of their image, or refused."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_refuses_seg_of_another_grid(
 
 
 def test_refuses_empty_seg(small: Scan, tmp_path: pathlib.Path) -> None:
-    """Nothing would be learned from it, and nothing would tell."""
+    """Training with it would learn nothing, without an error."""
     path = write_seg(tmp_path / "seg.dcm", small.slices, np.zeros_like(small.labels), NAMES)
     with pytest.raises(DataError, match="segments are empty"):
         read_mask(path, small.image, NAMES)

@@ -1,4 +1,4 @@
-"""NIfTI files: what is read is what was written, and what is doubtful is refused."""
+"""NIfTI files: exact round trips, and errors for ambiguous headers."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_refuses(
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.99])
 def test_truncated(tmp_path: pathlib.Path, noise: np.ndarray, name: str, part: float) -> None:
-    """Wherever the download broke off, it is an error and never a black half."""
+    """A download that ended early is an error at any length."""
     path = _save(tmp_path, _image(np.tile(noise, (4, 4, 4))), name)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
@@ -214,7 +214,7 @@ def _with_extension(data: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
 def test_passes_over_what_is_no_image(tmp_path: pathlib.Path, noise: np.ndarray, name: str) -> None:
-    """An extension of whatever size, and what follows the voxels, are not looked at."""
+    """Extensions of any size, and bytes after the voxels, are ignored."""
     for data in (
         _with_extension(_image(noise), 2**31 - 1),
         _with_extension(_image(noise), -16),
@@ -224,7 +224,7 @@ def test_passes_over_what_is_no_image(tmp_path: pathlib.Path, noise: np.ndarray,
 
 
 def test_gzip_in_several_members(tmp_path: pathlib.Path, noise: np.ndarray) -> None:
-    """As pigz and bgzip write it; what is no member at the end is left alone, as gzip does."""
+    """As pigz and bgzip write it; bytes after the last member are ignored, as by gzip."""
     data = _image(noise)
     parts = [gzip.compress(data[i : i + 100]) for i in range(0, len(data), 100)]
     path = tmp_path / "scan.nii.gz"

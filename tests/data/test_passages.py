@@ -1,4 +1,4 @@
-"""Passages: a begin, a text and an end, of which all but the begin is learned."""
+"""Passages: begin token, text and end token; all but the begin token enter the loss."""
 
 from __future__ import annotations
 

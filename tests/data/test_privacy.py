@@ -1,4 +1,4 @@
-"""No name, date, UID or free text of a file comes out anywhere, whatever is done with it."""
+"""No name, date, UID or free text of a file appears in any output of any command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.data.planted import NAME, SECRETS, found
 ROOT = pathlib.Path(__file__).parents[2]
 DATASETS = ("data", "raw", "broken", "masked")
 
-# Logs are wide open, as warnings are: privacy must not be a matter of settings.
+# All logs and warnings are on: privacy must not depend on settings.
 CALLS = """
 import json, logging, pathlib, traceback
 from m3djax.cli import main
@@ -54,7 +54,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Good scans, broken ones, and masks; no name of a file tells anything."""
+    """Good scans, broken ones, and masks; names of files are not private."""
     root = tmp_path_factory.mktemp("scans")
     for name in ("good", "broken", "masks"):
         (root / name).mkdir()
@@ -111,7 +111,7 @@ def home(scans: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathl
 
 
 def test_the_patient_is_in_every_file(scans: pathlib.Path) -> None:
-    """Or else nothing would be proven below."""
+    """Otherwise the tests below would prove nothing."""
     for path in filter(pathlib.Path.is_file, scans.rglob("*")):
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):

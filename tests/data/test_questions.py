@@ -1,4 +1,4 @@
-"""Questions from label maps: certain answers, and none that the words give away."""
+"""Questions from label maps: certain answers, which the questions do not reveal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ TEMPLATES: dict[str, tuple[int, *tuple[str, ...]]] = {  # M3D's number of them, 
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """Slabs along D of six labels, the last of which nobody drew."""
+    """Slabs along D of six labels; the last label was not drawn."""
     mask = np.zeros((24, 20, 20), np.uint8)
     for value, (low, high) in enumerate([(0, 8), (6, 12), (10, 20), (14, 22), (0, 24), (0, 24)], 1):
         mask[low:high, 3 * value - 3 : 3 * value - 1, 2:18] = value

@@ -138,7 +138,7 @@ def test_a_damaged_shard_is_made_again(scans: Path, made: list[str], damage: str
 
 
 def test_a_study_that_was_killed_three_times_is_put_aside(scans: Path, made: list[str]) -> None:
-    """As on a cluster, where nobody sees which scan takes the worker with it."""
+    """As on a cluster, where the scan that kills the worker is unknown at first."""
     stage = epath.Path(scans.parent / ".data.partial")
     stage.mkdir()
     planned = shards.plan(prepare_crops(scans).collection(), stage)

@@ -1,4 +1,4 @@
-"""Salted ids: the same for equal ids, and nothing else of a file's name in a dataset."""
+"""Salted ids are equal for equal ids, and no name of a file is in the dataset."""
 
 import csv
 import stat

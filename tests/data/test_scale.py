@@ -1,4 +1,4 @@
-"""Preparation on Apache Beam, and on a file system that is not this machine's."""
+"""Preparation on Apache Beam, and on a remote file system."""
 
 import builtins
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sentence splitter on what radiology reports are made of."""
+"""The sentence splitter on typical parts of radiology reports."""
 
 from __future__ import annotations
 

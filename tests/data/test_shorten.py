@@ -1,4 +1,4 @@
-"""What is kept of a report that is too long: always the start, never more than the limit."""
+"""Shortened reports keep their start and do not exceed the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records on disk: what comes back, in which form, and what happens when files are damaged."""
+"""Records on disk: round trips, lazy arrays, and errors for damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures are found by names that people typed, and by nothing that is there twice."""
+"""Structures are found by typed names; a name that occurs twice is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch holds of the text of its samples, and what augmentation makes of it."""
+"""Text fields of batches, and the augmentation that a text allows."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_words_forbid_what_would_make_them_false(
     # Axes in another order: those that run from side to side and so on are found by the affine.
     turned = SPL[:, [2, 0, 1, 3]]
     assert allowed(text, turned).flips == (flips[2], flips[0], flips[1])
-    stack = allowed(text, None)  # nobody knows which axis is which
+    stack = allowed(text, None)  # the axes are unknown
     assert stack.flips == (all(flips),) * 3
     assert not stack.turns or stack == Allowed()
 

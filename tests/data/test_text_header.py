@@ -1,4 +1,4 @@
-"""Fields of NRRD and MetaImage headers: what is read, what is refused, and nothing is quoted."""
+"""Fields of NRRD and MetaImage headers: values, errors, and no quoted values in errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans that are there twice, and the pairs of an earlier check."""
+"""Scans with equal bytes, and pairs from an earlier check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volume refuses what it cannot place, and keeps its geometry consistent."""
+"""`Volume` refuses bad geometry, and keeps its geometry consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills training at random moments and compares what is resumed with a run without a break.
+"""Kills training at random moments and compares the resumed run with an uninterrupted one.
 
     python -m tests.faults.kill_resume --runs 20 [--seed 0]
 
@@ -41,7 +41,7 @@ SECONDS = 300  # for a child; it needs a few
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One kill and what came of it.
+    """One kill and its result.
 
     Attributes:
       phase: where the kill fell, such as "step" or "save:write".

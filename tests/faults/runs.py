@@ -1,4 +1,4 @@
-"""A run in a child that tells where it is, so that a kill can be aimed and placed.
+"""A run in a child process that reports its phase, so that a kill can hit a chosen phase.
 
 `python -m tests.faults.runs JSON` trains; every change of phase is a line in the run's home.
 """
@@ -25,7 +25,7 @@ SAVING = ("frozen", "copy", "write", "manifest")
 
 @dataclasses.dataclass(frozen=True)
 class Orders:
-    """What a child does.
+    """The settings of a child process.
 
     Attributes:
       dataset: prepared folder.

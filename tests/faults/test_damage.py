@@ -1,4 +1,4 @@
-"""Every kind of damage to a checkpoint is found out, named, and costs no more than one step."""
+"""Every kind of damage to a checkpoint is detected and named; the step before it is used."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Orders:
-    """What a child does.
+    """The settings of a child process.
 
     Attributes:
       dataset: prepared folder.

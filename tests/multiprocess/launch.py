@@ -34,7 +34,7 @@ class Group:
         return [p.wait(max(end - time.monotonic(), 0.1)) for p in self.processes]
 
     def finish(self, seconds: float = 300) -> list[dict]:
-        """What each has told, once all ended well."""
+        """Returns the report of each process after all have ended without an error."""
         statuses = self.wait(seconds)
         assert statuses == [0] * len(statuses), self.said()
         return [json.loads(output.read_text().splitlines()[0]) for output in self.outputs]
@@ -52,7 +52,7 @@ class Group:
 
 
 def plain(number: int, count: int, port: int) -> dict[str, str]:
-    """What a user sets on plain hosts."""
+    """Returns the variables that a user sets on plain hosts."""
     return {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(count),
@@ -61,7 +61,7 @@ def plain(number: int, count: int, port: int) -> dict[str, str]:
 
 
 def slurm(number: int, count: int, port: int) -> dict[str, str]:
-    """What srun sets."""
+    """Returns the variables that srun sets."""
     return {
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "localhost",

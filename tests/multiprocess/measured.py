@@ -1,4 +1,4 @@
-"""An evaluator as a user writes one, in a package of the user's own."""
+"""A user's evaluator, in a package outside of m3djax."""
 
 from __future__ import annotations
 

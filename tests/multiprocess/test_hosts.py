@@ -1,4 +1,4 @@
-"""Several processes train as one would, and end as one."""
+"""Several processes train like one process, and end together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The goldens of M3D-LaMed: the task that one describes, its parameters, its batch."""
+"""The task, parameters and batch of a golden of M3D-LaMed."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_nothing_of_the_golden_is_left(golden: Golden) -> None:
 
 
 def _steps(golden: Golden, answer: np.ndarray) -> int:
-    """How many were made until the answer ended; what comes behind is of no use to anybody."""
+    """Returns the number of steps until the answer ended; later steps do not count."""
     ended = np.flatnonzero(answer == golden.config["eos_token_id"])
     return int(ended[0]) + 1 if ended.size else len(answer)
 

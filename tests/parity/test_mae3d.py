@@ -1,4 +1,4 @@
-"""The masked autoencoder against the lineage code of E3D-GPT (golden kind `mae3d`)."""
+"""The masked autoencoder against code of E3D-GPT's first author (golden kind `mae3d`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planning for GPUs that are not there; runs where JAX's CUDA plugin is installed."""
+"""Plans for absent GPUs; needs JAX's CUDA plugin."""
 
 from __future__ import annotations
 

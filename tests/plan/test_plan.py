@@ -1,4 +1,4 @@
-"""The verb: a tiny model for a slice that is not there, and what it says when it cannot."""
+"""The verb `plan` with a tiny model for an absent slice, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plans in docs/plans: fresh, and saying what the configs' docstrings claim."""
+"""The plans in docs/plans are up to date and agree with the configs' docstrings."""
 
 from __future__ import annotations
 

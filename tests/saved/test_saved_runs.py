@@ -1,4 +1,4 @@
-"""What earlier versions wrote: runs, weights and datasets are read, resumed, measured, exported."""
+"""Runs, weights and datasets of earlier versions are read, resumed, evaluated and exported."""
 
 from __future__ import annotations
 

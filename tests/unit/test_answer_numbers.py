@@ -1,4 +1,4 @@
-"""From answers to numbers: types, chance, one answer for all, and what has no interval."""
+"""Numbers from answers: types, chance, one answer for all, and numbers without interval."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_types_and_chance() -> None:
 
 
 def test_intervals_are_over_units() -> None:
-    """Ten questions about one patient say less than ten about ten."""
+    """The interval is wider for ten questions about one patient than about ten patients."""
     rows = [row(n, "plane", "A. Axial", "A." if n < 10 else "B.") for n in range(20)]
     few = kind(rows, [n // 10 for n in range(20)]).numbers(0)
     many = kind(rows, list(range(20))).numbers(0)

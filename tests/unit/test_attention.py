@@ -65,7 +65,7 @@ def mask_of(kind, case):
     if kind == "none":
         return None
     mask = np.random.default_rng(1).random((b, 1, n if kind == "full" else 1, m)) < 0.7
-    mask[..., 0] = True  # nobody is blind, not even under a causal mask
+    mask[..., 0] = True  # every query sees a key, also under a causal mask
     return jnp.asarray(mask)
 
 

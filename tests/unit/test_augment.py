@@ -1,4 +1,4 @@
-"""From stored batches to those of a task: intensities, and moves of all that lies in a sample."""
+"""`Inputs`: intensities, and moves of all spatial arrays of a sample."""
 
 from __future__ import annotations
 

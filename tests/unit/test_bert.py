@@ -1,4 +1,4 @@
-"""The text encoder by itself, and what checkpoints it refuses."""
+"""The text encoder, and errors for checkpoints that do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models beside a run: its own, another one, and what it was before training."""
+"""Baselines of a run: the run itself, another run, and the untrained model."""
 
 from __future__ import annotations
 

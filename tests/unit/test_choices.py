@@ -1,4 +1,4 @@
-"""Which choice an answer names."""
+"""Parsers of choices in answers."""
 
 from __future__ import annotations
 

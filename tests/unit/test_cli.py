@@ -1,4 +1,4 @@
-"""The verbs as a user calls them."""
+"""The verbs of the command line."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_prepare_train_evaluate(sample_scans: Path, home: Path) -> None:
     trained = run("train", str(ROOT / "configs/quickstart.py"), *small)
     assert trained.returncode == 0, trained.stderr
     assert "next: python run.py evaluate runs/quickstart" in trained.stdout
-    # Two steps teach nothing: the evaluation says so with its status, and still reports.
+    # After two steps the test fails: the exit status says so, and the report is written.
     evaluated = run("evaluate", "runs/quickstart")
     assert evaluated.returncode == 1, evaluated.stderr
     page = (home / "runs/quickstart/report.html").read_text()

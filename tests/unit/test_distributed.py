@@ -1,4 +1,4 @@
-"""What the environment may say about other processes."""
+"""Environment variables that describe other processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every encoder promises to those who use it."""
+"""The contract of all encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: what is up, what is left, and that a millimetre is a millimetre."""
+"""Pictures: orientation and scale."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The organ probe: which patches take part, and that it finds what is there and nothing else."""
+"""The organ probe: choice of patches, and its scores on separable and equal features."""
 
 import json
 
@@ -61,7 +61,7 @@ def _organs(seed, *, tell=True, spleen=False, study="S"):
 
 def test_it_tells_apart_what_looks_different(evaluate, tmp_path):
     results = evaluate([_organs(0, spleen=True)], [_organs(1)])
-    # Nothing in the held-out scan is spleen, so the probe never hears of it.
+    # The held-out scan has no spleen, so the probe does not learn it.
     assert list(results["organs"]) == ["liver", "lung"]
     assert results["chance"] == 0.5
     for features in ("pretrained", "untrained", "raw"):

@@ -1,4 +1,4 @@
-"""An encoder of a user's own, that is no transformer, in every task and verb that sees volumes."""
+"""A user's convolutional encoder in every task and verb that reads volumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both stages of the quickstart, small: what passes from one to the other, and what is reported."""
+"""The stages of the quickstart with tiny models: weights of earlier stages, and the report."""
 
 from __future__ import annotations
 

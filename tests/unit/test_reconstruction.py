@@ -1,4 +1,4 @@
-"""Errors on hidden patches: an oracle, the baselines by hand, padding, and what is refused."""
+"""Errors on hidden patches: an oracle, the baselines by hand, padding, and error messages."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Retrieval: an oracle, chance, equal captions, what is kept, and what is refused."""
+"""Retrieval: an oracle, chance, equal captions, cached vectors, and error messages."""
 
 from __future__ import annotations
 

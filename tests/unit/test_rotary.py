@@ -1,4 +1,4 @@
-"""Rotary positions: scores depend on distances, and scalings stretch what they say."""
+"""Rotary positions: scores depend on distances, and scalings follow their formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals end a run in order, once; the second one and what came before are as usual."""
+"""The first signal ends a run in order; the earlier handlers get the second signal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m3djax.training.signals import stop_signals
 
 @pytest.fixture(autouse=True)
 def handled() -> Iterator[list[int]]:
-    """What reaches the handlers that were there before."""
+    """Yields the signals that the earlier handlers get."""
     seen: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
     old = [signal.signal(number, lambda n, _: seen.append(n)) for number in numbers]
@@ -50,7 +50,7 @@ def test_handlers_are_put_back_whatever_happens(handled: list[int]) -> None:
 
 
 def test_another_thread_handles_none(handled: list[int]) -> None:
-    """Python lets only the main thread do so; a run in a thread of a notebook has to go on."""
+    """Python lets only the main thread handle signals; a run in another thread ignores them."""
     found: list[object] = []
 
     def run() -> None:

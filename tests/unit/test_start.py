@@ -1,4 +1,4 @@
-"""What a verb imports before it has anything to do."""
+"""Imports of a verb before it does any work."""
 
 from __future__ import annotations
 

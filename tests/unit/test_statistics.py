@@ -1,4 +1,4 @@
-"""Bootstrap intervals: what they cover, and that differences are paired."""
+"""Bootstrap intervals: their coverage, and paired differences."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The loop: it resumes exactly, stops at NaN, freezes, and takes parts of other runs."""
+"""The training loop: exact resuming, stop at NaN, frozen parameters, `init_from`."""
 
 from __future__ import annotations
 

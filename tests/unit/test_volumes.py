@@ -1,4 +1,4 @@
-"""Questions about volumes: what is read once gives what reading all again would give."""
+"""Questions about volumes: shared prefixes give the answers of whole prompts."""
 
 from __future__ import annotations
 
