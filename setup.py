@@ -1,6 +1,6 @@
-"""Puts the configs into the package m3djax, as other packages may be named `configs`, too.
+"""Installs the configs inside the package m3djax, because other packages may be named `configs`.
 
-All else about the package stands in pyproject.toml.
+The other metadata of the package is in pyproject.toml.
 """
 
 from setuptools import find_packages, setup

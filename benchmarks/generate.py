@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--new", type=int, default=NEW, help="tokens that are written")
+    parser.add_argument("--new", type=int, default=NEW, help="tokens to generate")
     parser.add_argument("--patience", type=float, default=2.0, help="limit of torch's bfloat16")
     parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()

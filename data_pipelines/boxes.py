@@ -76,9 +76,7 @@ def read_box(text: str) -> Box | None:
 def read_box_released(text: str) -> Box | None:
     """Returns the first six numbers separated by exactly ", ", without any check of their values.
 
-    It does what M3D's `extract_box_from_text` does.
-
-    Source: LaMed/src/utils/utils.py of BAAI-DCAI/M3D.
+    The result is that of M3D's `extract_box_from_text` (LaMed/src/utils/utils.py of BAAI-DCAI/M3D).
     """
     found = _RELEASED.search(text)
     return np.array(found.groups(), np.float64) if found else None

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.volume import Volume, corners
 
 _TOLERANCE = 0.5
-"""Largest displacement of a voxel, in voxels, that is taken for rounding in a header."""
+"""Largest displacement of a voxel, in voxels, that counts as rounding in a header."""
 _AIR = -1024.0
 """Value in HU of voxels outside the scan."""
 

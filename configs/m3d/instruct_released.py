@@ -7,8 +7,8 @@
     python run.py convert M3D-LaMed-Llama-2-7B weights/m3d_lamed_llama2 --config $C
 
 "As published" means:
-- Only the projector of the first stage is used. The original loads the trained input embedding into
-  a name that nothing reads. So the input embedding and everything else start from the base models.
+- Only the projector of the first stage is used. The original assigns the trained input embedding to
+  an unused local name. So the input embedding and everything else start from the base models.
 - The language model's linear layers have adapters. Encoder, projector, input embedding and output
   layer are trained whole.
 - Questions come from the tables for training.

@@ -45,7 +45,7 @@ def read_index(root: epath.Path, volumes: Iterable[epath.Path]) -> list[Listed]:
     Args:
       root: `M3D_Cap` or `M3D_Cap_npy`, which has the index.
       volumes: the volumes that were found below the root. The index names arrays. An entry also
-        matches a folder of slices, or an array whose name lost its accents.
+        matches a folder of slices, or an array whose name has no accents.
 
     Returns:
       Every volume once, in the order of the index. A volume that was not found has the path from
