@@ -225,7 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=32, help="largest number of tokens of an answer")
+    parser.add_argument(
+        "--tokens", type=int, default=32, help="largest number of tokens of an answer"
+    )
     parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:
