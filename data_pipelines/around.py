@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipelines.captions import check_labels, chosen
+from data_pipelines.captions import check_labels, matching
 from data_pipelines.datasets import points
 from data_pipelines.errors import ConfigError
+from data_pipelines.lru import LruCache
 from data_pipelines.placement import Ground, Placement, Uniform, anywhere
 from data_pipelines.windows import Window
+
+if TYPE_CHECKING:
+    from data_pipelines.datasets import RecordSource
 
 _VOXELS = 1024
 """Maximum number of voxels per label kept in memory as crop centres; drawn once per record."""
@@ -46,15 +50,24 @@ class Foreground(Placement):
         if not 0 <= self.share <= 1:
             raise ConfigError(f"share={self.share} must be a share, 0 to 1.")
 
-    def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
-        """See `Placement`.
+    def check(self, where: str, sources: Sequence[RecordSource]) -> None:
+        """See `Placement.check`: every expression must match a structure of a mask."""
+        from data_pipelines.datasets import contents
 
-        Raises:
-          ConfigError: a regular expression matches no label of the dataset.
-        """
+        found = sorted(contents.structures(sources)) if self.labels else []
+        for label in self.labels:
+            if not any(re.fullmatch(label, name) for name in found):
+                raise ConfigError(
+                    f"{where}.labels: {label!r} matches no structure in the masks of "
+                    f"{contents.shown(sources)}. Cure: choose from the structures that are there: "
+                    f"{', '.join(found) or 'none'}."
+                )
+
+    def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
+        """See `Placement`."""
         if rng.random() >= self.share:
             return Uniform()(ground, size, rng)
-        wanted = chosen(tuple(sorted(ground.names.items())), self.labels)
+        wanted = matching(tuple(sorted(ground.names.items())), self.labels)
         there = _voxels(ground)
         found = [_within(ground, there[value]) for value in wanted if value in there]
         found = [voxels for voxels in found if len(voxels)]
@@ -76,6 +89,12 @@ class Candidates(Placement):
     """
 
     column: str = "candidates"
+
+    def check(self, where: str, sources: Sequence[RecordSource]) -> None:
+        """See `Placement.check`: a study must have such points."""
+        from data_pipelines.datasets import contents
+
+        contents.check_points(f"{where}.column", self.column, sources)
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
         """See `Placement`."""
@@ -107,8 +126,7 @@ def _within(ground: Ground, places: np.ndarray) -> np.ndarray:
     return places[((places >= low - 0.5) & (places < high - 0.5)).all(axis=1)]
 
 
-_known: dict[tuple[Any, ...], dict[int, np.ndarray]] = {}
-_lock = threading.Lock()
+_cache = LruCache[dict[int, np.ndarray]](1 << 8)  # an entry takes 6 kB per label
 
 
 def _voxels(ground: Ground) -> dict[int, np.ndarray]:
@@ -117,15 +135,7 @@ def _voxels(ground: Ground) -> dict[int, np.ndarray]:
     if not record["mask_valid"]:
         return {}
     key = record["source"], record["study_id"], record["mask"].shape, record["affine"].tobytes()
-    with _lock:
-        if key in _known:
-            return _known[key]
-    found = _drawn(np.asarray(record["mask"]))
-    with _lock:
-        if len(_known) > 1 << 8:  # an entry takes 6 kB per label
-            _known.clear()
-        _known[key] = found
-    return found
+    return _cache.get(key, lambda: _drawn(np.asarray(record["mask"])))
 
 
 def _drawn(mask: np.ndarray) -> dict[int, np.ndarray]:

@@ -165,15 +165,12 @@ class Data:
 
         Raises:
           DataError: a source is incomplete or has no records, or the tokenizer is unusable.
-          ConfigError: a field refers to labels that the dataset does not have.
+          ConfigError: a field or a placement names labels or points that no dataset has.
         """
-        opened = [self._records(source) for source in self.sources]
-        for name, field in self.fields.items():
-            field.check(name, opened)
-        for source, records in zip(self.sources, opened, strict=True):
+        for source, records in zip(self.sources, self._opened(), strict=True):
             record = records[0]
             check_units(record, self.units)
-            self._crop(source)(record, np.random.default_rng(0), train=False)
+            self._crop(source, records)(record, np.random.default_rng(0), train=False)
 
     def batches(
         self, seed: int, start: int = 0, rows: Sequence[int] | None = None
@@ -188,7 +185,8 @@ class Data:
           rows: rows of every batch to make, those of this process's devices; None for all.
 
         Raises:
-          DataError: a source is incomplete or has no records.
+          DataError: a source is incomplete or has no records, or the tokenizer is unusable.
+          ConfigError: see `check`.
         """
         yield from self._stream(self._samples(seed), rows, start, _ENDLESS)
 
@@ -218,7 +216,8 @@ class Data:
         """
         import grain
 
-        records, cut = self._cached(source), self._crop(source)
+        opened = self._records(source)
+        records, cut = self._cached(opened), self._crop(source, opened)
         count = len(records) * crops
 
         def sample(number: int) -> Batch:
@@ -249,7 +248,8 @@ class Data:
         Raises:
           DataError: the source is incomplete or has no records.
         """
-        records, cut = self._cached(source), self._crop(source)
+        opened = self._records(source)
+        records, cut = self._cached(opened), self._crop(source, opened)
         for number in range(len(records) * crops)[part]:
             record, crop = divmod(number, crops)
             rng = np.random.default_rng((seed, record, crop))
@@ -272,14 +272,13 @@ class Data:
         import grain
 
         members = []
-        for number, source in enumerate(self.sources):
-            records = self._cached(source)
-            dataset = grain.MapDataset.source(records).seed(seed + 7919 * number)
+        for number, (source, records) in enumerate(zip(self.sources, self._opened(), strict=True)):
+            dataset = grain.MapDataset.source(self._cached(records)).seed(seed + 7919 * number)
             # Every epoch has a new order. Below a thousand elements, Grain's shuffle takes
             # milliseconds per index, so several copies of a small dataset are shuffled together.
             copies = -(-_SHUFFLED_AT_LEAST // len(records))
             dataset = dataset.repeat(copies).shuffle().repeat(None)
-            members.append(dataset.random_map(self._crop(source)))
+            members.append(dataset.random_map(self._crop(source, records)))
         return grain.MapDataset.mix(members, [source.weight for source in self.sources])
 
     def _stack(self, samples: Sequence[Batch]) -> Batch:
@@ -291,8 +290,7 @@ class Data:
             for key, dtype in dtypes.items()
         }
 
-    def _crop(self, source: Source) -> RandomCrop:
-        records = self._records(source)
+    def _crop(self, source: Source, records: RecordSource) -> RandomCrop:
         return RandomCrop(
             self.size,
             self.crops,
@@ -303,14 +301,24 @@ class Data:
             source.part,
         )
 
-    def _cached(self, source: Source) -> CachedRecords:
+    def _cached(self, records: RecordSource) -> CachedRecords:
         fields, crops = self.fields.values(), self.crops
         return CachedRecords(
-            self._records(source),
+            records,
             int(self.cache_gb * 2**30),
             images=any(field.needs_image for field in fields),
             masks=any(f.needs_mask for f in fields) or any(c.at.needs_mask for c in crops),
         )
+
+    def _opened(self) -> list[RecordSource]:
+        """Opens all sources and checks that they have what fields and placements name."""
+        opened = [self._records(source) for source in self.sources]
+        for name, field in self.fields.items():
+            field.check_fields(name, self.fields)
+            field.check(name, opened)
+        for number, crop in enumerate(self.crops):
+            crop.at.check(f"data.crops.{number}.at", opened)
+        return opened
 
     def _records(self, source: Source) -> RecordSource:
         records = open_dataset(source.path, source.split, lazy=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_pipelines.datasets.records import Record
 from data_pipelines.windows import Window
+
+if TYPE_CHECKING:
+    from data_pipelines.datasets import RecordSource
 
 Part = tuple[float, float]
 WHOLE: Part = (0.0, 1.0)
@@ -45,6 +48,17 @@ class Placement(abc.ABC):
     def needs_mask(self) -> bool:
         """Returns whether the placement needs the record's mask."""
         return False
+
+    def check(self, where: str, sources: Sequence[RecordSource]) -> None:  # noqa: B027
+        """Checks that the data has what the placement names.
+
+        Args:
+          where: place of the placement in the config, for errors.
+          sources: the prepared datasets of the mixture; one of them must have it.
+
+        Raises:
+          ConfigError: no dataset has it.
+        """
 
     @abc.abstractmethod
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:

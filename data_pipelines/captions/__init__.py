@@ -57,6 +57,11 @@ class CaptionSource(abc.ABC):
         """Returns True if the caption depends on the mask of the crop."""
         return False
 
+    @property
+    def label_questions(self) -> int:
+        """Returns the maximum number of questions about labels of the mask in one text."""
+        return 1
+
     @abc.abstractmethod
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
         """Returns a caption, or None if nothing is known for certain.
@@ -70,6 +75,8 @@ class CaptionSource(abc.ABC):
 @dataclasses.dataclass(frozen=True)
 class Report(CaptionSource):
     """A source that returns the record's report."""
+
+    label_questions = 0
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
         """See `CaptionSource`."""
@@ -110,6 +117,7 @@ class MaskCaption(CaptionSource):
     complete: bool = True
 
     needs_mask = True
+    label_questions = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for invalid values."""
@@ -168,6 +176,13 @@ def chosen(names: Sequence[tuple[int, str]], labels: tuple[str, ...]) -> dict[in
             has = ", ".join(name for _, name in names[:8])
             message = f"labels: {pattern.pattern!r} matches no label of the dataset ({has}, ...)."
             raise ConfigError(message)
+    return matching(names, labels)
+
+
+@functools.lru_cache(16)
+def matching(names: Sequence[tuple[int, str]], labels: tuple[str, ...]) -> dict[int, str]:
+    """Returns the labels whose whole name matches one of the expressions; () returns all."""
+    patterns = [re.compile(label) for label in labels]
     return {
         value: name
         for value, name in names

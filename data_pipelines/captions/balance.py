@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.captions import Looks
+from data_pipelines.lru import LruCache
 
 _LOOKS = (128, 1024)
 """Minimum and maximum number of crops for counting shares; fewer if crops are large."""
@@ -75,22 +75,13 @@ def odds(
 
 
 _Factors = tuple[Mapping[int, float], Mapping[int, float], Mapping[int, float]]
-_known: dict[tuple, _Factors] = {}
-_lock = threading.Lock()
+_cache = LruCache[_Factors](1 << 12)  # a few kilobytes each
 
 
 def _shared(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
     """Returns factors for all labels; they are computed once per record and crop size."""
     key = (*others.key(), values, least)
-    with _lock:
-        if key in _known:
-            return _known[key]
-    factors = _factors(others, values, least)
-    with _lock:
-        if len(_known) > 1 << 12:  # a few kilobytes each
-            _known.clear()
-        _known[key] = factors
-    return factors
+    return _cache.get(key, lambda: _factors(others, values, least))
 
 
 def _factors(others: Looks, values: tuple[int, ...], least: int) -> _Factors:

@@ -26,6 +26,8 @@ class Describe(CaptionSource):
     source: CaptionSource = Report()
     varied: bool = True
 
+    label_questions = 0
+
     @property
     def needs_mask(self) -> bool:
         """See `CaptionSource`."""
@@ -63,6 +65,8 @@ class Stored(CaptionSource):
     yes_no: float = 1.0
     topics: tuple[str, ...] = ()
     split: str = ""
+
+    label_questions = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for invalid weights or topics."""
@@ -122,6 +126,11 @@ class Conversation(CaptionSource):
         """See `CaptionSource`."""
         return self.source.needs_mask
 
+    @property
+    def label_questions(self) -> int:
+        """See `CaptionSource`."""
+        return self.turns * self.source.label_questions
+
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
         """See `CaptionSource`.
 
@@ -168,6 +177,12 @@ class Mixture(CaptionSource):
     def needs_mask(self) -> bool:
         """See `CaptionSource`."""
         return any(source.needs_mask for source in self.sources.values())
+
+    @property
+    def label_questions(self) -> int:
+        """See `CaptionSource`."""
+        drawn = [name for name, weight in self._weights().items() if weight]
+        return max(self.sources[name].label_questions for name in drawn)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for invalid sources or weights."""

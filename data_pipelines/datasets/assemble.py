@@ -25,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipelines import files
 from data_pipelines.datasets import card, shards
-from data_pipelines.datasets.reading import METADATA, SUBSETS, read_metadata
-from data_pipelines.datasets.shards import STUDIES, Shard
+from data_pipelines.datasets.reading import METADATA, STUDIES, SUBSETS, read_metadata
+from data_pipelines.datasets.shards import Shard
 from data_pipelines.datasets.study import Broken, Collection, check_studies
 from data_pipelines.errors import DataError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.datasets import qa
+from data_pipelines.datasets import points, qa
 from data_pipelines.datasets.records import Record
 from data_pipelines.datasets.study import Collection
 from data_pipelines.volume import Volume
@@ -40,6 +40,7 @@ def study_facts(
         "report": bool(record["report_valid"]),
         "questions": len(qa.from_text(record["qa"])),
         "labels": dict(labels),
+        "points": points.names(record),
         "masks": [] if volume.mask is None else _values(volume.mask),
         "hu_histogram": _count_hu(volume.array) if volume.units == "HU" else None,
         "signature": base64.b64encode(signature.astype("<f2").tobytes()).decode(),

@@ -8,8 +8,7 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.datasets.leaks import Entry
-from data_pipelines.datasets.reading import read_metadata
-from data_pipelines.datasets.shards import STUDIES
+from data_pipelines.datasets.reading import STUDIES, read_metadata
 from data_pipelines.files import shown
 
 

@@ -90,6 +90,11 @@ def to_text(points: Sequence[PointList], volume: Volume) -> str:
     return json.dumps(found) if found else ""
 
 
+def names(record: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the points of a record."""
+    return list(json.loads(record["points"] or "{}"))
+
+
 def of_record(record: Mapping[str, Any], name: str) -> np.ndarray:
     """Returns the points of a record as voxels (N, 3), float64; N = 0 if it has none."""
     return np.array(json.loads(record["points"] or "{}").get(name, []), np.float64).reshape(-1, 3)

@@ -20,6 +20,9 @@ from data_pipelines.files import is_local
 from data_pipelines.program import program
 
 METADATA = "metadata.json"
+STUDIES = "studies.jsonl"
+"""Index of a dataset or shard: one line per study with its facts, or, in a shard, its row of the
+quarantine."""
 SUBSETS = "subsets.json"
 """File with {name: [[split, number of the record in it], ...]} of splits that overlap others."""
 _INFO = "dataset_info.json"

@@ -20,12 +20,11 @@ from etils import epath
 from data_pipelines import files
 from data_pipelines.datasets import job
 from data_pipelines.datasets.job import Broken
+from data_pipelines.datasets.reading import STUDIES
 from data_pipelines.datasets.storage import FinishedShard, ShardWriter
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError
 
-STUDIES = "studies.jsonl"
-"""Index of a shard with one line per study: its facts, or its row of the quarantine."""
 _DONE = "shard.json"
 """File that is written last: number of records and sizes of files of a complete shard."""
 _MOST = 64

@@ -141,6 +141,17 @@ class Field(abc.ABC):
           DataError: a file is missing, or belongs to another model.
         """
 
+    def check_fields(self, name: str, fields: Mapping[str, Field]) -> None:  # noqa: B027
+        """Checks that the other fields of the data have what this field needs.
+
+        Args:
+          name: see `spec`.
+          fields: all fields of the data by name.
+
+        Raises:
+          ConfigError: they do not have it.
+        """
+
     @abc.abstractmethod
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
         """Returns the arrays of one sample, as in `spec`.

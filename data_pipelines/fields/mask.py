@@ -12,6 +12,7 @@ import numpy as np
 from data_pipelines.caption import Question
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.base import Field, Sample, Spatial
+from data_pipelines.fields.text import Text
 from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
 from data_pipelines.volume import NOT_LABELLED
@@ -99,7 +100,7 @@ class AskedMask(Field):
       NAME: (D, H, W) uint8, 1 in the structure, else 0, and 255 where nothing was labelled. All
         zeros if the crop does not show the structure;
       NAME_valid: True if the sample has a question, and the question is about a label for which
-        the mask was drawn. If a text has several questions, only the first one is used.
+        the mask was drawn.
     """
 
     needs_mask = True
@@ -114,6 +115,22 @@ class AskedMask(Field):
     def spatial(self, name: str) -> dict[str, Spatial]:
         """See `Field.spatial`."""
         return {name: Spatial("mask", (0, 1, 2))}
+
+    def check_fields(self, name: str, fields: Mapping[str, Field]) -> None:
+        """See `Field.check_fields`: the texts must have one question about a label."""
+        texts = [field for field in fields.values() if isinstance(field, Text)]
+        count = max((text.source.label_questions for text in texts), default=0)
+        if not count:
+            raise ConfigError(
+                f"data.fields.{name}: no text asks about a label of the mask, so that AskedMask "
+                "would be invalid in every sample. Cure: add a Text with the source MaskQuestions, "
+                f"or leave {name!r} out."
+            )
+        if count > 1:
+            raise ConfigError(
+                f"data.fields.{name}: a text has up to {count} questions, but AskedMask holds the "
+                f"mask of one. Cure: set turns=1 in the Conversation, or leave {name!r} out."
+            )
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
         """See `Field.__call__`."""

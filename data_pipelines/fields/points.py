@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.fields.base import Field, Sample, Spatial
 from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
+
+if TYPE_CHECKING:
+    from data_pipelines.datasets import RecordSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,12 @@ class Points(Field):
     def spatial(self, name: str) -> dict[str, Spatial]:
         """See `Field.spatial`."""
         return {name: Spatial("points")}
+
+    def check(self, name: str, sources: Sequence[RecordSource]) -> None:
+        """See `Field.check`: a study must have such points."""
+        from data_pipelines.datasets import contents
+
+        contents.check_points(f"data.fields.{name}.column", self.column, sources)
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
         """See `Field.__call__`."""

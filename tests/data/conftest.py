@@ -11,7 +11,7 @@ from etils import epath
 from data_pipelines.datasets import job
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.prepare import Prepare
-from tests.data import m3d_tree
+from tests.data import m3d_tree, organ_scans
 from tests.data.bucket import Bucket
 
 
@@ -33,6 +33,12 @@ def m3d(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = root.parent / "data"
     assert Prepare("m3d_cap", str(root), out=str(out), workers=0).run() == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def organ_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The prepared dataset of `organ_scans`."""
+    return organ_scans.make(tmp_path_factory.mktemp("organs"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.captions import balance
 from data_pipelines.captions.balance import odds
+from data_pipelines.lru import LruCache
 
 VALUES = (1, 2, 3, 4)
 SHARES = {1: 0.5, 2: 0.8, 3: 0.15, 4: 0.02}
@@ -35,7 +36,7 @@ class Crops:
 
 @pytest.fixture(autouse=True)
 def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(balance, "_known", {})
+    monkeypatch.setattr(balance, "_cache", LruCache(8))
 
 
 def asked(others: Crops, crop: np.ndarray) -> balance.Odds:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,9 @@ from data_pipelines.placement import Placement, Uniform, Whole
 from data_pipelines.prepare import Prepare
 from data_pipelines.text.passages import Passage
 from m3djax.config import serialize
+from tests.data.organ_scans import SIZE, data, scan, take
 from tests.data.words import WordLengths
 
-SIZE = (8, 12, 10)
-SIDES = (20, 24, 28)
-"""Voxels of a scan along x, y, z, of 2 mm."""
-LIVER = (slice(4, 16), slice(6, 18), slice(10, 24))
-TUMOUR = (slice(7, 10), slice(8, 12), slice(14, 17))
 GROUPS = {"liver": ("liver", "tumour"), "tumour": ("tumour",)}
 BATCH: dict[str, Field] = {
     "image": Image(),
@@ -47,59 +42,18 @@ BATCH: dict[str, Field] = {
 }
 
 
-def scan(index: int) -> np.ndarray:
-    """A different number in every voxel, in HU."""
-    return (np.arange(np.prod(SIDES)) % 3000 - 1000 + index).reshape(SIDES).astype(np.int16)
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three scans with two structures, labels and points; the last one has neither."""
-    root = tmp_path_factory.mktemp("fields") / "scans"
-    affine = np.diag([-2.0, -2, 2, 1])
-    for index in range(3):
-        (root / f"{index}").mkdir(parents=True)
-        nib.save(nib.Nifti1Image(scan(index), affine), root / f"{index}/ct.nii.gz")
-    for index, (name, box) in itertools.product(range(2), (("liver", LIVER), ("tumour", TUMOUR))):
-        mask = np.zeros(SIDES, np.uint8)
-        mask[box] = 1
-        (root / f"{index}/organs").mkdir(exist_ok=True)
-        nib.save(nib.Nifti1Image(mask, affine), root / f"{index}/organs/{name}.nii.gz")
-    table = root.parent / "table.csv"
-    table.write_text(
-        "image,split,mask,nodule,cyst,points:candidates:lps,points:corner:voxel\n"
-        "0/ct.nii.gz,train,0/organs,1,,10 8 40; 36 44 50,0 0 0\n"
-        "1/ct.nii.gz,train,1/organs,0,1,,\n"
-        "2/ct.nii.gz,test,,,,,\n"
-    )
-    out = root.parent / "data"
-    options: dict[str, Any] = {"units": "HU", "spacing": (2.0, 2.0, 2.0), "workers": 0}
-    assert Prepare("folder", str(root), str(table), out=str(out), **options).run() == 0
-    return str(out)
-
-
-def data(path: str, fields: dict[str, Field], **changes: Any) -> Data:
-    made = Data((Source(path),), SIZE, batch_size=4, buffer=1, fields=fields)
-    return dataclasses.replace(made, **changes)
-
-
-def take(data: Data, count: int = 1, start: int = 0, **where: Any) -> list[dict[str, np.ndarray]]:
-    batches = data.batches(0, start, **where)
-    taken = list(itertools.islice(batches, count))
-    batches.close()
-    return taken
-
-
-def of_placement(path: str, at: Placement, count: int = 8, **changes: Any) -> dict[str, np.ndarray]:
+def of_placement(
+    organ_data: str, at: Placement, count: int = 8, **changes: Any
+) -> dict[str, np.ndarray]:
     """Samples of crops that are placed in one way, stacked."""
-    made = data(path, BATCH, crops=(Crop(at=at),), **changes)
+    made = data(organ_data, BATCH, crops=(Crop(at=at),), **changes)
     taken = take(made, count)
     return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
 
 
-def test_batches_are_what_the_spec_says_and_pure(path: str) -> None:
+def test_batches_are_what_the_spec_says_and_pure(organ_data: str) -> None:
     fields = BATCH | {"points": Points(count=3), "slice": Slice(("H", "W"), (6, 5))}
-    made = data(path, fields, crops=(Crop(), Crop(1.5, at=Foreground(share=0.7))))
+    made = data(organ_data, fields, crops=(Crop(), Crop(1.5, at=Foreground(share=0.7))))
     made.check()
     spec = {name: (s.shape, s.dtype) for name, s in made.spec().items()}
     batches = take(made, 3)
@@ -113,10 +67,10 @@ def test_batches_are_what_the_spec_says_and_pure(path: str) -> None:
     assert kinds == voxels | {"points": "points", "slice": "slice", "slice_at": "slice_at"}
 
 
-def test_masks_lie_on_the_image_and_groups_may_overlap(path: str) -> None:
-    records = {r["study_id"]: r for r in open_dataset(path, "train")}
+def test_masks_lie_on_the_image_and_groups_may_overlap(organ_data: str) -> None:
+    records = {r["study_id"]: r for r in open_dataset(organ_data, "train")}
     whole = {study: (r["image"], r["mask"]) for study, r in records.items()}
-    for sample in data(path, BATCH).eval_batches(Source(path), crops=4):
+    for sample in data(organ_data, BATCH).eval_batches(Source(organ_data), crops=4):
         for row in range(4):
             image, mask = whole[list(whole)[sample["record"][row]]]
             around = tuple(
@@ -125,38 +79,38 @@ def test_masks_lie_on_the_image_and_groups_may_overlap(path: str) -> None:
             )
             np.testing.assert_array_equal(sample["image"][row, ..., 0], image[around])
             np.testing.assert_array_equal(sample["mask"][row], mask[around])
-    assert open_dataset(path, "train").mask_names == {1: "liver", 2: "tumour"}
+    assert open_dataset(organ_data, "train").mask_names == {1: "liver", 2: "tumour"}
     np.testing.assert_array_equal(sample["groups"][..., 0] == 1, sample["mask"] > 0)
     np.testing.assert_array_equal(sample["groups"][..., 1] == 1, sample["mask"] == 2)
     assert sample["groups_known"].all() and sample["mask_known"][:, 1:3].all()
-    (without,) = data(path, BATCH).eval_batches(Source(path, "test"))
+    (without,) = data(organ_data, BATCH).eval_batches(Source(organ_data, "test"))
     assert not without["groups"].any() and not without["groups_known"].any()
 
 
-def test_a_zoomed_mask_follows_the_zoomed_image(path: str) -> None:
+def test_a_zoomed_mask_follows_the_zoomed_image(organ_data: str) -> None:
     """The mask of bright voxels is made before and after the resampling."""
-    made = data(path, {"image": Image(), "mask": Mask()}, crops=(Crop(0.5),))
-    record = open_dataset(path, "train")[0]
+    made = data(organ_data, {"image": Image(), "mask": Mask()}, crops=(Crop(0.5),))
+    record = open_dataset(organ_data, "train")[0]
     bright = np.repeat(np.repeat(np.repeat(record["mask"], 2, 0), 2, 1), 2, 2)
-    for sample, _ in made.eval_crops(Source(path), crops=6):
+    for sample, _ in made.eval_crops(Source(organ_data), crops=6):
         if sample["record"] == 0:
             starts = sample["place"] - np.array(SIZE) // 4
             there = tuple(slice(2 * a, 2 * a + s) for a, s in zip(starts, SIZE, strict=True))
             np.testing.assert_array_equal(sample["mask"], bright[there])
 
 
-def test_labels_are_known_absent_or_missing(path: str) -> None:
+def test_labels_are_known_absent_or_missing(organ_data: str) -> None:
     found = {}
     for split in ("train", "test"):
-        for sample, view in data(path, BATCH).eval_crops(Source(path, split)):
+        for sample, view in data(organ_data, BATCH).eval_crops(Source(organ_data, split)):
             found[view.record["study_id"]] = sample["findings"]
     np.testing.assert_array_equal(found["0/ct"], np.array([np.nan, 1], np.float32))
     np.testing.assert_array_equal(found["1/ct"], np.array([1, 0], np.float32))
     assert np.isnan(found["2/ct"]).all()
 
 
-def test_points_are_voxels_of_the_sample(path: str) -> None:
-    record = open_dataset(path, "train")[0]
+def test_points_are_voxels_of_the_sample(organ_data: str) -> None:
+    record = open_dataset(organ_data, "train")[0]
     # As LPS (10, 8, 40) mm, the voxel (5, 4, 20) of the file.
     d, h, w = of_record(record, "candidates")[0].round().astype(int)
     assert record["image"][d, h, w] == scan(0)[5, 4, 20]
@@ -164,28 +118,30 @@ def test_points_are_voxels_of_the_sample(path: str) -> None:
     assert record["image"][d, h, w] == scan(0)[0, 0, 0]
     fields: dict[str, Field] = {"image": Image(), "points": Points(count=2)}
     seen = 0
-    for sample, _ in data(path, fields).eval_crops(Source(path), crops=60):
+    for sample, _ in data(organ_data, fields).eval_crops(Source(organ_data), crops=60):
         there = sample["points"][np.isfinite(sample["points"][:, 0])]
         for d, h, w in there.round().astype(int):
             assert sample["image"][d, h, w, 0] in (scan(0)[5, 4, 20], scan(0)[18, 22, 25])
         seen += len(there)
     assert seen > 2
-    halved = data(path, fields, crops=(Crop(2.0, at=Candidates()),), size=(4, 4, 4))
-    sample, _ = next(halved.eval_crops(Source(path)))
+    halved = data(organ_data, fields, crops=(Crop(2.0, at=Candidates()),), size=(4, 4, 4))
+    sample, _ = next(halved.eval_crops(Source(organ_data)))
     assert (np.abs(sample["points"][np.isfinite(sample["points"])] - 1.5) < 2.5).all()
 
 
-def test_a_slice_is_one_of_the_sample(path: str) -> None:
-    made = data(path, {"image": Image(), "slice": Slice(("D", "H", "W"), (10, 10))}, size=(10,) * 3)
+def test_a_slice_is_one_of_the_sample(organ_data: str) -> None:
+    made = data(
+        organ_data, {"image": Image(), "slice": Slice(("D", "H", "W"), (10, 10))}, size=(10,) * 3
+    )
     batch = {k: np.concatenate([b[k] for b in take(made, 8)]) for k in made.spec()}
     for image, plane, (axis, index) in zip(
         batch["image"], batch["slice"], batch["slice_at"], strict=True
     ):
         np.testing.assert_array_equal(np.take(image, index, axis), plane)
     assert set(batch["slice_at"][:, 0]) == {0, 1, 2} and len(set(batch["slice_at"][:, 1])) > 5
-    (fixed,) = made.eval_batches(Source(path))
+    (fixed,) = made.eval_batches(Source(organ_data))
     assert (fixed["slice_at"] == (0, 5)).all()
-    small = data(path, {"image": Image(), "slice": Slice(("H",), (3, 7))})
+    small = data(organ_data, {"image": Image(), "slice": Slice(("H",), (3, 7))})
     assert take(small)[0]["slice"].shape == (4, 3, 7, 1)
 
 
@@ -198,10 +154,10 @@ class Asked(WordLengths):
         return self(caption.label)
 
 
-def test_the_mask_of_the_question_that_was_drawn(path: str) -> None:
+def test_the_mask_of_the_question_that_was_drawn(organ_data: str) -> None:
     ask = MaskQuestions(yes_no=0, choice=0, rec=0, reg=0, seg=1, absent=0.5, least=1)
     fields: dict[str, Field] = {"text": Text(Asked(), ask), "mask": Mask(), "asked": AskedMask()}
-    samples = take(data(path, fields), 12)
+    samples = take(data(organ_data, fields), 12)
     batch = {name: np.concatenate([b[name] for b in samples]) for name in samples[0]}
     assert batch["asked_valid"].all() and "image" not in batch
     kinds = set()
@@ -210,31 +166,27 @@ def test_the_mask_of_the_question_that_was_drawn(path: str) -> None:
         np.testing.assert_array_equal(asked, mask == value)
         kinds.add((value, bool(asked.any())))
     assert {(1, True), (2, True), (2, False)} <= kinds
-    nothing = {"text": Text(WordLengths(8)), "asked": AskedMask()}
-    assert not take(data(path, nothing))[0]["asked_valid"].any()
 
 
-def test_foreground_gets_its_share_and_uniform_less(path: str) -> None:
+def test_foreground_gets_its_share_and_uniform_less(organ_data: str) -> None:
     middles = [
-        of_placement(path, at, size=(3, 3, 3), batch_size=16)["mask"][:, 1, 1, 1]
+        of_placement(organ_data, at, size=(3, 3, 3), batch_size=16)["mask"][:, 1, 1, 1]
         for at in (Uniform(), Foreground(("tumour",), 1.0), Foreground(("tumour",), 0.5))
     ]
     shares = [float((middle == 2).mean()) for middle in middles]
     assert shares[0] < 0.1 and shares[1] == 1.0 and 0.35 < shares[2] < 0.65
-    both = of_placement(path, Foreground((), 1.0), size=(3, 3, 3), batch_size=16)["mask"]
+    both = of_placement(organ_data, Foreground((), 1.0), size=(3, 3, 3), batch_size=16)["mask"]
     share = float((both[:, 1, 1, 1] == 2).mean())
     assert 0.35 < share < 0.65  # small structures as often as large ones
-    without = of_placement(path, Foreground((), 1.0), sources=(Source(path, "test"),))
+    without = of_placement(organ_data, Foreground((), 1.0), sources=(Source(organ_data, "test"),))
     assert without["image"].shape == (32, *SIZE, 1)
-    with pytest.raises(ConfigError, match="'lung' matches no label of the dataset"):
-        of_placement(path, Foreground(("lung",), 1.0), count=1)
 
 
-def test_crops_lie_around_candidates(path: str) -> None:
+def test_crops_lie_around_candidates(organ_data: str) -> None:
     at = Crop(at=Candidates())
-    made = data(path, {"image": Image(), "points": Points()}, crops=(at,), size=(4, 4, 4))
+    made = data(organ_data, {"image": Image(), "points": Points()}, crops=(at,), size=(4, 4, 4))
     middles = set()
-    for sample, view in made.eval_crops(Source(path), crops=8):
+    for sample, view in made.eval_crops(Source(organ_data), crops=8):
         if view.record["study_id"] == "0/ct":
             found = sample["points"][0]
             assert (np.abs(found - 1.5) <= 1).all()
@@ -242,23 +194,25 @@ def test_crops_lie_around_candidates(path: str) -> None:
     assert middles == {scan(0)[5, 4, 20], scan(0)[18, 22, 25]}
 
 
-def test_the_whole_volume_is_resized(path: str) -> None:
-    batch = of_placement(path, Whole(), count=1, size=(7, 6, 10))
-    records = list(open_dataset(path, "train"))
+def test_the_whole_volume_is_resized(organ_data: str) -> None:
+    batch = of_placement(organ_data, Whole(), count=1, size=(7, 6, 10))
+    records = list(open_dataset(organ_data, "train"))
     shape = np.array(records[0]["image"].shape)
     np.testing.assert_allclose(batch["spacing"], [2 * shape / (7, 6, 10)] * 4, rtol=1e-6)
     # All of the liver is in the crop, at the share of the volume that it has.
     share = (records[0]["mask"] > 0).mean()
     np.testing.assert_allclose((batch["mask"] > 0).mean((1, 2, 3)), share, rtol=0.3)
-    upper = Source(path, part=(0.5, 1.0))
-    made = data(path, BATCH, crops=(Crop(at=Whole()),), size=tuple((shape // (2, 1, 1)).tolist()))
+    upper = Source(organ_data, part=(0.5, 1.0))
+    made = data(
+        organ_data, BATCH, crops=(Crop(at=Whole()),), size=tuple((shape // (2, 1, 1)).tolist())
+    )
     for sample, view in made.eval_crops(upper):
         np.testing.assert_array_equal(
             sample["image"][..., 0], view.record["image"][shape[0] // 2 :, :, :]
         )
 
 
-def test_without_voxels_nothing_is_decoded(path: str, m3d: Path, monkeypatch: Any) -> None:
+def test_without_voxels_nothing_is_decoded(organ_data: str, m3d: Path, monkeypatch: Any) -> None:
     source = (Source(str(m3d), "test"),)
 
     def refuse(*_: Any) -> Any:
@@ -269,7 +223,7 @@ def test_without_voxels_nothing_is_decoded(path: str, m3d: Path, monkeypatch: An
     made.check()
     for batch in take(made, 2):
         assert batch["token_ids"].any() and "image" not in batch
-    labels = take(data(path, {"findings": Labels(("nodule",))}))[0]
+    labels = take(data(organ_data, {"findings": Labels(("nodule",))}))[0]
     assert set(labels["findings"].ravel()) <= {0, 1}
     with pytest.raises(AssertionError, match="voxels were decoded"):
         data(str(m3d), {"image": Image()}, sources=source, units="unit").check()
@@ -286,19 +240,19 @@ def test_texts_are_the_same_with_and_without_voxels(m3d: Path) -> None:
             np.testing.assert_array_equal(array, one[name])
 
 
-def test_what_cannot_be_made_is_an_error(path: str, tmp_path: Path) -> None:
+def test_what_cannot_be_made_is_an_error(organ_data: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no dataset has the label 'cist'.*cyst, nodule"):
-        data(path, {"findings": Labels(("cist",))}).check()
+        data(organ_data, {"findings": Labels(("cist",))}).check()
     with pytest.raises(ConfigError, match="'lung' matches no label of the datasets"):
-        data(path, {"mask": Mask({"lungs": ("lung",)})}).check()
+        data(organ_data, {"mask": Mask({"lungs": ("lung",)})}).check()
     with pytest.raises(ConfigError, match=r"'\(' is not a regular expression"):
         Mask({"lungs": ("(",)})
     with pytest.raises(ConfigError, match="both make the array 'image'"):
-        data(path, {"image": Image(), "other": Image()})
+        data(organ_data, {"image": Image(), "other": Image()})
     with pytest.raises(ConfigError, match="fields is empty"):
-        data(path, {})
+        data(organ_data, {})
     with pytest.raises(ConfigError, match="has no field 'text' of the class Text; it has 'image'"):
-        data(path, {"image": Image()}).field("text", Text)
+        data(organ_data, {"image": Image()}).field("text", Text)
 
 
 @pytest.mark.parametrize(
