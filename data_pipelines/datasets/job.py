@@ -141,7 +141,7 @@ def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Vo
         return volume, study.annotated
     if isinstance(study.mask, Mapping):
         mask, annotated = _merged(study.mask, volume), study.annotated
-    elif find_mask(study.mask).form == "labels":
+    elif (found := find_mask(study.mask)).form == "labels" and not (structures and found.values):
         mask, annotated = read_mask(study.mask, volume), study.annotated
     else:
         held = structures_in(study.mask, structures)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import pydicom
 from etils import epath
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers import content, grids, structure_names
+from data_pipelines.readers import content, grids, label_names, structure_names
 from data_pipelines.readers.dicom import LABEL_MAP_SEGMENTATION
 from data_pipelines.readers.dicom_header import quiet, read_header, text
 from data_pipelines.readers.dicom_seg import read_seg, segment_names
@@ -28,13 +29,14 @@ def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()
     """Reads a mask on the grid of the image `like`; its axes may be stored in any order.
 
     Args:
-      path: a label map in any format that `read_image` knows, whose values are kept; a folder with
+      path: a label map in any format that `read_image` knows; a folder with
         one binary file per structure; a DICOM SEG or RTSTRUCT file, or a folder with such a file as
         its only DICOM file. A folder may be inside folders that hold nothing else.
       like: the image, as read.
-      structures: names of the structures to read from a folder, SEG or RTSTRUCT, regardless of
-        case. The i-th structure gets the value i + 1 and overwrites earlier ones. () reads all
-        files of a folder, ordered by name.
+      structures: names of the structures to read from a folder, SEG, RTSTRUCT or a label map that
+        names its values, regardless of case. The i-th structure gets the value i + 1 and overwrites
+        earlier ones. () reads all files of a folder, ordered by name. Without names the values of a
+        label map are kept.
 
     Returns:
       (D, H, W) uint8 along the image's axes.
@@ -45,7 +47,8 @@ def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()
     """
     found = find_mask(path)
     if found.form == "labels":
-        return _label_map(found.path, like)
+        labels = _label_map(found.path, like)
+        return _chosen(found, labels, structures) if structures and found.values else labels
     if found.form == "organs":
         return _merged(found.path, like, structures)
     if like.affine is None:
@@ -55,17 +58,16 @@ def read_mask(path: epath.PathLike, like: Volume, structures: Sequence[str] = ()
 
 
 def structures_in(path: epath.PathLike, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Returns the wanted structures that are in a folder, SEG or RTSTRUCT, with names as given.
+    """Returns the wanted structures that are in a mask, with names as given.
 
     Raises:
-      DataError: the mask is damaged, or is a label map, which has values instead of names.
+      DataError: the mask is damaged, or is a label map that does not name its values.
     """
     found = find_mask(path)
-    if found.form == "labels":
+    if found.form == "labels" and not found.values:
         cure = "name its values instead"
         raise DataError(found.path, "a label map has no names of structures", cure)
-    names = {"organs": organ_files, "seg": segment_names, "rtstruct": drawn_names}[found.form]
-    return structure_names.held(list(names(found.path)), wanted)
+    return structure_names.held(found.names, wanted)
 
 
 def organ_files(folder: epath.PathLike) -> dict[str, epath.Path]:
@@ -104,6 +106,19 @@ class MaskFile:
 
     form: Literal["organs", "seg", "rtstruct", "labels"]
     path: epath.Path
+
+    @functools.cached_property
+    def values(self) -> Mapping[int, str]:
+        """Returns {value: name} of a label map that names its values; see `label_names`."""
+        return label_names.names_of_values(self.path) if self.form == "labels" else {}
+
+    @property
+    def names(self) -> list[str]:
+        """Returns the names of its structures; [] for a label map without names."""
+        if self.form == "labels":
+            return list(self.values.values())
+        names = {"organs": organ_files, "seg": segment_names, "rtstruct": drawn_names}[self.form]
+        return list(names(self.path))
 
 
 @quiet()
@@ -156,6 +171,14 @@ def _merged(folder: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarr
     for value, path in enumerate(paths, 1):
         merged[_label_map(path, like) > 0] = value
     return merged
+
+
+def _chosen(found: MaskFile, labels: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
+    """Returns a label map in which the wanted structures have the values 1, 2, ..."""
+    places = structure_names.places(found.path, found.names, wanted)
+    table = np.zeros(max(NOT_LABELLED, *found.values) + 1, np.uint8)
+    table[[list(found.values)[place] for place in places]] = np.arange(1, len(places) + 1)
+    return table[labels]
 
 
 def _label_map(path: epath.Path, like: Volume) -> np.ndarray:

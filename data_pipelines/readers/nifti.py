@@ -41,6 +41,13 @@ def read_nifti(
     return Volume(array=array, units=units, affine=_affine(path, header), source=str(path))
 
 
+def extensions(path: epath.PathLike, longest: int) -> bytes:
+    """Returns the bytes between header and voxels, where extensions are; at most `longest`."""
+    header = _header(path)
+    start, end = int(header.sizeof_hdr), int(header.get_data_offset())
+    return content.head(path, min(end, longest))[start:]
+
+
 def contradictions(path: epath.PathLike) -> list[str]:
     """Returns sentences about fields of a header that place the voxels differently.
 

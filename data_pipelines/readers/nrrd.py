@@ -60,12 +60,10 @@ def read_nrrd(path: epath.PathLike, *, units: Units = "raw") -> Volume:
     Raises:
       DataError: the file is not one readable, finite 3D image in raw or gzip encoding.
     """
-    start = content.head(path, LONGEST)
-    blank = re.search(rb"\n\r?\n", start)
-    end = blank.end() if blank else len(start)
-    fields = Fields(path, _pairs(start[:end].decode("utf-8", "replace")))
+    text, end, whole = _header(path)
+    fields = Fields(path, _pairs(text))
     name = fields.get("datafile")
-    if name is None and blank is None:
+    if name is None and not whole:
         fields.refuse("the header has no end", "copy or download the file again")
     packed, skip = _encoding(fields)
     shape, dtype = _shape(fields), _dtype(fields)
@@ -82,6 +80,20 @@ def read_nrrd(path: epath.PathLike, *, units: Units = "raw") -> Volume:
         affine=affine,
     )
     return read_layout(path, layout, units)
+
+
+def key_values(path: epath.PathLike) -> dict[str, str]:
+    """Returns the free "key:=value" pairs of a header, such as the segments of 3D Slicer."""
+    lines = (line.partition(":=") for line in _header(path)[0].split("\n")[1:])
+    return {key: value.strip() for key, mark, value in lines if mark and not key.startswith("#")}
+
+
+def _header(path: epath.PathLike) -> tuple[str, int, bool]:
+    """Returns the text of the header, its length in bytes, and whether it has an end."""
+    start = content.head(path, LONGEST)
+    blank = re.search(rb"\n\r?\n", start)
+    end = blank.end() if blank else len(start)
+    return start[:end].decode("utf-8", "replace"), end, blank is not None
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -108,6 +120,11 @@ def _encoding(fields: Fields) -> tuple[bool, int]:
 
 def _shape(fields: Fields) -> tuple[int, ...]:
     kinds = set((fields.get("kinds") or "").lower().split())
+    if fields.need("dimension") == "4" and "list" in kinds:
+        fields.refuse(
+            "segments that overlap, in layers (4D)",
+            "in 3D Slicer, export one file per segment, and give the folder that holds them",
+        )
     if fields.need("dimension") != "3" or not kinds <= {"domain", "space", "???"}:
         fields.refuse("not an image of three axes in space", "save one 3D grey-value image")
     return tuple(fields.sizes("sizes")[::-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -460,6 +461,100 @@ def test_refuses_label_maps(
     with pytest.raises(DataError, match=problem) as caught:
         read_mask(tmp_path / "mask.npy", small.image)
     assert caught.value.path == str(tmp_path / "mask.npy")
+
+
+_SLICER = """NRRD0004
+type: unsigned char
+dimension: {dimension}
+space: right-anterior-superior
+sizes: {sizes}
+space directions: {directions}
+kinds: {kinds}
+encoding: raw
+space origin: (0,0,0)
+Segment0_Name:=Liver
+Segment0_LabelValue:=2
+Segment0_Layer:=0
+Segment1_Name:=Spleen
+Segment1_LabelValue:={value}
+Segment1_Layer:={layer}
+
+"""
+_FLAT = {
+    "dimension": 3, "sizes": "4 3 2", "directions": "(1,0,0) (0,1,0) (0,0,1)",
+    "kinds": "domain domain domain", "layer": 0,
+}  # fmt: skip
+
+
+def _named(folder: pathlib.Path, labels: np.ndarray, source: str) -> pathlib.Path:
+    """A label map with spleen 1 and liver 2, which says so as this source does."""
+    if source == "slicer":
+        path = folder / "m.seg.nrrd"
+        path.write_bytes(_SLICER.format(**_FLAT, value=1).encode() + labels.tobytes())
+        return path
+    image = nib.Nifti1Image(labels.transpose(2, 1, 0), np.eye(4))
+    path = folder / "labelsTr" / "m.nii.gz"
+    path.parent.mkdir()
+    if source == "totalsegmentator":
+        rows = '<Label Key="1" Red="0"><![CDATA[spleen]]></Label>\n<Label Key="2">liver</Label>'
+        table = f"<CaretExtension><LabelTable>{rows}</LabelTable></CaretExtension>"
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(0, table.encode()))
+    else:
+        labels_of = {
+            "nnunet": {"background": 0, "spleen": 1, "liver": 2, "both": [1, 2]},
+            "decathlon": {"0": "background", "1": "spleen", "2": "liver"},
+        }[source]
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels_of}))
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("source", ["slicer", "totalsegmentator", "nnunet", "decathlon"])
+def test_label_maps_that_name_their_values(tmp_path: pathlib.Path, source: str) -> None:
+    """The names choose the values, whatever the order in which they are asked for."""
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
+    path = _named(tmp_path, labels, source)
+    affine = np.eye(4)[[2, 1, 0, 3]]
+    image = Volume(np.zeros(labels.shape, np.int16), "HU", affine)
+    assert structures_in(path, ["LIVER", "kidney"]) == ("LIVER",)
+    turned = np.array([0, 2, 1], np.uint8)[labels]
+    np.testing.assert_array_equal(read_mask(path, image, ["liver", "spleen"]), turned)
+    np.testing.assert_array_equal(read_mask(path, image, ["spleen"]), labels == 1)
+    np.testing.assert_array_equal(read_mask(path, image), labels)
+    with pytest.raises(DataError, match="no structures are called 'kidney'"):
+        read_mask(path, image, ["kidney"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"value": 2}, "segment 1 has no label value of its own"),
+        ({"value": "x"}, "segment 1 has no label value of its own"),
+        (
+            {"value": 1, "layer": 1, "dimension": 4, "sizes": "2 4 3 2",
+             "directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "list domain domain domain"},
+            "segments that overlap",
+        ),
+    ],
+)  # fmt: skip
+def test_refuses_segments_of_slicer(
+    tmp_path: pathlib.Path, changed: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "m.seg.nrrd"
+    path.write_bytes(_SLICER.format(**_FLAT | changed).encode() + bytes(48))
+    image = Volume(np.zeros((2, 3, 4), np.int16), "HU", np.eye(4)[[2, 1, 0, 3]])
+    with pytest.raises(DataError, match=problem):
+        read_mask(path, image, ["liver"])
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"labels": {"a": 1, "b": 1}}'])
+def test_refuses_a_damaged_dataset_json(tmp_path: pathlib.Path, text: str) -> None:
+    path = _named(tmp_path, np.zeros((2, 3, 4), np.uint8), "nnunet")
+    (tmp_path / "dataset.json").write_text(text)
+    image = Volume(np.zeros((2, 3, 4), np.int16), "HU", np.eye(4)[[2, 1, 0, 3]])
+    with pytest.raises(DataError, match="two labels have the same|not a JSON object") as caught:
+        read_mask(path, image, ["liver"])
+    assert caught.value.path == str(tmp_path / "dataset.json")
 
 
 def test_nothing_there(cube: Volume, tmp_path: pathlib.Path) -> None:
