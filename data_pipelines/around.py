@@ -51,7 +51,7 @@ class Foreground(Placement):
             raise ConfigError(f"share={self.share} must be a share, 0 to 1.")
 
     def check(self, where: str, sources: Sequence[RecordSource]) -> None:
-        """See `Placement.check`: every expression must match a structure of a mask."""
+        """Checks that every expression matches a structure of a mask; see `Placement.check`."""
         from data_pipelines.datasets import contents
 
         found = sorted(contents.structures(sources)) if self.labels else []
@@ -64,7 +64,7 @@ class Foreground(Placement):
                 )
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
-        """See `Placement`."""
+        """Returns a window; see `Placement`."""
         if rng.random() >= self.share:
             return Uniform()(ground, size, rng)
         wanted = matching(tuple(sorted(ground.names.items())), self.labels)
@@ -91,13 +91,13 @@ class Candidates(Placement):
     column: str = "candidates"
 
     def check(self, where: str, sources: Sequence[RecordSource]) -> None:
-        """See `Placement.check`: a study must have such points."""
+        """Checks that a study has such points; see `Placement.check`."""
         from data_pipelines.datasets import contents
 
         contents.check_points(f"{where}.column", self.column, sources)
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
-        """See `Placement`."""
+        """Returns a window; see `Placement`."""
         centres = _within(ground, points.of_record(ground.record, self.column))
         if not len(centres):
             return Uniform()(ground, size, rng)

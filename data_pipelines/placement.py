@@ -79,7 +79,7 @@ class Uniform(Placement):
     """
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
-        """See `Placement`."""
+        """Returns a window; see `Placement`."""
         return place(ground.record["image"].shape, size, rng, ground.part)
 
 
@@ -91,7 +91,7 @@ class Whole(Placement):
     """
 
     def __call__(self, ground: Ground, size: Sequence[int], rng: np.random.Generator) -> Window:
-        """See `Placement`."""
+        """Returns a window; see `Placement`."""
         ends = ground.ends
         return Window.at(ends, [high - low for low, high in ends], [low for low, _ in ends])
 
@@ -142,10 +142,10 @@ class Places:
     placement: Placement = Uniform()
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        """See `captions.Looks`."""
+        """Returns the label map of a random crop; see `captions.Looks`."""
         return self.placement(self.ground, self.size, rng).of(self.ground.record["mask"], 0)
 
     def key(self) -> tuple[Any, ...]:
-        """See `captions.Looks`."""
+        """Returns a hashable key; see `captions.Looks`."""
         record, part = self.ground.record, self.ground.part
         return record["source"], record["study_id"], self.size, part, self.placement

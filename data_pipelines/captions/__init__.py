@@ -79,7 +79,7 @@ class Report(CaptionSource):
     label_questions = 0
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
-        """See `CaptionSource`."""
+        """Returns a caption; see `CaptionSource`."""
         if not view.record["report_valid"]:
             return None
         text = view.record["report"]
@@ -124,7 +124,7 @@ class MaskCaption(CaptionSource):
         check_labels(self.labels, self.least)
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
-        """See `CaptionSource`."""
+        """Returns a caption; see `CaptionSource`."""
         annotated = view.record["annotated"]
         labels = chosen(tuple(sorted(view.names.items())), self.labels)
         if view.mask is None or (self.complete and not annotated[list(labels)].all()):

@@ -30,11 +30,11 @@ class Describe(CaptionSource):
 
     @property
     def needs_mask(self) -> bool:
-        """See `CaptionSource`."""
+        """Returns whether captions depend on the mask; see `CaptionSource`."""
         return self.source.needs_mask
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
-        """See `CaptionSource`."""
+        """Returns a question; see `CaptionSource`."""
         rng = rng if self.varied else None
         told = self.source(view, rng)
         if told is None:
@@ -77,7 +77,10 @@ class Stored(CaptionSource):
             raise ConfigError(f"topics: {min(unknown)!r} is not one of {known}.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
-        """See `CaptionSource`; if `rng` is None, the record determines the question."""
+        """Returns a question; see `CaptionSource`.
+
+        If `rng` is None, the record determines the question.
+        """
         rng = fixed(view) if rng is None else rng
         asked = self.every(view)
         kinds = {kind: [q for q in asked if q.kind == kind] for kind in qa.KINDS}
@@ -123,7 +126,7 @@ class Conversation(CaptionSource):
 
     @property
     def needs_mask(self) -> bool:
-        """See `CaptionSource`."""
+        """Returns whether captions depend on the mask; see `CaptionSource`."""
         return self.source.needs_mask
 
     @property
@@ -132,7 +135,7 @@ class Conversation(CaptionSource):
         return self.turns * self.source.label_questions
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
-        """See `CaptionSource`.
+        """Returns a question; see `CaptionSource`.
 
         Raises:
           ConfigError: the source gives texts without questions.
@@ -175,7 +178,7 @@ class Mixture(CaptionSource):
 
     @property
     def needs_mask(self) -> bool:
-        """See `CaptionSource`."""
+        """Returns whether captions depend on the mask; see `CaptionSource`."""
         return any(source.needs_mask for source in self.sources.values())
 
     @property
@@ -196,7 +199,10 @@ class Mixture(CaptionSource):
             raise ConfigError("sources must not be empty, nor weights negative or all zero.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
-        """See `CaptionSource`; if `rng` is None, record and crop determine the source."""
+        """Returns a caption of one source; see `CaptionSource`.
+
+        If `rng` is None, record and crop determine the source.
+        """
         weights = {name: weight for name, weight in self._weights().items() if weight}
         names, shares = list(weights), np.array(list(weights.values()))
         draw = fixed(view) if rng is None else rng

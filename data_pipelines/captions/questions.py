@@ -82,7 +82,10 @@ class MaskQuestions(CaptionSource):
             raise ConfigError(f"absent={self.absent} must be a share from 0 to 1.")
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
-        """See `CaptionSource`; if `rng` is None, record and crop determine the question."""
+        """Returns a question; see `CaptionSource`.
+
+        If `rng` is None, record and crop determine the question.
+        """
         scene = self._scene(view)
         if scene is None:
             return None

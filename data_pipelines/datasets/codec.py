@@ -117,15 +117,15 @@ class Whole(LazyArray):
 
     @property
     def nbytes(self) -> int:
-        """See `LazyArray`."""
+        """Returns the used bytes of memory; see `LazyArray`."""
         return len(self._data) if self._array is None else self._array.nbytes
 
     def load(self) -> None:
-        """See `LazyArray`."""
+        """Decodes the array; see `LazyArray`."""
         self._decoded()
 
     def __getitem__(self, window: Window) -> np.ndarray:
-        """See `LazyArray`."""
+        """Returns the voxels of a window; see `LazyArray`."""
         return self._decoded()[window]
 
     def _decoded(self) -> np.ndarray:
@@ -163,10 +163,10 @@ class Bricked(LazyArray):
         self._first = first
 
     def load(self) -> None:
-        """See `LazyArray`."""
+        """Does nothing, because bricks stay on disk; see `LazyArray`."""
 
     def __getitem__(self, window: Window) -> np.ndarray:
-        """See `LazyArray`."""
+        """Returns the voxels of a window; see `LazyArray`."""
         assert all(part.step in (None, 1) for part in window), window
         bounds = [part.indices(side)[:2] for part, side in zip(window, self.shape, strict=True)]
         result = np.empty([high - low for low, high in bounds], self.dtype)

@@ -24,7 +24,7 @@ class Image(Field):
     needs_image = True
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         return {
             "image": ArraySpec((*size, 1), np.dtype(np.int16)),
             "scale": ArraySpec((), np.dtype(np.float32)),
@@ -33,11 +33,11 @@ class Image(Field):
         }
 
     def spatial(self, name: str) -> dict[str, Spatial]:
-        """See `Field.spatial`."""
+        """Returns how the arrays move; see `Field.spatial`."""
         return {"image": Spatial("image", (-4, -3, -2))}
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`."""
+        """Returns the arrays of one sample; see `Field.__call__`."""
         record = sample.record
         spacing = record["spacing"] * np.array(sample.window.shape) / np.array(sample.size)
         return {

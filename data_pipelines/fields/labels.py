@@ -37,11 +37,11 @@ class Labels(Field):
             raise ConfigError(f"names={self.names} must name at least one label, each once.")
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         return {name: ArraySpec((len(self.names),), np.dtype(np.float32))}
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:
-        """See `Field.check`: at least one dataset must have each label."""
+        """Checks that at least one dataset has each label; see `Field.check`."""
         known = {label for source in sources for label in source.label_names}
         if unknown := [label for label in self.names if label not in known]:
             has = ", ".join(sorted(known)) or "none"
@@ -51,6 +51,6 @@ class Labels(Field):
             )
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`."""
+        """Returns the arrays of one sample; see `Field.__call__`."""
         has = dict(zip(sample.label_names, sample.record["labels"], strict=True))
         return {name: np.array([has.get(label, np.nan) for label in self.names], np.float32)}

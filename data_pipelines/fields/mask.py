@@ -59,7 +59,7 @@ class Mask(Field):
                     ) from error
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         groups = (len(self.groups),) if self.groups else ()
         return {
             name: ArraySpec((*size, *groups), np.dtype(np.uint8)),
@@ -67,11 +67,11 @@ class Mask(Field):
         }
 
     def spatial(self, name: str) -> dict[str, Spatial]:
-        """See `Field.spatial`."""
+        """Returns how the arrays move; see `Field.spatial`."""
         return {name: Spatial("mask", (0, 1, 2))}
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:
-        """See `Field.check`: every expression must match a label of a dataset."""
+        """Checks that every expression matches a label of a dataset; see `Field.check`."""
         labels = sorted({label for source in sources for label in source.mask_names.values()})
         for pattern in (p for patterns in self.groups.values() for p in patterns):
             if not any(re.fullmatch(pattern, label) for label in labels):
@@ -82,7 +82,7 @@ class Mask(Field):
                 )
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`."""
+        """Returns the arrays of one sample; see `Field.__call__`."""
         annotated = sample.record["annotated"]
         if not self.groups:
             return {name: sample.mask, f"{name}_known": annotated}
@@ -106,14 +106,14 @@ class AskedMask(Field):
     needs_mask = True
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         return {
             name: ArraySpec(size, np.dtype(np.uint8)),
             f"{name}_valid": ArraySpec((), np.dtype(np.bool_)),
         }
 
     def spatial(self, name: str) -> dict[str, Spatial]:
-        """See `Field.spatial`."""
+        """Returns how the arrays move; see `Field.spatial`."""
         return {name: Spatial("mask", (0, 1, 2))}
 
     def check_fields(self, name: str, fields: Mapping[str, Field]) -> None:
@@ -133,7 +133,7 @@ class AskedMask(Field):
             )
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`."""
+        """Returns the arrays of one sample; see `Field.__call__`."""
         asked = sample.caption.label if isinstance(sample.caption, Question) else ""
         values = [value for value, label in sample.mask_names.items() if asked and label == asked]
         annotated = bool(values) and bool(sample.record["annotated"][values].all())

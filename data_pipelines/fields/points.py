@@ -40,11 +40,11 @@ class Points(Field):
             raise ConfigError(f"count={self.count} must be at least 1.")
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         return {name: ArraySpec((self.count, 3), np.dtype(np.float32))}
 
     def spatial(self, name: str) -> dict[str, Spatial]:
-        """See `Field.spatial`."""
+        """Returns how the arrays move; see `Field.spatial`."""
         return {name: Spatial("points")}
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:
@@ -54,7 +54,7 @@ class Points(Field):
         contents.check_points(f"data.fields.{name}.column", self.column, sources)
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`."""
+        """Returns the arrays of one sample; see `Field.__call__`."""
         there = sample.positions(points.of_record(sample.record, self.column))
         inside = ((there >= -0.5) & (there < np.array(sample.size) - 0.5)).all(axis=1)
         found = there[inside][: self.count]

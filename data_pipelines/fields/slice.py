@@ -45,18 +45,18 @@ class Slice(Field):
             raise ConfigError("axes must not be empty, and size must be positive.")
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         return {
             name: ArraySpec((*self.size, 1), np.dtype(np.int16)),
             f"{name}_at": ArraySpec((2,), np.dtype(np.int32)),
         }
 
     def spatial(self, name: str) -> dict[str, Spatial]:
-        """See `Field.spatial`."""
+        """Returns how the arrays move; see `Field.spatial`."""
         return {name: Spatial("slice", (0, 1), f"{name}_at"), f"{name}_at": Spatial("slice_at")}
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`."""
+        """Returns the arrays of one sample; see `Field.__call__`."""
         axis, index = self._drawn(sample)
         plane = np.take(sample.image, index, axis)
         if plane.shape != self.size:

@@ -47,11 +47,11 @@ class Text(Field):
 
     @property
     def needs_mask(self) -> bool:
-        """See `Field.needs_mask`."""
+        """Returns whether captions depend on the mask; see `Field.needs_mask`."""
         return self.source.needs_mask
 
     def spec(self, name: str, size: Size) -> dict[str, ArraySpec]:
-        """See `Field.spec`."""
+        """Returns shapes and dtypes; see `Field.spec`."""
         return {
             **self.tokens.spec(),
             "report_valid": ArraySpec((), np.dtype(np.bool_)),
@@ -63,11 +63,11 @@ class Text(Field):
         }
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:
-        """See `Field.check`."""
+        """Checks the tokenizer; see `Field.check`."""
         self.tokens.check()
 
     def __call__(self, name: str, sample: Sample) -> dict[str, np.ndarray]:
-        """See `Field.__call__`.
+        """Returns the arrays of one sample; see `Field.__call__`.
 
         In training, a text that the tokenizer cannot use is left out, and a warning names it.
 

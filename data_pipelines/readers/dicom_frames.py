@@ -1,7 +1,8 @@
 """Reads the slices of a DICOM file: the slice of a classic file, or all frames of an enhanced file.
 
-Enhanced multi-frame CT and MR files, also those converted from a classic series, store the plane of
-every frame in functional groups (PS3.3 C.7.6.16), either shared by all frames or for each frame.
+Enhanced multi-frame CT and MR files store the plane of every frame in functional groups (PS3.3
+C.7.6.16), either shared by all frames or for each frame. Files converted from a classic series do
+the same.
 The groups of a frame are merged into a header like that of a single slice, and read as such.
 """
 

@@ -41,10 +41,10 @@ def drawn_names(path: epath.Path) -> list[str]:
 def read_rtstruct(path: epath.Path, like: Volume, wanted: Sequence[str]) -> np.ndarray:
     """Reads structures as a mask: fills their closed contours on the slices of the image.
 
-    A voxel is inside a contour if its centre is inside or on the edge. So contours that run around
-    the voxels of a mask, and contours that run through the centres of its outermost voxels (as
-    rt-utils 1.2 and OpenCV write them) both give the mask back. If contours of a structure overlap
-    on a slice, the inner one is a hole. A contour of one or two points encloses nothing. It adds
+    A voxel is inside a contour if its centre is inside or on the edge. So two kinds of contours
+    give a mask back: contours around its voxels, and contours through the centres of its outermost
+    voxels (rt-utils 1.2, OpenCV). If contours of a structure overlap on a slice, the inner one is a
+    hole. A contour of one or two points encloses nothing. It adds
     the voxels whose centres it meets.
 
     Args:

@@ -91,7 +91,10 @@ class DialogueTokens(Tokens):
         return tokenizer
 
     def of(self, caption: Caption, rng: np.random.Generator | None) -> Mapping[str, np.ndarray]:
-        """See `Tokens.of`. A conversation keeps its first question and further ones that fit."""
+        """Returns the arrays of a caption; see `Tokens.of`.
+
+        A conversation keeps its first question and further ones that fit.
+        """
         if not isinstance(caption, Question):
             return self(caption.text, rng, caption.question)
         later = [Turn(q.question, q.text, q.form) for q in caption.later]
@@ -142,7 +145,7 @@ class DialogueTokens(Tokens):
         return learned_fields(ids, spans, self.length, pad, self.turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See `Tokens.decode`."""
+        """Returns the text of token ids; see `Tokens.decode`."""
         return self.load().decode(list(token_ids), skip_special_tokens=True)
 
     def _fitting(

@@ -79,7 +79,7 @@ class Passage(Tokens):
         return learned_fields(ids, [(len(begin), len(ids))], self.length)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See `Tokens.decode`."""
+        """Returns the text of token ids; see `Tokens.decode`."""
         return self._load()[0].decode(list(token_ids), skip_special_tokens=True)
 
     def _load(self) -> tuple[Tokenizer, list[int], int]:

@@ -104,7 +104,7 @@ class ReportTokens(Tokens):
         return fields
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See `Tokens.decode`."""
+        """Returns the text of token ids; see `Tokens.decode`."""
         return self._load()[0].decode(list(token_ids), skip_special_tokens=True)
 
     def _keep(

@@ -156,10 +156,7 @@ class Program:
         return self._counted(loop, around)
 
     def _counted(self, loop: Instruction, around: Computation) -> int | None:
-        """Returns the trip count of `for (i = start; i < stop; i += stride)` with constants.
-
-        It returns None for any other loop.
-        """
+        """Returns the trip count of a loop from start to stop by a stride, all constants, or None."""
         condition = self.computations[loop.attribute("condition") or ""]
         body = self.computations[loop.attribute("body") or ""]
         test = condition.instructions[condition.root]

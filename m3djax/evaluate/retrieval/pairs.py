@@ -93,7 +93,7 @@ class Pairs:
         return len(np.unique(np.column_stack([self.record, region(self.place, self.size)]), axis=0))
 
     def ranks(self) -> dict[str, Int[np.ndarray, " n"]]:
-        """Returns, for each direction, the rank of the best right answer to every query."""
+        """Returns the rank of the best right answer to every query, by direction."""
         ids = self.text_id
         sides = (self.images, self.texts), (self.texts, self.images)
         both = (ranks(*side, ids, ids) for side in sides)

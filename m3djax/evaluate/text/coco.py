@@ -69,7 +69,7 @@ _SCORER = RougeScorer(["rougeL"], tokenizer=_Tokenizer())
 
 
 def _counts(candidate: list[str], reference: list[str]) -> Int[np.ndarray, "4 2"]:
-    """Returns, for each order, the number of right n-grams and of all n-grams of the answer."""
+    """Returns the numbers of right n-grams and of all n-grams of the answer, by order."""
     rows = []
     for order in range(1, _ORDERS + 1):
         said = ngrams(candidate, order)
