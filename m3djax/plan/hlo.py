@@ -156,7 +156,7 @@ class Program:
         return self._counted(loop, around)
 
     def _counted(self, loop: Instruction, around: Computation) -> int | None:
-        """Returns the trip count of a loop from start to stop by a stride, all constants, or None."""
+        """Returns the trip count of a loop with constant start, stop and stride, else None."""
         condition = self.computations[loop.attribute("condition") or ""]
         body = self.computations[loop.attribute("body") or ""]
         test = condition.instructions[condition.root]
