@@ -311,7 +311,7 @@ class Data:
         )
 
     def _opened(self) -> list[RecordSource]:
-        """Opens all sources and checks that they have what fields and placements name."""
+        """Opens all sources, and checks the names in fields and placements against them."""
         opened = [self._records(source) for source in self.sources]
         for name, field in self.fields.items():
             field.check_fields(name, self.fields)

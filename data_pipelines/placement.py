@@ -50,14 +50,14 @@ class Placement(abc.ABC):
         return False
 
     def check(self, where: str, sources: Sequence[RecordSource]) -> None:  # noqa: B027
-        """Checks that the data has what the placement names.
+        """Checks that the data has the structures or points that the placement names.
 
         Args:
           where: place of the placement in the config, for errors.
-          sources: the prepared datasets of the mixture; one of them must have it.
+          sources: the prepared datasets of the mixture; one of them must have them.
 
         Raises:
-          ConfigError: no dataset has it.
+          ConfigError: no dataset has them.
         """
 
     @abc.abstractmethod

@@ -131,7 +131,7 @@ class Conversation(CaptionSource):
 
     @property
     def label_questions(self) -> int:
-        """See `CaptionSource`."""
+        """Returns the number of questions about labels; see `CaptionSource`."""
         return self.turns * self.source.label_questions
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Question | None:
@@ -183,7 +183,7 @@ class Mixture(CaptionSource):
 
     @property
     def label_questions(self) -> int:
-        """See `CaptionSource`."""
+        """Returns the number of questions about labels; see `CaptionSource`."""
         drawn = [name for name, weight in self._weights().items() if weight]
         return max(self.sources[name].label_questions for name in drawn)
 

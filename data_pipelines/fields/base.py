@@ -142,14 +142,14 @@ class Field(abc.ABC):
         """
 
     def check_fields(self, name: str, fields: Mapping[str, Field]) -> None:  # noqa: B027
-        """Checks that the other fields of the data have what this field needs.
+        """Checks that the other fields of the data fit this field.
 
         Args:
           name: see `spec`.
           fields: all fields of the data by name.
 
         Raises:
-          ConfigError: they do not have it.
+          ConfigError: they do not fit.
         """
 
     @abc.abstractmethod

@@ -117,7 +117,7 @@ class AskedMask(Field):
         return {name: Spatial("mask", (0, 1, 2))}
 
     def check_fields(self, name: str, fields: Mapping[str, Field]) -> None:
-        """See `Field.check_fields`: the texts must have one question about a label."""
+        """Checks that texts have one question about a label; see `Field.check_fields`."""
         texts = [field for field in fields.values() if isinstance(field, Text)]
         count = max((text.source.label_questions for text in texts), default=0)
         if not count:

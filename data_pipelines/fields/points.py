@@ -48,7 +48,7 @@ class Points(Field):
         return {name: Spatial("points")}
 
     def check(self, name: str, sources: Sequence[RecordSource]) -> None:
-        """See `Field.check`: a study must have such points."""
+        """Checks that a study has such points; see `Field.check`."""
         from data_pipelines.datasets import contents
 
         contents.check_points(f"data.fields.{name}.column", self.column, sources)
