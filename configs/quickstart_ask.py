@@ -64,7 +64,7 @@ SMOLLM2 = Decoder(
     max_position_embeddings=8192,
 )
 TOKENS = DialogueTokens(WEIGHTS, image_tokens=9, length=42, vocab_size=SMOLLM2.vocab_size)
-COUNTED = 25  # tokens of the longest answer, with its end token
+ANSWER_LENGTH = 25  # tokens of the longest answer, with its end token
 ADAPTERS = r"llm/.*block/attention/\w+"
 LABELS = ("spleen|liver|stomach|pancreas|colon|aorta",)
 ASK = MaskQuestions(LABELS, yes_no=1, choice=0, rec=1, reg=0, short=True)
@@ -114,7 +114,7 @@ def get_config() -> Experiment:
             projector=Projector(SMOLLM2.hidden_size, "concat", (2, 2, 2)),
             llm=SMOLLM2,
             image_token_id=IMAGE_TOKEN,
-            counted=COUNTED,
+            counted=ANSWER_LENGTH,
         ),
         adapters=LoRA(dropout=0.0, targets=ADAPTERS),
         data=DATA,

@@ -11,7 +11,7 @@ import dataclasses
 from configs import quickstart_ask
 from configs.quickstart_ask import (
     ADAPTERS,
-    COUNTED,
+    ANSWER_LENGTH,
     DATA,
     QUESTIONS,
     SMOLLM2,
@@ -32,9 +32,11 @@ def get_config() -> Experiment:
     return dataclasses.replace(
         quickstart_ask.get_config(),
         name="quickstart_text_only",
-        task=Language(SMOLLM2, counted=COUNTED),
+        task=Language(SMOLLM2, counted=ANSWER_LENGTH),
         adapters=LoRA(dropout=0.0, targets=ADAPTERS),
         inputs=Inputs(),
+        # The task does not use the image. It stays, because a run can only be resumed with the same
+        # fields as before. Without it, the texts of all batches would be the same.
         data=DATA.with_fields(text=Text(tokens, QUESTIONS)),
         trainable=".*lora_[ab]",
         groups=(),

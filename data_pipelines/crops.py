@@ -13,9 +13,9 @@ from data_pipelines.datasets.records import Record
 from data_pipelines.errors import DataError
 from data_pipelines.fields.base import Field, Sample
 from data_pipelines.fields.text import Text
-from data_pipelines.placement import WHOLE, Ground, Part, Placement, Places, Uniform
+from data_pipelines.placement import WHOLE, Ground, Part, PlacedCropMasks, Placement, Uniform
 from data_pipelines.spatial import Size
-from data_pipelines.stream import Batch
+from data_pipelines.stream import Arrays
 from data_pipelines.volume import Units
 from data_pipelines.windows import Window
 
@@ -68,7 +68,7 @@ class RandomCrop:
     label_names: Sequence[str] = ()
     part: Part = WHOLE
 
-    def __call__(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Batch:
+    def __call__(self, record: Record, rng: np.random.Generator, *, train: bool = True) -> Arrays:
         """Returns the arrays of one crop, with images in the record's dtype.
 
         Args:
@@ -86,7 +86,7 @@ class RandomCrop:
 
     def with_view(
         self, record: Record, rng: np.random.Generator, *, train: bool = True
-    ) -> tuple[Batch, View]:
+    ) -> tuple[Arrays, View]:
         """Returns the arrays that a call returns, and the view of the crop for text sources."""
         check_units(record, self.units)
         weights = np.array([crop.weight for crop in self.crops])
@@ -94,7 +94,7 @@ class RandomCrop:
         wording = rng if train else None
         window, view, caption = self._told(record, crop, rng, wording)
         sample = Sample(record, window, self.size, self.names, self.label_names, caption, wording)
-        arrays: Batch = {}
+        arrays: Arrays = {}
         for name, field in self.fields.items():
             arrays |= field(name, sample)
         if not train:
@@ -118,7 +118,7 @@ class RandomCrop:
         if source is None or not source.needs_mask:
             view = View(record, None, self.names)
             return window, view, source(view, wording) if source else None
-        others = Places(ground, wanted, crop.at)
+        others = PlacedCropMasks(ground, wanted, crop.at)
         for attempt in range(_TRIES):
             if attempt:
                 window = crop.at(ground, wanted, rng)

@@ -21,7 +21,7 @@ from data_pipelines.inspect_options import InspectOptions
 from data_pipelines.inspect_text import print_facts, print_scans
 from data_pipelines.oddities import oddities
 from data_pipelines.planes import draw_planes
-from data_pipelines.plausible import Sample, check_values
+from data_pipelines.plausible import SortedSample, check_values
 from data_pipelines.program import program
 from data_pipelines.readers import content, nifti
 from data_pipelines.volume import Volume
@@ -82,7 +82,7 @@ class Inspect(InspectOptions):
     def _limits(self, volume: Volume) -> tuple[float, float]:
         if volume.units == "HU":
             return _WINDOWS[self.window]
-        sample = Sample.of(volume)
+        sample = SortedSample.of(volume)
         return sample.percentile(1), sample.percentile(99)
 
     def _many(self, scans: list[epath.Path]) -> int:
@@ -96,7 +96,7 @@ class Inspect(InspectOptions):
 
 def describe(volume: Volume) -> dict[str, Any]:
     """Returns facts about a volume as JSON values, with sizes in mm and ml, axes as (D, H, W)."""
-    sample = Sample.of(volume)
+    sample = SortedSample.of(volume)
     spacing = volume.spacing
     size = None if spacing is None else np.multiply(volume.shape, spacing).round(1).tolist()
     return {
@@ -140,7 +140,7 @@ def _doubt(volume: Volume) -> dict[str, str] | None:
     return None
 
 
-def _could_be_hu(volume: Volume, sample: Sample) -> bool:
+def _could_be_hu(volume: Volume, sample: SortedSample) -> bool:
     # Air is the only evidence: an MR can have the values of soft tissue.
     return sample.percentile(1) < -500 and not _doubt(dataclasses.replace(volume, units="HU"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipelines import shear
-from data_pipelines.plausible import Sample, is_8_bit
+from data_pipelines.plausible import SortedSample, is_8_bit
 from data_pipelines.volume import NOT_LABELLED, Volume
 
 _SCANNER = (-1024, 3071)
@@ -14,7 +14,7 @@ _SCANNER = (-1024, 3071)
 
 def oddities(volume: Volume) -> list[str]:
     """Returns sentences about unusual geometry, values and mask; [] for a usual scan."""
-    return [*_geometry(volume), *_values(volume, Sample.of(volume)), *_labels(volume)]
+    return [*_geometry(volume), *_values(volume, SortedSample.of(volume)), *_labels(volume)]
 
 
 def _geometry(volume: Volume) -> list[str]:
@@ -53,7 +53,7 @@ def _tilt(affine: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.abs(directions).max(0).clip(max=1))).max())
 
 
-def _values(volume: Volume, sample: Sample) -> list[str]:
+def _values(volume: Volume, sample: SortedSample) -> list[str]:
     found = [f"{share:.1%} of the voxels are padding ({value:g})." for value, share in
              sample.padding]  # fmt: skip
     low, high = float(sample.ordered[0]), float(sample.ordered[-1])

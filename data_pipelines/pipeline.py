@@ -27,7 +27,7 @@ from data_pipelines.fields.image import Image
 from data_pipelines.placement import WHOLE, Part
 from data_pipelines.spatial import Size
 from data_pipelines.specs import ArraySpec
-from data_pipelines.stream import Batch
+from data_pipelines.stream import Arrays
 from data_pipelines.volume import Units
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Data:
 
     def batches(
         self, seed: int, start: int = 0, rows: Sequence[int] | None = None
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[Arrays, None, None]:
         """Yields batches `start`, `start + 1`, ... without end.
 
         Close the generator to stop the workers.
@@ -196,7 +196,7 @@ class Data:
         crops: int = 1,
         seed: int = 0,
         rows: Sequence[int] | None = None,
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[Arrays, None, None]:
         """Yields the batches of one pass over a split, the same ones in the same order every time.
 
         Batches have the arrays of `spec`, with texts in fixed wording, and also
@@ -220,7 +220,7 @@ class Data:
         records, cut = self._cached(opened), self._crop(source, opened)
         count = len(records) * crops
 
-        def sample(number: int) -> Batch:
+        def sample(number: int) -> Arrays:
             record, crop = divmod(number % count, crops)
             rng = np.random.default_rng((seed, record, crop))
             return {
@@ -236,7 +236,7 @@ class Data:
 
     def eval_crops(
         self, source: Source, crops: int = 1, seed: int = 0, part: slice = slice(None)
-    ) -> Generator[tuple[Batch, View], None, None]:
+    ) -> Generator[tuple[Arrays, View], None, None]:
         """Yields the crops of `eval_batches` one by one, each with the view for questions.
 
         Args:
@@ -258,7 +258,7 @@ class Data:
 
     def _stream(
         self, samples: grain.MapDataset, rows: Sequence[int] | None, start: int, end: int
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[Arrays, None, None]:
         """Returns batches `start` to `end` (exclusive), made in advance; see `stream.batches`."""
         rows = tuple(range(self.batch_size)) if rows is None else tuple(rows)
         picked = stream.Rows(samples, rows, self.batch_size)
@@ -281,7 +281,7 @@ class Data:
             members.append(dataset.random_map(self._crop(source, records)))
         return grain.MapDataset.mix(members, [source.weight for source in self.sources])
 
-    def _stack(self, samples: Sequence[Batch]) -> Batch:
+    def _stack(self, samples: Sequence[Arrays]) -> Arrays:
         """Returns a batch in the dtypes of the spec; images stored as uint8 are widened here."""
         spec = self.spec()
         dtypes = {key: spec[key].dtype if key in spec else None for key in samples[0]}

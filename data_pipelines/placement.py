@@ -128,8 +128,8 @@ def _ends(shape: Sequence[int], part: Part) -> _Ends:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Places:
-    """Label maps of other crops of the same record and placement; see `captions.Looks`.
+class PlacedCropMasks:
+    """Label maps of other crops of the same record and placement; see `captions.CropMasks`.
 
     Attributes:
       ground: the record, and the part of it that crops are cut from.
@@ -142,10 +142,10 @@ class Places:
     placement: Placement = Uniform()
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        """Returns the label map of a random crop; see `captions.Looks`."""
+        """Returns the label map of a random crop; see `captions.CropMasks`."""
         return self.placement(self.ground, self.size, rng).of(self.ground.record["mask"], 0)
 
     def key(self) -> tuple[Any, ...]:
-        """Returns a hashable key; see `captions.Looks`."""
+        """Returns a hashable key; see `captions.CropMasks`."""
         record, part = self.ground.record, self.ground.part
         return record["source"], record["study_id"], self.size, part, self.placement

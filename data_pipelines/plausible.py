@@ -21,7 +21,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.volume import Volume
 
 _VOXELS = 2_000_000
-"""Sample size: 2000 voxels lie below the 0.1 percentile, and the sample is sorted in 0.1 s."""
+"""Size of a sample: 2000 voxels lie below the 0.1 percentile, and the sample is sorted in 0.1 s."""
 _PADDING = -1100.0
 """HU. An isolated, repeated value below it is padding outside the scanner's circular field of view
 (usually -1500, -2000, -3024 or -8192). It is not air: air is -1000 plus or minus the noise."""
@@ -59,7 +59,7 @@ _Reason = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class SortedSample:
     """A sorted sample of the values of a volume.
 
     Attributes:
@@ -72,7 +72,7 @@ class Sample:
     padding: tuple[tuple[float, float], ...] = ()
 
     @classmethod
-    def of(cls, volume: Volume) -> Sample:
+    def of(cls, volume: Volume) -> SortedSample:
         """Draws the sample of a volume; padding is removed only if the units are HU."""
         stride = volume.array.size // _VOXELS | 1  # odd: does not hit the same columns only
         ordered = np.sort(volume.array.flat[::stride])  # copies only the sample
@@ -99,7 +99,7 @@ def check_values(volume: Volume) -> None:
     if low == high:
         reason = f"all voxels are {low:g}", "leave this scan out, or export it again"
     elif volume.units == "HU":
-        reason = _not_hounsfield(volume, Sample.of(volume))
+        reason = _not_hounsfield(volume, SortedSample.of(volume))
     elif volume.units == "unit" and not (low >= -_UNIT_TOLERANCE and high <= 1 + _UNIT_TOLERANCE):
         problem = f"the values run from {low:g} to {high:g}, not within 0 to 1"
         reason = problem, "read it with units='raw'"
@@ -107,7 +107,7 @@ def check_values(volume: Volume) -> None:
         raise DataError(volume.source, *reason)
 
 
-def is_8_bit(volume: Volume, sample: Sample) -> bool:
+def is_8_bit(volume: Volume, sample: SortedSample) -> bool:
     """Returns whether the values are 8-bit grey values, by their dtype or by their range."""
     if volume.array.dtype.itemsize == 1:
         return True
@@ -129,7 +129,7 @@ def _without_padding(ordered: np.ndarray) -> tuple[np.ndarray, tuple[tuple[float
     return ordered, tuple(padding)
 
 
-def _not_hounsfield(volume: Volume, sample: Sample) -> _Reason | None:
+def _not_hounsfield(volume: Volume, sample: SortedSample) -> _Reason | None:
     """Returns why the values cannot be HU, and the cure; None if they can."""
     scaled = "take the scan before it was windowed or scaled, or leave out the units"
     once = "convert the DICOM series again, and apply its slope and intercept once"
@@ -162,7 +162,7 @@ def _not_hounsfield(volume: Volume, sample: Sample) -> _Reason | None:
     return None
 
 
-def _raised(sample: Sample) -> bool:
+def _raised(sample: SortedSample) -> bool:
     """Returns whether soft tissue has the values that a missing intercept gives it."""
     dense = sample.share(700, np.inf)
     return dense > 0.5 or (dense > 0.15 and sample.share(*_RAISED) > 0.8 * dense)

@@ -14,7 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     import grain
 
-Batch = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
+"""The arrays of a sample or a batch by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Rows:
     rows: tuple[int, ...]
     batch_size: int
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> Arrays:
         """Returns the sample with this number among the samples of the selected rows."""
         batch, row = divmod(number, len(self.rows))
         return self.samples[batch * self.batch_size + self.rows[row]]
@@ -41,10 +42,10 @@ def batches(
     rows: Rows,
     start: int,
     end: int,
-    stack: Callable[[Sequence[Batch]], Batch],
+    stack: Callable[[Sequence[Arrays]], Arrays],
     workers: int,
     buffer: int,
-) -> Generator[Batch, None, None]:
+) -> Generator[Arrays, None, None]:
     """Yields batches; close the generator to stop the threads or processes that make them.
 
     Args:

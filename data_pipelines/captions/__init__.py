@@ -36,10 +36,10 @@ class View:
     record: Record
     mask: np.ndarray | None
     names: Mapping[int, str]
-    others: Looks | None = None
+    others: CropMasks | None = None
 
 
-class Looks(Protocol):
+class CropMasks(Protocol):
     """Label maps of random crops of one record; equal objects cut crops at equal places."""
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.captions import Looks
+from data_pipelines.captions import CropMasks
 from data_pipelines.lru import LruCache
 
 _LOOKS = (128, 1024)
@@ -35,7 +35,7 @@ class Odds:
 
 
 def odds(
-    others: Looks | None,
+    others: CropMasks | None,
     values: tuple[int, ...],
     visible: Sequence[int],
     absent: Sequence[int],
@@ -78,13 +78,13 @@ _Factors = tuple[Mapping[int, float], Mapping[int, float], Mapping[int, float]]
 _cache = LruCache[_Factors](1 << 12)  # a few kilobytes each
 
 
-def _shared(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
+def _shared(others: CropMasks, values: tuple[int, ...], least: int) -> _Factors:
     """Returns factors for all labels; they are computed once per record and crop size."""
     key = (*others.key(), values, least)
     return _cache.get(key, lambda: _factors(others, values, least))
 
 
-def _factors(others: Looks, values: tuple[int, ...], least: int) -> _Factors:
+def _factors(others: CropMasks, values: tuple[int, ...], least: int) -> _Factors:
     rng = np.random.default_rng(0)
     count = np.clip((_LOOKS[0] * _VOXELS) // others(rng).size, *_LOOKS)
     counts = np.stack([_count(others(rng)) for _ in range(count)])[:, list(values)]

@@ -13,11 +13,13 @@ from data_pipelines.caption import Question
 from data_pipelines.captions import CaptionSource, View, check_labels, chosen, fixed
 from data_pipelines.captions.balance import odds
 from data_pipelines.captions.descriptions import describe
-from data_pipelines.captions.scene import Kind, QuestionTemplate, Scene
+from data_pipelines.captions.scene import QuestionKind, QuestionTemplate, Scene
 from data_pipelines.errors import ConfigError
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-_PLACES: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("yes_no", "choice"))
+KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
+_PLACES: tuple[QuestionKind, ...] = tuple(
+    kind for kind in KINDS if kind not in ("yes_no", "choice")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class MaskQuestions(CaptionSource):
         return Scene(view.mask, names, visible, missing, told, about, self.released, self.short)
 
     def _one(
-        self, kind: Kind, scene: Scene, rng: np.random.Generator, *, wording: bool
+        self, kind: QuestionKind, scene: Scene, rng: np.random.Generator, *, wording: bool
     ) -> Question | None:
         """Returns a question of this kind, or None if there is none."""
         match kind:
@@ -148,7 +150,9 @@ class MaskQuestions(CaptionSource):
         return asked.worded(rng if wording else None)
 
 
-def _all(kind: Kind, scene: Scene, rng: np.random.Generator, *, lacks: bool) -> Iterator[Question]:
+def _all(
+    kind: QuestionKind, scene: Scene, rng: np.random.Generator, *, lacks: bool
+) -> Iterator[Question]:
     templates: Iterator[QuestionTemplate | None]
     match kind:
         case "yes_no":

@@ -18,7 +18,7 @@ from data_pipelines.captions.balance import Odds
 from data_pipelines.datasets.qa import with_choices
 from data_pipelines.text.llm_tokenizer import SEGMENT
 
-Kind = Literal[
+QuestionKind = Literal[
     "yes_no", "choice", "rec", "reg", "seg", "rec_described", "reg_described", "seg_described"
 ]
 _CHOICES = 4
@@ -59,7 +59,7 @@ class QuestionTemplate:
       meaning: meaning of question and answer.
     """
 
-    kind: Kind
+    kind: QuestionKind
     label: str
     questions: Sequence[str]
     answers: Sequence[str]
@@ -128,14 +128,14 @@ class Scene:
         template = self._template("choice", value, templates.CHOICE, (answer,), answer)
         return dataclasses.replace(template, choices=texts)
 
-    def placed(self, kind: Kind, *, lacks: bool = False) -> list[int]:
+    def placed(self, kind: QuestionKind, *, lacks: bool = False) -> list[int]:
         """Returns labels for questions about place, box or mask; with `lacks`, absent labels."""
         values = self.missing if lacks else self.visible
         if kind.startswith("reg"):
             values = self.distinct()
         return [v for v in values if v in self.about] if kind.endswith("described") else values
 
-    def place(self, kind: Kind, value: int) -> QuestionTemplate:
+    def place(self, kind: QuestionKind, value: int) -> QuestionTemplate:
         """Asks for the place of a label, for the content of its box, or for its mask."""
         questions, answers, absent = _PLACE[kind]
         about = self.about.get(value, ("",))
@@ -166,7 +166,7 @@ class Scene:
 
     def _template(
         self,
-        kind: Kind,
+        kind: QuestionKind,
         value: int,
         questions: Sequence[str],
         answers: Sequence[str],

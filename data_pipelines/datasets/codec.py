@@ -28,7 +28,7 @@ from numcodecs import blosc
 blosc.use_threads = False
 
 Shape = tuple[int, ...]
-Window = tuple[slice, ...]
+Slices = tuple[slice, ...]
 ReadBricks = Callable[[Sequence[int]], Sequence[bytes]]
 
 LIMIT = 32 * 2**20
@@ -93,7 +93,7 @@ class LazyArray(ABC):
         """Decodes a whole array now and keeps it in memory; bricks stay on disk."""
 
     @abstractmethod
-    def __getitem__(self, window: Window) -> np.ndarray:
+    def __getitem__(self, window: Slices) -> np.ndarray:
         """Returns the voxels of a window: three slices of step 1."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -101,7 +101,7 @@ class LazyArray(ABC):
         return np.asarray(self[(slice(None),) * 3], dtype)
 
 
-class Whole(LazyArray):
+class WholeArray(LazyArray):
     """An array in one buffer, decoded at the first access.
 
     Args:
@@ -124,7 +124,7 @@ class Whole(LazyArray):
         """Decodes the array; see `LazyArray`."""
         self._decoded()
 
-    def __getitem__(self, window: Window) -> np.ndarray:
+    def __getitem__(self, window: Slices) -> np.ndarray:
         """Returns the voxels of a window; see `LazyArray`."""
         return self._decoded()[window]
 
@@ -165,7 +165,7 @@ class Bricked(LazyArray):
     def load(self) -> None:
         """Does nothing, because bricks stay on disk; see `LazyArray`."""
 
-    def __getitem__(self, window: Window) -> np.ndarray:
+    def __getitem__(self, window: Slices) -> np.ndarray:
         """Returns the voxels of a window; see `LazyArray`."""
         assert all(part.step in (None, 1) for part in window), window
         bounds = [part.indices(side)[:2] for part, side in zip(window, self.shape, strict=True)]
@@ -204,7 +204,7 @@ def _extent(place: Sequence[int], shape: Shape) -> list[slice]:
     ]
 
 
-def _shifted(bounds: Sequence[tuple[int, int]], origin: Sequence[int]) -> Window:
+def _shifted(bounds: Sequence[tuple[int, int]], origin: Sequence[int]) -> Slices:
     return tuple(
         slice(low - start, high - start) for (low, high), start in zip(bounds, origin, strict=True)
     )

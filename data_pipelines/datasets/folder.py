@@ -14,7 +14,7 @@ from etils import epath
 
 from data_pipelines.datasets.search import Search, own_name
 from data_pipelines.datasets.study import Collection, Study, hold_one_out, split_by_hash
-from data_pipelines.datasets.table import Override, Row, read_overrides, read_table
+from data_pipelines.datasets.table import Override, StudyRow, read_overrides, read_table
 from data_pipelines.errors import DataError, printable
 from data_pipelines.preprocess import Recipe
 from data_pipelines.readers import find_series
@@ -88,7 +88,7 @@ def folder(
     )
 
 
-def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, ...]]:
+def _found(root: epath.Path, masks: str | None) -> tuple[list[StudyRow], tuple[str, ...]]:
     search = Search(root, masks)
     paths = list(search.volumes())
     names = Counter(own_name(root, path) for path in paths)
@@ -102,7 +102,7 @@ def _found(root: epath.Path, masks: str | None) -> tuple[list[Row], tuple[str, .
     return rows, notes + search.notes()
 
 
-def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[Row]:
+def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[StudyRow]:
     """Returns one row, or one for each series of a DICOM folder, all of the same patient."""
     try:
         series = sorted(find_series(path)) if path.is_dir() else []
@@ -112,16 +112,18 @@ def _rows(root: epath.Path, path: epath.Path, *, whole_name: bool) -> list[Row]:
     if whole_name and not path.is_dir():
         patient = own.split("/")[0]
         own = printable(path.relative_to(root).as_posix())
-        return [Row(root, path, {"study_id": own, "patient_id": patient})]
+        return [StudyRow(root, path, {"study_id": own, "patient_id": patient})]
     if len(series) < 2:
-        return [Row(root, path)]
+        return [StudyRow(root, path)]
     return [
-        Row(root, path, {"study_id": f"{own}/{number}", "series": uid})
+        StudyRow(root, path, {"study_id": f"{own}/{number}", "series": uid})
         for number, uid in enumerate(series, 1)
     ]
 
 
-def _study(row: Row, labels: tuple[str, ...], test_fraction: float, masks: str | None) -> Study:
+def _study(
+    row: StudyRow, labels: tuple[str, ...], test_fraction: float, masks: str | None
+) -> Study:
     """Makes the study of a row; the path of the image replaces missing cells."""
     own = own_name(row.root, row.image)
     # Without a table, each folder directly below the root counts as one patient. It does no harm if

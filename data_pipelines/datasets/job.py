@@ -19,7 +19,7 @@ from data_pipelines.readers.masks import find_mask, read_mask, structures_in
 from data_pipelines.text.reports import says_nothing
 from data_pipelines.volume import Volume
 
-Labels = tuple[int, ...] | None
+_LabelValues = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def broken(collection: Collection, study: Study, reason: str, cure: str, file: s
     return Broken(name, printable(study.study_id), printable(reason), printable(cure))
 
 
-def _read(collection: Collection, study: Study) -> tuple[Volume, Labels]:
+def _read(collection: Collection, study: Study) -> tuple[Volume, _LabelValues]:
     for path in (study.image, *study.files()):
         if leads_out(path, collection.root):
             problem = "a link in its path leads out of the folder of scans"
@@ -135,7 +135,7 @@ def _report(study: Study) -> str | None:
     return study.report
 
 
-def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Volume, Labels]:
+def _mask(study: Study, volume: Volume, structures: tuple[str, ...]) -> tuple[Volume, _LabelValues]:
     """Adds the mask; also returns the labels for which it was drawn (None: all of them)."""
     if study.mask is None:
         return volume, study.annotated

@@ -30,7 +30,7 @@ from etils import epath
 from data_pipelines.datasets import twins
 from data_pipelines.datasets.m3d_index import NAME, read_index
 from data_pipelines.datasets.m3d_questions import read_tables
-from data_pipelines.datasets.qa import Row, to_text
+from data_pipelines.datasets.qa import QuestionRow, to_text
 from data_pipelines.datasets.search import Search, own_name
 from data_pipelines.datasets.study import Collection, Study
 from data_pipelines.errors import DataError
@@ -103,7 +103,7 @@ def m3d_cap(
     return Collection(name, root, studies, recipe, notes=notes, units=units, aside=aside)
 
 
-def _tables(rows: Iterable[Row]) -> tuple[str, ...]:
+def _tables(rows: Iterable[QuestionRow]) -> tuple[str, ...]:
     """Returns the names of the tables that have one of the rows."""
     return tuple(dict.fromkeys(name for row in rows for name in row.splits))
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from etils import epath
 
 from data_pipelines.datasets import m3d_index
-from data_pipelines.datasets.qa import TOPICS, Row
+from data_pipelines.datasets.qa import TOPICS, QuestionRow
 from data_pipelines.datasets.study import Broken
 from data_pipelines.errors import DataError, printable
 from data_pipelines.text.reports import is_missing
@@ -33,7 +33,7 @@ _CURE = "correct the row in the table, or leave it out"
 
 def read_tables(
     folder: epath.PathLike, root: epath.Path, volumes: Iterable[epath.Path]
-) -> tuple[dict[epath.Path, list[Row]], tuple[Broken, ...]]:
+) -> tuple[dict[epath.Path, list[QuestionRow]], tuple[Broken, ...]]:
     """Reads the tables of a folder.
 
     Args:
@@ -55,7 +55,7 @@ def read_tables(
         cure = "give the folder with M3D_VQA_train.csv, M3D_VQA_test.csv and so on"
         raise DataError(folder, "it holds no table of M3D-VQA", cure)
     found = m3d_index.by_key(root, volumes)
-    rows: dict[epath.Path, dict[Row, Row]] = {}
+    rows: dict[epath.Path, dict[QuestionRow, QuestionRow]] = {}
     aside: list[Broken] = []
     for path, name in tables.items():
         split = f"vqa_{name[1] or ''}{name[2]}"
@@ -92,7 +92,7 @@ def _cells(path: epath.Path, columns: Iterable[str]) -> Iterator[tuple[int, Mapp
         raise DataError(path, f"row {number + 1}: {error}", "download it again") from error
 
 
-def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> Row:
+def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> QuestionRow:
     """Returns the row; raises DataError if the row is not valid."""
     question, answer = (cells[name].strip() for name in ("Question", "Answer"))
     for name, text in (("question", question), ("answer", answer)):
@@ -102,7 +102,7 @@ def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> Row:
     if yes_no:
         if not _YES_NO.match(answer):
             raise DataError("", f"{where}: the answer is neither yes nor no", _CURE)
-        return Row(question, answer, topic=topic, yes_no=True)
+        return QuestionRow(question, answer, topic=topic, yes_no=True)
     choices = {name[-1]: cells[name].strip() for name in _CHOICES if not is_missing(cells[name])}
     letter = cells["Answer Choice"].strip().rstrip(".").upper()
     if is_missing(letter):
@@ -111,8 +111,8 @@ def _row(where: str, cells: Mapping[str, str], *, yes_no: bool) -> Row:
         raise DataError("", f"{where}: choice {letter!r} and the answer differ", _CURE)
     distinct = len({" ".join(text.casefold().split()) for text in choices.values()})
     if not letter or distinct < max(len(choices), 2):
-        return Row(question, answer, topic=topic)  # no real choice: an open question
-    return Row(question, choices[letter], tuple(choices.values()), topic)
+        return QuestionRow(question, answer, topic=topic)  # no real choice: an open question
+    return QuestionRow(question, choices[letter], tuple(choices.values()), topic)
 
 
 def _topic(cell: str) -> str:

@@ -16,7 +16,7 @@ KINDS = ("closed", "open", "yes_no")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class QuestionRow:
     """One question of a table with its answer.
 
     Attributes:
@@ -63,14 +63,14 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     return f"{question} Choices: {told}"
 
 
-def to_text(rows: Sequence[Row]) -> str:
+def to_text(rows: Sequence[QuestionRow]) -> str:
     """Returns rows as JSON, for the field `qa` of a record; "" for no rows."""
     return json.dumps([dataclasses.asdict(row) for row in rows]) if rows else ""
 
 
-def from_text(text: str) -> list[Row]:
+def from_text(text: str) -> list[QuestionRow]:
     """Returns the rows of a text from `to_text`."""
     return [
-        Row(**row | {name: tuple(row[name]) for name in ("choices", "splits")})
+        QuestionRow(**row | {name: tuple(row[name]) for name in ("choices", "splits")})
         for row in json.loads(text or "[]")
     ]

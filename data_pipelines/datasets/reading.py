@@ -11,7 +11,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 from etils import epath
 
-from data_pipelines.datasets.codec import Bricked, LazyArray, ReadBricks, Shape, Whole, brick_count
+from data_pipelines.datasets.codec import (
+    Bricked,
+    LazyArray,
+    ReadBricks,
+    Shape,
+    WholeArray,
+    brick_count,
+)
 from data_pipelines.datasets.record_files import RecordFiles
 from data_pipelines.datasets.records import Record, feature_spec
 from data_pipelines.datasets.storage import BRICKS, RECORDS, file_name, stored_spec
@@ -208,11 +215,11 @@ def _volumes(stored: Mapping[str, Any], read: ReadBricks) -> dict[str, LazyArray
     shape, first = tuple(stored["shape"].tolist()), int(stored["first_brick"])
     dtype, uint8 = np.dtype(stored["image_dtype"]), np.dtype(np.uint8)
     if first < 0:
-        image: LazyArray = Whole(stored["image"], shape, dtype)
+        image: LazyArray = WholeArray(stored["image"], shape, dtype)
     else:
         image = Bricked(read, first, shape, dtype)
     if first < 0 or not stored["mask_valid"]:
-        mask: LazyArray = Whole(stored["mask"], shape, uint8)
+        mask: LazyArray = WholeArray(stored["mask"], shape, uint8)
     else:
         mask = Bricked(read, first + brick_count(shape), shape, uint8)
     return {"image": image, "mask": mask}

@@ -30,7 +30,7 @@ _COLUMNS = ("image", "patient_id", "study_id", "report", "mask", "split", "serie
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """A row of the table: one study.
 
     Attributes:
@@ -96,7 +96,7 @@ class Row:
         return DataError(self.table, f"row {self.number}: {problem}", cure)
 
 
-def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tuple[str, ...]]:
+def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[StudyRow], tuple[str, ...]]:
     """Reads the rows of a table and the names of its label columns.
 
     Args:
@@ -115,7 +115,7 @@ def read_table(root: epath.Path, table: epath.PathLike) -> tuple[list[Row], tupl
         cure = "the first row must name every column, each once, one of them 'image'"
         raise DataError(table, problem, cure)
     reader.fieldnames = columns
-    rows: dict[tuple[epath.Path, str | None], Row] = {}
+    rows: dict[tuple[epath.Path, str | None], StudyRow] = {}
     number = 1  # as in a spreadsheet; reports in quotes may have several lines
     try:
         for number, cells in enumerate(reader, 2):
@@ -221,12 +221,14 @@ def _text(table: epath.PathLike) -> str:
         raise DataError(table, f"byte {error.start} is not UTF-8", cure) from error
 
 
-def _row(root: epath.Path, table: epath.PathLike, number: int, cells: Mapping[Any, Any]) -> Row:
+def _row(
+    root: epath.Path, table: epath.PathLike, number: int, cells: Mapping[Any, Any]
+) -> StudyRow:
     if None in cells or None in cells.values():
         problem = f"row {number}: it has more or fewer cells than there are columns"
         raise DataError(table, problem, "put text with commas into double quotes")
     known = {name: text.strip() for name, text in cells.items() if text.strip()}
-    row = Row(root, root, known, table, number)
+    row = StudyRow(root, root, known, table, number)
     if "image" not in known:
         raise row.error("the column 'image' is empty", "name the volume or DICOM folder")
-    return Row(root, row.path("image"), known, table, number)
+    return StudyRow(root, row.path("image"), known, table, number)

@@ -21,7 +21,7 @@ from data_pipelines.windows import Window, cut
 if TYPE_CHECKING:
     from data_pipelines.datasets import RecordSource
 
-Kind = Literal["image", "mask", "points", "boxes", "slice", "slice_at"]
+SpatialKind = Literal["image", "mask", "points", "boxes", "slice", "slice_at"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Spatial:
       at: for "slice", the name of the array of kind "slice_at" that gives its plane.
     """
 
-    kind: Kind
+    kind: SpatialKind
     axes: tuple[int, ...] = ()
     at: str = ""
 

@@ -47,7 +47,7 @@ SLICE_TAGS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
+class DicomSlice:
     """A slice of a series: its file, its plane in the patient, and its rescale to values.
 
     Attributes:
@@ -75,7 +75,9 @@ class Slice:
     intercept: float
 
 
-def slices_of(path: epath.Path, header: pydicom.Dataset, told: Units | None = None) -> list[Slice]:
+def slices_of(
+    path: epath.Path, header: pydicom.Dataset, told: Units | None = None
+) -> list[DicomSlice]:
     """Returns the slices of a file, in the file's order.
 
     Args:
@@ -128,7 +130,7 @@ def _flat(
     return flat
 
 
-def _slice(path: epath.Path, frame: int, header: pydicom.Dataset, told: Units | None) -> Slice:
+def _slice(path: epath.Path, frame: int, header: pydicom.Dataset, told: Units | None) -> DicomSlice:
     pixel_mm = _place(path, header, "PixelSpacing", 2)
     if min(pixel_mm) <= 0:
         raise DataError(path, "a PixelSpacing that is not positive", EXPORT)
@@ -139,7 +141,7 @@ def _slice(path: epath.Path, frame: int, header: pydicom.Dataset, told: Units | 
     slope, intercept = _rescale(path, header, units)
     gap = numbers(path, header, "SpacingBetweenSlices")
     thickness = gap or numbers(path, header, "SliceThickness") or (0.0,)
-    return Slice(
+    return DicomSlice(
         path=path,
         frame=frame,
         shape=shape,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers.dicom_frames import Slice
+from data_pipelines.readers.dicom_frames import DicomSlice
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _POSITION_MM = 0.01
@@ -33,7 +33,7 @@ class SliceStack:
       affine: (4, 4) float64, (slice, row, column, 1) -> RAS+ mm.
     """
 
-    slices: list[Slice]
+    slices: list[DicomSlice]
     affine: np.ndarray
 
     @property
@@ -42,7 +42,7 @@ class SliceStack:
         return len(self.slices), *self.slices[0].shape
 
 
-def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
+def stack_slices(source: object, slices: Sequence[DicomSlice]) -> SliceStack:
     """Sorts slices in space and checks that they form an even grid.
 
     The grid of a tilted gantry is sheared: each slice is displaced by the same vector.
@@ -72,17 +72,17 @@ def stack_slices(source: object, slices: Sequence[Slice]) -> SliceStack:
     return SliceStack([slices[i] for i in order], LPS_TO_RAS @ affine)
 
 
-def _typical(slices: Sequence[Slice]) -> Slice:
+def _typical(slices: Sequence[DicomSlice]) -> DicomSlice:
     """Returns a slice of the most frequent kind, so that errors name the slices that differ."""
 
-    def kind(slice_: Slice) -> tuple[object, ...]:
+    def kind(slice_: DicomSlice) -> tuple[object, ...]:
         return slice_.shape, tuple(np.round(slice_.orientation, 1)), slice_.units
 
     ((most, _),) = collections.Counter(map(kind, slices)).most_common(1)
     return next(slice_ for slice_ in slices if kind(slice_) == most)
 
 
-def _check_alike(slice_: Slice, typical: Slice) -> None:
+def _check_alike(slice_: DicomSlice, typical: DicomSlice) -> None:
     if slice_.units != typical.units:
         raise DataError(
             slice_.path, "the slice's modality differs from the others'", "split the series"
@@ -102,7 +102,7 @@ def _check_alike(slice_: Slice, typical: Slice) -> None:
 
 
 def _slice_step(
-    source: object, positions: np.ndarray, normal: np.ndarray, typical: Slice
+    source: object, positions: np.ndarray, normal: np.ndarray, typical: DicomSlice
 ) -> np.ndarray:
     """Returns the vector between slices, (3,) in mm, after checking that it is constant."""
     if len(positions) == 1:

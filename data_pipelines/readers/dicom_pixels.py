@@ -13,7 +13,7 @@ from pydicom.dataelem import RawDataElement
 
 from data_pipelines.errors import DataError
 from data_pipelines.readers import content, values
-from data_pipelines.readers.dicom_frames import Slice
+from data_pipelines.readers.dicom_frames import DicomSlice
 from data_pipelines.readers.dicom_header import EXPORT, numbers, text, transfer_syntax, whole
 
 AIR_HU = -1024
@@ -115,7 +115,7 @@ def stored_frames(path: epath.Path, header: pydicom.Dataset) -> Iterator[np.ndar
         raise _damaged(path, "the number of frames in the pixel data is not that of the header")
 
 
-def rescaled(stored: np.ndarray, slice_: Slice, header: pydicom.Dataset) -> np.ndarray:
+def rescaled(stored: np.ndarray, slice_: DicomSlice, header: pydicom.Dataset) -> np.ndarray:
     """Returns the values of one slice, as `values.rescaled`; in CT, padding becomes air."""
     plane = values.rescaled(stored, slice_.slope, slice_.intercept)
     if slice_.units != "HU":
@@ -124,7 +124,7 @@ def rescaled(stored: np.ndarray, slice_: Slice, header: pydicom.Dataset) -> np.n
     return np.where(air, np.int16(AIR_HU), plane)
 
 
-def is_whole(slice_: Slice) -> bool:
+def is_whole(slice_: DicomSlice) -> bool:
     """Returns whether rescaled values are integers."""
     return slice_.slope == 1 and slice_.intercept.is_integer()
 

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from data_pipelines.errors import printable
 from data_pipelines.files import write_whole
 from data_pipelines.planes import ANATOMICAL, AS_STORED, BACKGROUND, TEXT, Plane, draw_plane
-from data_pipelines.plausible import Sample
+from data_pipelines.plausible import SortedSample
 from data_pipelines.preprocess import Orientation, boxes_from_source
 from data_pipelines.volume import Volume
 from m3djax.ask.field_of_view import FieldOfView
@@ -33,7 +33,7 @@ _BOX, _FRAME = "#f2cc60", "#8b949e"
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PictureRow:
     """Three planes through one place.
 
     Attributes:
@@ -47,7 +47,7 @@ class Row:
     box: np.ndarray | None = None
 
 
-def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row]:
+def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[PictureRow]:
     """Returns a row for every place of the replies; without places, a row for every scan.
 
     Args:
@@ -56,16 +56,18 @@ def rows(fovs: Sequence[FieldOfView], exchanges: Sequence[Exchange]) -> list[Row
     """
     titles = [f"{one.question}  >  {one.reply.text.strip()}" for one in exchanges]
     placed = [
-        Row(title, fovs[0], place.voxels)
+        PictureRow(title, fovs[0], place.voxels)
         for title, one in zip(titles, exchanges, strict=True)
         for place in one.reply.places
     ]
     text = "; ".join(titles) or "Field of view of the model"
     several = len(fovs) > 1
-    return placed or [Row(f"{fov.scan.source}: {text}" if several else text, fov) for fov in fovs]
+    return placed or [
+        PictureRow(f"{fov.scan.source}: {text}" if several else text, fov) for fov in fovs
+    ]
 
 
-def draw(path: epath.PathLike, rows: Sequence[Row], window: ScaleIntensityRange) -> None:
+def draw(path: epath.PathLike, rows: Sequence[PictureRow], window: ScaleIntensityRange) -> None:
     """Writes a PNG, atomically: the scan in three planes, a row for each box.
 
     The planes go through the centre of the box, or of the field of view without a box. A dashed
@@ -118,7 +120,7 @@ class _Shown:
     box: np.ndarray | None
 
     @classmethod
-    def of(cls, row: Row) -> _Shown:
+    def of(cls, row: PictureRow) -> _Shown:
         volume, planes = row.fov.scan, AS_STORED
         if volume.affine is not None:
             volume, planes = Orientation()(volume), ANATOMICAL
@@ -205,5 +207,5 @@ def _slice_of_file(volume: Volume, axis: int, index: int) -> str:
 def _limits(shown: _Shown, window: ScaleIntensityRange) -> tuple[float, float]:
     if shown.volume.units == "HU":
         return window.a_min, window.a_max
-    sample = Sample.of(shown.volume)
+    sample = SortedSample.of(shown.volume)
     return sample.percentile(1), sample.percentile(99)

@@ -20,7 +20,7 @@ from m3djax.generate.sampling import Sampling
 from m3djax.generate.text import RowText
 from m3djax.models.llm.decoder import Decoder
 
-Prompt = Sequence[int]
+PromptIds = Sequence[int]
 OnText = Callable[[int, str], None]
 Ended = Literal["eos", "stop", "length"]
 _SMALLEST = 32  # slots
@@ -95,7 +95,7 @@ class Generator:
 
     def prefix(
         self,
-        prompt: Prompt | None = None,
+        prompt: PromptIds | None = None,
         *,
         embeds: Float[Array, "b n c"] | None = None,
         reserve: int = 1024,
@@ -132,7 +132,7 @@ class Generator:
 
     def __call__(
         self,
-        prompts: Sequence[Prompt] | None = None,
+        prompts: Sequence[PromptIds] | None = None,
         options: Sampling | None = None,
         *,
         embeds: Float[Array, "b n c"] | None = None,
@@ -264,7 +264,7 @@ class Generator:
     def _decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
-    def _batch(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, prompts: Sequence[PromptIds]) -> tuple[np.ndarray, np.ndarray]:
         """Pads prompts on the left with -1, repeats them to full buckets; returns ids, lengths."""
         if not prompts:
             raise ConfigError("there is no prompt.")
@@ -275,7 +275,7 @@ class Generator:
             row[len(row) - len(prompt) :] = prompt
         return ids, lengths
 
-    def _checked(self, prompt: Prompt) -> Prompt:
+    def _checked(self, prompt: PromptIds) -> PromptIds:
         if not len(prompt):
             raise ConfigError("a prompt is empty. Cure: give it at least one token.")
         size = self.model.num_tokens or self.model.vocab_size

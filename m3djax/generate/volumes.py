@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from data_pipelines.errors import ConfigError
 from m3djax.contracts.task import Batch, Task
-from m3djax.generate.generator import Answer, Generator, OnText, Prefix, Prompt
+from m3djax.generate.generator import Answer, Generator, OnText, Prefix, PromptIds
 from m3djax.generate.sampling import Sampling
 from m3djax.inputs.inputs import Inputs
 from m3djax.params import Params
@@ -111,7 +111,7 @@ class VolumeReader:
     def answer(
         self,
         encoded: EncodedVolumes,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[PromptIds],
         options: Sampling | None = None,
         *,
         rows: Sequence[int] | None = None,
@@ -156,7 +156,7 @@ class VolumeReader:
         return [answers[number] for number in range(len(prompts))]
 
     def _rows(
-        self, encoded: EncodedVolumes, prompts: Sequence[Prompt], rows: Sequence[int] | None
+        self, encoded: EncodedVolumes, prompts: Sequence[PromptIds], rows: Sequence[int] | None
     ) -> np.ndarray:
         held = len(encoded.tokens)
         if rows is None:
@@ -183,7 +183,7 @@ class VolumeReader:
         self,
         encoded: EncodedVolumes,
         before: tuple[int, ...],
-        rest: Sequence[Prompt],
+        rest: Sequence[PromptIds],
         options: Sampling,
         rows: np.ndarray,
     ) -> Prefix:

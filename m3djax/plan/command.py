@@ -12,7 +12,7 @@ from m3djax.mesh import sharding
 from m3djax.plan.compile import OutOfMemory, compile_for
 from m3djax.plan.fit import Search
 from m3djax.plan.options import Options
-from m3djax.plan.record import Record, record
+from m3djax.plan.record import PlanRecord, record
 from m3djax.plan.report import show
 from m3djax.plan.targets import TrainStep, target_of
 from m3djax.plan.topology import Topology
@@ -27,7 +27,7 @@ def run(config: Any, wanted: Options) -> None:
         print(f"plan: {wanted.json}")
 
 
-def plan(config: Any, topology: Topology, *, fit: bool = False) -> Record:
+def plan(config: Any, topology: Topology, *, fit: bool = False) -> PlanRecord:
     """Compiles a program for absent devices and returns its memory needs and speed bounds.
 
     Args:

@@ -15,7 +15,7 @@ from m3djax.plan.targets import Target
 from m3djax.plan.topology import Topology
 from m3djax.training import flops
 
-Record = dict[str, Any]
+PlanRecord = dict[str, Any]
 
 
 def config_hash(target: Target, topology: Topology) -> str:
@@ -24,7 +24,7 @@ def config_hash(target: Target, topology: Topology) -> str:
     return hashlib.sha256(json.dumps(serialize.to_json(planned)).encode()).hexdigest()
 
 
-def record(target: Target, topology: Topology, step: Step) -> Record:
+def record(target: Target, topology: Topology, step: Step) -> PlanRecord:
     """Returns the record of a compiled step; bytes, FLOPs and seconds are those of one device."""
     chip, devices = topology.chip, topology.size
     whole = Program(step.text) if step.text else None

@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from m3djax.plan.record import Record
+from m3djax.plan.record import PlanRecord
 
 
-def show(plan: Record) -> None:
+def show(plan: PlanRecord) -> None:
     """Prints a record as tables."""
     console = Console()
     mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items())
@@ -61,7 +61,7 @@ def _collectives_table(rows: Mapping[str, Mapping[str, float]] | None, step: str
     return grid
 
 
-def _bounds_table(plan: Record) -> Table:
+def _bounds_table(plan: PlanRecord) -> Table:
     step = plan["step"]
     columns = {"as it is": plan["bounds"], "products padded": plan["bounds_with_tile_padding"]}
     shown = {name: column for name, column in columns.items() if column}

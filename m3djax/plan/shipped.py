@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_pipelines.files import write_whole
 
 if TYPE_CHECKING:
-    from m3djax.plan.record import Record
+    from m3djax.plan.record import PlanRecord
 
 FOLDER = Path("docs/plans")
 _INTRODUCTION = """\
@@ -79,7 +79,7 @@ class Shipped:
 
         return config_hash(target_of(self.load()), Topology(self.topology, self.slices))
 
-    def make(self) -> Record:
+    def make(self) -> PlanRecord:
         """Makes a new plan; takes minutes."""
         from m3djax.plan.command import plan
         from m3djax.plan.topology import Topology
@@ -88,12 +88,12 @@ class Shipped:
         return {"config": self.config, "overrides": list(self.overrides), **made}
 
 
-def read(folder: Path = FOLDER) -> dict[str, Record]:
+def read(folder: Path = FOLDER) -> dict[str, PlanRecord]:
     """Reads the stored plans, by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def page(plans: Mapping[str, Record]) -> str:
+def page(plans: Mapping[str, PlanRecord]) -> str:
     """Returns the Markdown page with a table of all plans."""
     head = (
         "plan",
@@ -112,7 +112,7 @@ def page(plans: Mapping[str, Record]) -> str:
     return f"{_INTRODUCTION}{table}\nMade with {', '.join(versions)}.\n{_EXPLANATION}"
 
 
-def _row(name: str, plan: Record) -> tuple[str, ...]:
+def _row(name: str, plan: PlanRecord) -> tuple[str, ...]:
     memory, batch, bounds = plan["memory"], plan["batch"], plan["bounds"]
     padded = plan["bounds_with_tile_padding"] or bounds
     used = (memory["peak"] + memory["program"]) / 2**30

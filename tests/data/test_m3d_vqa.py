@@ -26,7 +26,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.fields.image import Image
 from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
-from data_pipelines.placement import Ground, Places
+from data_pipelines.placement import Ground, PlacedCropMasks
 from data_pipelines.prepare import QUARANTINED, Prepare
 from data_pipelines.text.dialogue import DialogueTokens
 from data_pipelines.text.llm_tokenizer import PLAIN, SPECIAL
@@ -311,7 +311,7 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
     }
     assert np.unique(test["mask"]).tolist() == [0, names["aorta"]]
     ask = MaskQuestions(yes_no=0, choice=0, rec_described=1, reg_described=1)
-    others = Places(Ground(train), train["mask"].shape)
+    others = PlacedCropMasks(Ground(train), train["mask"].shape)
     seen = View(train, train["mask"], records.mask_names, others)
     asked = ask.every(seen)
     for kind in ("rec", "rec_described"):
@@ -343,7 +343,7 @@ def test_small_arrays_of_m3d_segs_layout(small: Path, tmp_path: Path) -> None:
     assert np.unique(train["mask"]).tolist() == [0, 1]
     assert np.unique(test["mask"]).tolist() == [0, 1, 2]  # the tumour is not hidden
     ask = MaskQuestions(absent=1.0, yes_no=0, choice=0, reg=0)
-    others = Places(Ground(train), train["mask"].shape)
+    others = PlacedCropMasks(Ground(train), train["mask"].shape)
     seen = View(train, train["mask"], records.mask_names, others)
     lost = ask(seen, np.random.default_rng(0))
     assert lost is not None and lost.label == "spleen"

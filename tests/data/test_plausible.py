@@ -12,7 +12,7 @@ from etils import epath
 from data_pipelines import readers
 from data_pipelines.errors import DataError
 from data_pipelines.oddities import oddities
-from data_pipelines.plausible import Sample, check_values
+from data_pipelines.plausible import SortedSample, check_values
 from data_pipelines.volume import Units, Volume
 from tests.data.scans import oblique, random_volume
 
@@ -136,16 +136,16 @@ def test_a_constant_volume_is_refused(units: Units) -> None:
 
 
 def test_padding_is_lone_and_air_is_not(ct: Volume) -> None:
-    padded = Sample.of(_with(ct, _padded(ct.array, -2000)))
+    padded = SortedSample.of(_with(ct, _padded(ct.array, -2000)))
     assert [value for value, _ in padded.padding] == [-2000]
     assert padded.ordered[0] > -1200
-    assert not Sample.of(_with(ct, ct.array - 1024)).padding  # all of it has neighbours
+    assert not SortedSample.of(_with(ct, ct.array - 1024)).padding  # all of it has neighbours
 
 
 def test_a_sample_of_a_big_volume_sees_all_columns() -> None:
     """A stride that divides the row length would fall on the same columns for ever."""
     array = np.broadcast_to(np.arange(256, dtype=np.int16), (64, 256, 256))
-    sample = Sample.of(_only(np.ascontiguousarray(array), "raw"))
+    sample = SortedSample.of(_only(np.ascontiguousarray(array), "raw"))
     assert len(sample.ordered) < 2_200_000
     assert len(np.unique(sample.ordered)) == 256
 

@@ -28,7 +28,7 @@ from data_pipelines.captions.instructions import Conversation, Describe, Mixture
 from data_pipelines.captions.questions import KINDS, MaskQuestions
 from data_pipelines.captions.scene import bare
 from data_pipelines.errors import ConfigError
-from data_pipelines.placement import Ground, Places, place
+from data_pipelines.placement import Ground, PlacedCropMasks, place
 from data_pipelines.text.directions import Allowed, allowed
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "heart", 6: "aorta"}
@@ -81,7 +81,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 def view(seed: int, shown: dict[str, Any]) -> View:
     window = place(shown["mask"].shape, SIZE, np.random.default_rng((seed, 1)))
-    return View(shown, window.of(shown["mask"], 0), NAMES, Places(Ground(shown), SIZE))
+    return View(shown, window.of(shown["mask"], 0), NAMES, PlacedCropMasks(Ground(shown), SIZE))
 
 
 def true(question: Question, seen: View) -> bool:
@@ -155,7 +155,7 @@ def test_without_a_generator_the_question_follows_from_record_and_crop() -> None
 
 def test_a_volume_that_is_taken_whole_is_asked_for_places_only() -> None:
     shown = record()
-    seen = View(shown, shown["mask"], NAMES, Places(Ground(shown), shown["mask"].shape))
+    seen = View(shown, shown["mask"], NAMES, PlacedCropMasks(Ground(shown), shown["mask"].shape))
     assert {question.kind for question in ASK.every(seen)} == set(PLACES)
 
 

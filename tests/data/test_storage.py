@@ -121,7 +121,7 @@ def test_a_window_reads_only_the_bricks_that_it_touches(tmp_path: Path) -> None:
     expected = records()[1]
     record = open_dataset(write(tmp_path, [records()]), "train", lazy=True)[1]
     image, read = record["image"], []
-    assert isinstance(image, codec.Bricked) and isinstance(record["mask"], codec.Whole)
+    assert isinstance(image, codec.Bricked) and isinstance(record["mask"], codec.WholeArray)
     fetch = image._read
     image._read = lambda numbers: (read.extend(numbers), fetch(numbers))[1]
     np.testing.assert_array_equal(

@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> record.Record:
+def planned(tmp_path_factory: pytest.TempPathFactory) -> record.PlanRecord:
     """The tiny model on a slice of four chips; no data, no TPU."""
     folder = tmp_path_factory.mktemp("plan")
     (folder / "config.py").write_text(CONFIG)
@@ -52,7 +52,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> record.Record:
     return json.loads((folder / "plan.json").read_text())
 
 
-def test_memory_adds_up(planned: record.Record) -> None:
+def test_memory_adds_up(planned: record.PlanRecord) -> None:
     memory = planned["memory"]
     parameters = planned["parameters"]["trained"]
     # Parameters and two moments in float32, in place; the batch is 2 of 8 x 16 x 16 int16.
@@ -62,7 +62,9 @@ def test_memory_adds_up(planned: record.Record) -> None:
     assert 0.9 < memory["free_share"] < 1
 
 
-def test_data_parallel_means_gradients_are_reduced_and_nothing_else(planned: record.Record) -> None:
+def test_data_parallel_means_gradients_are_reduced_and_nothing_else(
+    planned: record.PlanRecord,
+) -> None:
     (kind,) = planned["collectives"]
     row = planned["collectives"][kind]
     assert kind == "all-reduce"
@@ -73,7 +75,7 @@ def test_data_parallel_means_gradients_are_reduced_and_nothing_else(planned: rec
     assert planned["loops_of_unknown_length"] == []
 
 
-def test_work_is_counted(planned: record.Record) -> None:
+def test_work_is_counted(planned: record.PlanRecord) -> None:
     e = tiny.experiment()
     model = flops.model_flops(e.task, specification(e), e.trainable)
     assert planned["flops"]["model"] == model // 4
@@ -87,7 +89,7 @@ def test_work_is_counted(planned: record.Record) -> None:
     assert padded["compute_ms"] > bounds["compute_ms"]
 
 
-def test_the_record_says_what_was_planned(planned: record.Record) -> None:
+def test_the_record_says_what_was_planned(planned: record.PlanRecord) -> None:
     e = tiny.experiment(mesh=(4, 1, 1))
     assert planned["step"] == "train step"
     assert planned["hash"] == record.config_hash(TrainStep(e), Topology("v5e:2x2"))

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Batch, Data
+from data_pipelines.pipeline import Data
+from data_pipelines.stream import Arrays
 from data_pipelines.text.dialogue import DialogueTokens
 from m3djax import params as params_lib
 from m3djax.contracts.findings import EvaluationError
@@ -31,7 +32,7 @@ class Answerer(abc.ABC):
     """A model that answers questions about volumes."""
 
     @abc.abstractmethod
-    def look(self, batch: Batch) -> Any:
+    def look(self, batch: Arrays) -> Any:
         """Encodes volumes; returns the input `seen` of `answer`.
 
         Args:
@@ -68,7 +69,7 @@ class Seeing(Answerer):
     mesh: Mesh
     blind: bool = False
 
-    def look(self, batch: Batch) -> EncodedVolumes:
+    def look(self, batch: Arrays) -> EncodedVolumes:
         """Encodes volumes; see `Answerer.look`."""
         fields = dict(batch)
         if self.blind:
@@ -100,7 +101,7 @@ class TextOnly(Answerer):
     tokens: DialogueTokens
     sampling: Sampling
 
-    def look(self, batch: Batch) -> None:
+    def look(self, batch: Arrays) -> None:
         """Does nothing; see `Answerer.look`."""
 
     def answer(self, seen: Any, questions: Sequence[Row], volumes: Sequence[int]) -> list[Answer]:

@@ -11,7 +11,8 @@ import numpy as np
 from data_pipelines.caption import Question
 from data_pipelines.captions import View
 from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Batch, Data, Source
+from data_pipelines.pipeline import Data, Source
+from data_pipelines.stream import Arrays
 from m3djax.evaluate.answers.table import Row
 
 
@@ -32,7 +33,7 @@ class QuestionedCrop:
       rows: the questions, not yet answered.
     """
 
-    sample: Batch
+    sample: Arrays
     rows: list[Row]
 
 

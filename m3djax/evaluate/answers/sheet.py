@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from data_pipelines import boxes
 from data_pipelines.boxes import Box, read_box
 from data_pipelines.errors import printable
-from data_pipelines.pipeline import Batch
+from data_pipelines.stream import Arrays
 from m3djax.contracts.findings import Picture
 from m3djax.evaluate.answers.numbers import Kind
 from m3djax.evaluate.pictures import BACKGROUND, TEXT
@@ -37,7 +37,7 @@ _QUESTIONS = 3  # questions per crop, or one of each kind if there are more kind
 
 
 def draw(
-    crops: Sequence[Batch], kinds: Sequence[Kind], window: ScaleIntensityRange, folder: epath.Path
+    crops: Sequence[Arrays], kinds: Sequence[Kind], window: ScaleIntensityRange, folder: epath.Path
 ) -> tuple[Picture, ...]:
     """Writes a PNG into `folder`, and returns it with its caption.
 
@@ -74,7 +74,7 @@ def draw(
     return (Picture(FILE, caption + (_BOXES if any(drawn) else "")),)
 
 
-def _questions(crop: Batch, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:
+def _questions(crop: Arrays, kinds: Sequence[Kind]) -> list[tuple[Kind, int]]:
     """Returns the first questions of each kind about a crop: the kind, and the number within it."""
     key = int(crop["record"]), int(crop["crop"])
     each = max(1, _QUESTIONS // len(kinds))
@@ -125,7 +125,7 @@ def _boxes(kind: Kind, number: int) -> dict[str, Box]:
     return {colour: box for colour, box in found.items() if box is not None}
 
 
-def _slice(cell: Axes, crop: Batch, drawn: Mapping[str, Box], window: ScaleIntensityRange) -> None:
+def _slice(cell: Axes, crop: Arrays, drawn: Mapping[str, Box], window: ScaleIntensityRange) -> None:
     """Draws an axial slice, through the middle of the true box if there is one."""
     image: Float[np.ndarray, "d h w"] = crop["image"][..., 0] * crop["scale"] + crop["offset"]
     depth, height, width = image.shape

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.datasets.records import Record
 from m3djax.contracts.evaluator import Batch
 from m3djax.contracts.share import Share
 from m3djax.evaluate.tiles import Tiles
 from m3djax.step import sample_keys
 
-Record = dict[str, Any]
 FIELDS = ("image", "scale", "offset", "key", "inside", "scored")
 """Fields of a batch that `fill` takes."""
 

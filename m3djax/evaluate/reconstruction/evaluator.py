@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from data_pipelines.datasets import open_dataset
+from data_pipelines.datasets.records import Record
 from data_pipelines.pipeline import Data
 from m3djax.contracts import statistics
 from m3djax.contracts.evaluator import Batch, Evaluator, Pass, Predictions, Subject
@@ -19,7 +20,7 @@ from m3djax.contracts.scores import OWN, Column, Scores
 from m3djax.contracts.share import Share
 from m3djax.contracts.units import Units
 from m3djax.evaluate.loop import place, split_rows
-from m3djax.evaluate.reconstruction.crops import FIELDS, HiddenCrops, Record
+from m3djax.evaluate.reconstruction.crops import FIELDS, HiddenCrops
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
 from m3djax.evaluate.reconstruction.present import caption, present
 from m3djax.evaluate.tiles import cut

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from data_pipelines.datasets.records import Record
 from m3djax.evaluate import pictures
-from m3djax.evaluate.reconstruction.crops import Record
 from m3djax.evaluate.tiles import Tiles
 from m3djax.inputs.inputs import ScaleIntensityRange
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from rouge_score.rouge_scorer import RougeScorer
 
-Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+RougeType = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Overlap:
     f: float
 
 
-def rouge(candidate: str, reference: str, *, stemmed: bool = False) -> dict[Kind, Overlap]:
+def rouge(candidate: str, reference: str, *, stemmed: bool = False) -> dict[RougeType, Overlap]:
     """Returns the overlap in words (1), pairs of words (2) and longest common subsequences.
 
     The subsequences are of the whole text (L) or of each line (Lsum).
@@ -45,4 +45,4 @@ def rouge(candidate: str, reference: str, *, stemmed: bool = False) -> dict[Kind
 
 @functools.cache
 def _scorer(stemmed: bool) -> RougeScorer:
-    return RougeScorer(list(get_args(Kind)), use_stemmer=stemmed)
+    return RougeScorer(list(get_args(RougeType)), use_stemmer=stemmed)
