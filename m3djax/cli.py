@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +16,8 @@ from data_pipelines.program import program
 from m3djax.config import files, help_texts, registry
 from m3djax.config.files import load_config
 
-QUICKSTART = {
-    "configs/quickstart.py": "a small 3D ViT, pretrained by masked autoencoding",
-    "configs/quickstart_clip.py": "the same ViT and a text encoder, trained contrastively",
-    "configs/quickstart_text_only.py": "SmolLM2-135M, tuned on questions about crops, no images",
-    "configs/quickstart_ask.py": "the same language model with the ViT, on the same questions",
-}
+_ALLOW = "--allow PACKAGE: load the classes of your own package that a saved config names"
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit status that a shell shows for `yes | head`
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,11 +26,35 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
       arguments: the verb and its arguments; None takes those of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # an error at the interpreter's exit could not be caught
+    except BrokenPipeError:
+        if not _drop_closed_pipes():
+            raise
+        return _CLOSED_PIPE
+
+
+def _drop_closed_pipes() -> bool:
+    """Points standard streams without a reader to the null device; returns whether one was."""
+    dropped = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream, 0)  # the end of the pipe is reported in any case
+        if poll.poll(0):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            dropped = True
+    return dropped
+
+
+def _run(arguments: list[str]) -> int:
+    """Runs a verb; prints an error of the user's files as one line and returns its status."""
     usage = f"usage: {program()} VERB ... [--allow PACKAGE]\n\n" + "\n".join(
         f"  {name:12}{verb.__doc__}" for name, verb in VERBS.items()
     )
-    usage += "\n\n--allow PACKAGE: load the classes of your own package that a saved config names"
+    usage += f"\n\n{_ALLOW}"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else 2
@@ -75,50 +98,12 @@ def _quickstart(arguments: list[str]) -> int:
     """Runs all stages on real CT: fetch, prepare, pretrain, captions, questions, evaluation."""
     if arguments:
         return _usage("quickstart (it takes no options)", arguments)
-    count = len(QUICKSTART) + 2
-    print(f"1/{count} scans: fetch and prepare", flush=True)
-    if status := _prepare(["sample_ct"]):
+    from m3djax import quickstart
+
+    if status := quickstart.prepare_scans():
         return status
     set_up_jax()
-    from m3djax.evaluate.run import evaluate
-    from m3djax.training.train import train
-
-    print(f"2/{count} a language model: fetch and convert", flush=True)
-    _import_language_model()
-    found = []
-    for number, (config, what) in enumerate(QUICKSTART.items(), 3):
-        print(f"{number}/{count} {what}", flush=True)
-        experiment = load_config(config)
-        folder = train(experiment)
-        found += [evaluate(folder)] if experiment.evaluators else []
-    print("\n" + "\n".join(results.summary() for results in found) + "\n")
-    print(f"report:    {found[-1].report}  (all stages; open it in a browser)")
-    for results in found:
-        print(f"numbers:   {results.folder}/evaluation/results.json")
-    print(f"curves:    tensorboard --logdir {found[0].folder.parent}")
-    call = program()
-    print(f'try next:  {call} ask {found[-1].folder} YOUR_SCAN "Does it show the liver?"')
-    print(f"           {call} train configs/quickstart.py --name mine --task.mask-ratio 0.5")
-    print(f"           {call} evaluate runs/mine")
-    print(f"           {call} prepare folder --source YOUR_SCANS --units HU --out data/mine")
-    failed = [str(results.folder) for results in found if not results.passed]
-    if failed:
-        print(f"FAILED: {', '.join(failed)}: not better than the baseline beyond the interval.")
-    return 1 if failed else 0
-
-
-def _import_language_model() -> None:
-    """Converts SmolLM2 with M3D's new tokens for the quickstart, unless that is already done."""
-    from m3djax.convert.run import Convert
-    from m3djax.runs import weights
-    from m3djax.runs.checkpoint import CheckpointError
-
-    config = files.load_module("configs/quickstart_ask.py")
-    try:
-        weights.newest_readable(config.WEIGHTS)
-        print(f"{config.WEIGHTS} is there")
-    except CheckpointError:
-        print(Convert(config.NAME, config.WEIGHTS).load(config.get_config()))
+    return quickstart.train_all()
 
 
 def _inspect(arguments: list[str]) -> int:
@@ -198,7 +183,7 @@ def _plan(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     """Measures a run on held-out scans and writes its report: RUN."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        return _usage("evaluate RUN", arguments)
+        return _usage(f"evaluate RUN [--allow PACKAGE]\n\n{_ALLOW}", arguments)
     set_up_jax()
     from m3djax.evaluate.run import evaluate
     from m3djax.mesh import distributed
@@ -208,6 +193,17 @@ def _evaluate(arguments: list[str]) -> int:
     return 0 if passed else 1
 
 
+def _compare(arguments: list[str]) -> int:
+    """Shows the differences of two evaluated runs, in pairs of samples: RUN_A RUN_B."""
+    if len(arguments) != 2 or help_texts.is_asked(arguments):
+        return _usage("compare RUN_A RUN_B", arguments)
+    from m3djax.evaluate import compare_command
+
+    first, second = arguments
+    compare_command.show(first, second)
+    return 0
+
+
 def _convert(arguments: list[str]) -> int:
     """Converts published weights, in or out: SOURCE OUT [--layout NAME] [--config CONFIG] ...."""
     import tyro
@@ -215,7 +211,13 @@ def _convert(arguments: list[str]) -> int:
     from m3djax.convert.options import ConvertOptions
 
     prog = f"{program()} convert"
-    options, rest = tyro.cli(ConvertOptions, args=arguments, prog=prog, return_unknown_args=True)
+    options, rest = tyro.cli(
+        ConvertOptions,
+        args=arguments,
+        prog=prog,
+        description=_with_allow(ConvertOptions),
+        return_unknown_args=True,
+    )
     set_up_jax()
     from m3djax.convert.run import Convert
 
@@ -247,7 +249,7 @@ def _ask(arguments: list[str]) -> int:
     """Asks a model about a scan: RUN SCAN ["QUESTION" ...] [--at ...] [--report FILE] ...."""
     from m3djax.ask.options import AskOptions
 
-    options = _options(AskOptions, "ask", arguments)
+    options = _options(AskOptions, "ask", arguments, _with_allow(AskOptions))
     set_up_jax()
     from m3djax.ask.command import Ask
 
@@ -261,12 +263,28 @@ def _usage(text: str, arguments: list[str]) -> int:
     return 0 if asked else 2
 
 
-def _options(cls: type, verb: str, arguments: list[str]) -> dict[str, Any]:
-    """Returns the values of a verb's options by name. Slow imports come after this call."""
+def _options(
+    cls: type, verb: str, arguments: list[str], description: str | None = None
+) -> dict[str, Any]:
+    """Returns the values of a verb's options by name. Slow imports come after this call.
+
+    Args:
+      cls: the dataclass of the options.
+      verb: the verb.
+      arguments: the command line after the verb.
+      description: text of the help above the options; None takes it from the docstring.
+    """
     import tyro
 
-    found: Any = tyro.cli(cls, args=arguments, prog=f"{program()} {verb}")
+    prog = f"{program()} {verb}"
+    found: Any = tyro.cli(cls, args=arguments, prog=prog, description=description)
     return vars(found)
+
+
+def _with_allow(cls: type) -> str:
+    """Returns the help of the options of a verb that reads saved configs: with --allow."""
+    text, _, _ = (inspect.getdoc(cls) or "").partition("Attributes:")
+    return f"{text.strip()}\n\n{_ALLOW}"
 
 
 def _with_fields(verb: str, path: str, arguments: list[str]) -> Any:
@@ -303,6 +321,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "compare": _compare,
     "convert": _convert,
     "chat": _chat,
     "ask": _ask,

@@ -1,16 +1,23 @@
-"""Configs of optimizers. Their method `build` makes the optax transformation."""
+"""Configs of optimizers. Their method `build` makes the optax transformation.
+
+Optax is slow to import and the flags of a config do not need it, so methods import it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
-from typing import Literal
-
-import jax
-import optax
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from data_pipelines.errors import ConfigError
+from m3djax.params import FlatParams
+
+if TYPE_CHECKING:
+    import optax
+
+_Update = Callable[[FlatParams, FlatParams], FlatParams]
+"""A function of updates and parameters that returns changed updates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +66,8 @@ class AdamW:
 
     def rate(self, steps: int) -> optax.Schedule:
         """Returns the learning rate as a function of the step, for a run of `steps` steps."""
+        import optax
+
         warmup = round(self.warmup * steps)
         rest = max(steps - warmup, 1)
         peak = self.learning_rate
@@ -86,6 +95,8 @@ class AdamW:
         Raises:
           ConfigError: a group matches no parameter.
         """
+        import optax
+
         paths = list(paths)
         for group in groups:
             if not any(re.match(group.pattern, path) for path in paths):
@@ -99,8 +110,8 @@ class AdamW:
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
             optax.scale_by_adam(self.b1, self.b2, self.eps),
-            _add_decay(decay),
-            _scale(scale),
+            optax.stateless(_add_decay(decay)),
+            optax.stateless(_scale(scale)),
             optax.scale_by_learning_rate(self.rate(steps)),
         )
 
@@ -116,16 +127,9 @@ def _group_of(path: str, groups: tuple[Group, ...]) -> Group:
     return next(matching, Group(""))
 
 
-def _add_decay(decay: Mapping[str, float]) -> optax.GradientTransformation:
-    def update(updates: dict[str, jax.Array], params: dict[str, jax.Array]) -> dict:
-        return {path: u + decay[path] * params[path] for path, u in updates.items()}
-
-    return optax.stateless(update)
+def _add_decay(decay: Mapping[str, float]) -> _Update:
+    return lambda updates, params: {p: u + decay[p] * params[p] for p, u in updates.items()}
 
 
-def _scale(scale: Mapping[str, float]) -> optax.GradientTransformation:
-    def update(updates: dict[str, jax.Array], params: dict[str, jax.Array]) -> dict:
-        del params
-        return {path: u * scale[path] for path, u in updates.items()}
-
-    return optax.stateless(update)
+def _scale(scale: Mapping[str, float]) -> _Update:
+    return lambda updates, params: {p: u * scale[p] for p, u in updates.items()}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
 
@@ -20,6 +19,8 @@ from m3djax.mesh import sharding
 from m3djax.params import FlatParams
 
 if TYPE_CHECKING:
+    import optax
+
     from m3djax.experiment import Experiment
 
 Metrics = dict[str, Array]
@@ -78,6 +79,8 @@ class Trainer:
 
         If the loss or a gradient is not finite, parameters and moments stay unchanged.
         """
+        import optax  # slow to import; configs import this module
+
         keys = sample_keys(seed, state.step, self.experiment.data.batch_size)
         total, loss, grads = self._gradients(state, batch, keys)
         updates, opt_state = self.optimizer(state.trainable).update(

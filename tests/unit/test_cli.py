@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,9 +31,56 @@ def test_usage_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(verb in usage for verb in VERBS)
     assert main(["trian"]) == 2
     assert "no verb 'trian'" in capsys.readouterr().err
-    for verb in ("quickstart", "train", "plan", "evaluate"):
+    for verb in ("quickstart", "train", "plan", "evaluate", "compare"):
         assert main([verb, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: python run.py {verb} ")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "convert", "ask"])
+def test_help_of_verbs_that_read_saved_configs_shows_allow(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        assert main([verb, "--help"]) == 0
+    except SystemExit as end:  # tyro's way to end
+        assert end.code == 0
+    assert "--allow PACKAGE: load the classes of your own package" in capsys.readouterr().out
+
+
+def test_allow_needs_a_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "runs/own", "--allow"]) == 1
+    assert "--allow names no package. Cure: --allow PACKAGE." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+@pytest.mark.parametrize("arguments, status", [(["--help"], 0), (["evaluate"], 2)])
+def test_a_verb_ends_quietly_when_its_reader_is_gone(
+    arguments: list[str], status: int, closed: str, unbuffered: str
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    done = subprocess.run(command, **streams, env=environment, text=True)
+    os.close(writer)
+    writes_there = closed == ("stderr" if status else "stdout")
+    assert done.returncode == (128 + signal.SIGPIPE if writes_there else status)
+    assert "Traceback" not in f"{done.stdout}{done.stderr}"
+    assert "Exception ignored" not in f"{done.stdout}{done.stderr}"
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(arguments: list[str]) -> int:
+        raise BrokenPipeError("a server hung up")
+
+    monkeypatch.setitem(VERBS, "send", send)
+    with tempfile.TemporaryFile("w") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", out)
+        with pytest.raises(BrokenPipeError, match="a server hung up"):
+            main(["send"])
 
 
 @pytest.mark.parametrize(

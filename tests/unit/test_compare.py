@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from m3djax.cli import main
 from m3djax.contracts.findings import EvaluationError
 from m3djax.contracts.scores import Column, Scores, present_means
 from m3djax.contracts.units import Units
@@ -31,9 +32,11 @@ def scores(shift: float = 0.0, patients: int = PATIENTS, **changes: Any) -> Scor
     return Scores((dataclasses.replace(column, **changes), baseline))
 
 
-def run(folder: pathlib.Path, name: str, table: Scores) -> epath.Path:
+def run(
+    folder: pathlib.Path, name: str, table: Scores, evaluator: str = "organs"
+) -> epath.Path:
     """A run that was evaluated."""
-    place = epath.Path(folder) / name / FOLDER / "organs"
+    place = epath.Path(folder) / name / FOLDER / evaluator
     place.mkdir(parents=True)
     table.write(place)
     return epath.Path(folder) / name
@@ -97,3 +100,34 @@ def test_the_table_is_read_as_it_was_written(tmp_path: pathlib.Path) -> None:
 def test_runs_that_were_not_measured_alike_are_refused(other: Scores, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         compare_scores(scores(), other)
+
+
+def test_the_verb_prints_a_table_for_each_common_evaluator(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    first, second = run(tmp_path, "first", scores()), run(tmp_path, "second", scores(0.05))
+    run(tmp_path, "second", scores(), "probe")
+    assert main(["compare", str(first), str(second)]) == 0
+    printed = capsys.readouterr().out
+    (difference,) = compare(first, second, "organs")
+    low, high = difference.interval
+    assert printed.split()[0] == "organs"
+    row = next(line.split() for line in printed.splitlines() if "dice" in line)
+    means = [f"{mean:.4g}" for mean in difference.means]
+    interval = [f"[{low:+.4g},", f"{high:+.4g}]"]
+    assert row == ["test", "dice", "30", *means, f"{difference.value:+.4g}", *interval]
+    assert f"scores of {second} alone: probe" in printed.replace("\n", "")
+
+
+def test_the_verb_refuses_runs_without_a_common_evaluator(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = run(tmp_path, "first", scores()), run(tmp_path, "second", scores(), "probe")
+    assert main(["compare", str(first), str(second)]) == 1
+    assert f"{first} has scores of organs, and {second} of probe. Cure: " in capsys.readouterr().err
+    assert main(["compare", str(first), str(tmp_path)]) == 1
+    error = f"{tmp_path}/evaluation: there are no scores. Cure: python run.py evaluate {tmp_path}."
+    assert error in capsys.readouterr().err
+    assert main(["compare", str(first)]) == 2
+    assert "usage: python run.py compare RUN_A RUN_B" in capsys.readouterr().err

@@ -8,7 +8,6 @@ from etils import epath
 
 from m3djax.contracts.evaluator import Subject
 from m3djax.runs import run_folder
-from m3djax.runs.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Beside:
         """
         if not self.run and not self.untrained:
             return own
+        from m3djax.runs.model import Model  # imports Orbax, which configs do not need
+
         read = Model.untrained if self.untrained else Model.open
         found = read(epath.Path(self.run) if self.run else own.run, own.mesh)
         return dataclasses.replace(

@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Float
 from data_pipelines.errors import ConfigError
 from m3djax.mesh import sharding
 from m3djax.models.attention.blocked import blocked_attention
-from m3djax.models.attention.splash import splash_attention
 
 Implementation = Literal["auto", "xla", "blocked", "splash", "cudnn"]
 # With fewer keys or queries the scores are small, and "xla" is the fastest implementation.
@@ -62,6 +61,8 @@ def dot_product_attention(
         implementation = choose(platform, query, key, mask)
     function: Callable[..., Array]
     if implementation == "splash":
+        from m3djax.models.attention.splash import splash_attention  # Pallas is slow to import
+
         function = functools.partial(splash_attention, causal=causal, interpret=platform != "tpu")
     elif implementation == "blocked":
         # One head at a time fits the caches of a CPU. Other devices are faster with all heads.
