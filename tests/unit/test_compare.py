@@ -32,9 +32,7 @@ def scores(shift: float = 0.0, patients: int = PATIENTS, **changes: Any) -> Scor
     return Scores((dataclasses.replace(column, **changes), baseline))
 
 
-def run(
-    folder: pathlib.Path, name: str, table: Scores, evaluator: str = "organs"
-) -> epath.Path:
+def run(folder: pathlib.Path, name: str, table: Scores, evaluator: str = "organs") -> epath.Path:
     """A run that was evaluated."""
     place = epath.Path(folder) / name / FOLDER / evaluator
     place.mkdir(parents=True)

@@ -45,7 +45,9 @@ def test_help_imports_nothing_that_computes_or_reads(verb: str, tmp_path: Path) 
     assert imported(tmp_path, verb, "--help").isdisjoint((*COMPUTES, *READS))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train"], ["plan"], ["evaluate", "--help"], ["compare"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train"], ["plan"], ["evaluate", "--help"], ["compare"]]
+)
 def test_usage_imports_nothing_at_all(arguments: list[str], tmp_path: Path) -> None:
     assert imported(tmp_path, *arguments).isdisjoint((*COMPUTES, *READS, "numpy", "tyro"))
 
