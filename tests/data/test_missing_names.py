@@ -28,7 +28,7 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.placement import Placement
 from tests.data.organ_scans import data, take
-from tests.data.words import WordLengths
+from tests.data.words import AnswerLengths
 
 IMAGE: dict[str, Field] = {"image": Image()}
 ASK = MaskQuestions()
@@ -117,14 +117,6 @@ class Own(CaptionSource):
 
     def __call__(self, view: View, rng: np.random.Generator | None) -> Caption | None:
         return None
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerLengths(WordLengths):
-    """The words of the answer, whether or not there is a question."""
-
-    def of(self, caption: Caption, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        return self(caption.text, rng)
 
 
 @pytest.mark.parametrize(

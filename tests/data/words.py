@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.caption import Caption
 from data_pipelines.specs import ArraySpec
 from data_pipelines.text.base import Tokens
 
@@ -45,3 +46,11 @@ class WordLengths(Tokens):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join("x" * int(length) for length in token_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerLengths(WordLengths):
+    """The words of the answer, whether or not there is a question."""
+
+    def of(self, caption: Caption, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+        return self(caption.text, rng)
