@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines.errors import DataError
-from m3djax.convert.name_map import Linear, Rule
+from m3djax.convert.name_map import Rule, linear, norm
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
 from m3djax.models.mlp import Mlp
 from m3djax.models.multi_head import Attention
@@ -42,18 +42,18 @@ def encoder(prefix: str = "", ours: str = "text", *, pooler: bool = False) -> tu
             )
             for name, theirs in tables.items()
         ),
-        *_norm(f"{prefix}embeddings.LayerNorm", f"{ours}/embeddings/norm"),
+        *norm(f"{prefix}embeddings.LayerNorm", f"{ours}/embeddings/norm"),
         *(
             rule
             for part in ("query", "key", "value")
-            for rule in _linear(f"{layer}.attention.self.{part}", f"{block}/attention/{part}")
+            for rule in linear(f"{layer}.attention.self.{part}", f"{block}/attention/{part}")
         ),
-        *_linear(f"{layer}.attention.output.dense", f"{block}/attention/out"),
-        *_norm(f"{layer}.attention.output.LayerNorm", f"{block}/norm1"),
-        *_linear(f"{layer}.intermediate.dense", f"{block}/mlp/fc1"),
-        *_linear(f"{layer}.output.dense", f"{block}/mlp/fc2"),
-        *_norm(f"{layer}.output.LayerNorm", f"{block}/norm2"),
-        *(_linear(f"{prefix}pooler.dense", f"{ours}/pooler") if pooler else ()),
+        *linear(f"{layer}.attention.output.dense", f"{block}/attention/out"),
+        *norm(f"{layer}.attention.output.LayerNorm", f"{block}/norm1"),
+        *linear(f"{layer}.intermediate.dense", f"{block}/mlp/fc1"),
+        *linear(f"{layer}.output.dense", f"{block}/mlp/fc2"),
+        *norm(f"{layer}.output.LayerNorm", f"{block}/norm2"),
+        *(linear(f"{prefix}pooler.dense", f"{ours}/pooler") if pooler else ()),
         *(() if pooler else _unused(f"{prefix}pooler.dense.weight", f"{prefix}pooler.dense.bias")),
         # Old versions store these ids; here they are computed.
         *_unused(f"{prefix}embeddings.position_ids", f"{prefix}embeddings.token_type_ids"),
@@ -65,10 +65,10 @@ def masked_language_head(layout: str, ours: str = "mlm_head") -> tuple[Rule, ...
 
     The head is tied to the table of words. BERT's next-sentence head is ignored.
     """
-    transform, norm, top = HEADS[layout]
+    transform, transform_norm, top = HEADS[layout]
     return (
-        *_linear(transform, f"{ours}/transform"),
-        *_norm(norm, f"{ours}/norm"),
+        *linear(transform, f"{ours}/transform"),
+        *norm(transform_norm, f"{ours}/norm"),
         Rule(f"{top}.bias", f"{ours}/vocabulary_bias"),
         *_unused(f"{top}.decoder.weight", f"{top}.decoder.bias"),  # `read_bert` checks them
         *_unused("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
@@ -122,17 +122,6 @@ def config_of(model: Bert) -> dict[str, Any]:
         "layer_norm_eps": embeddings.norm_eps,
         "hidden_act": block.mlp.hidden_act,
     }
-
-
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"{theirs}.weight", f"{ours}/kernel", Linear()),
-        Rule(f"{theirs}.bias", f"{ours}/bias"),
-    )
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")
 
 
 def _unused(*names: str) -> tuple[Rule, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from data_pipelines.errors import ConfigError, printable
@@ -45,7 +45,7 @@ class Layout:
         return dataclasses.replace(experiment, adapters=None, trainable=".*", groups=())
 
 
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: dict[str, Layout] = {
     "m3d_clip": Layout(
         "M3D-CLIP (model.safetensors)",
         ("vision", "text", "vision_head", "text_head", "objective"),
@@ -81,6 +81,18 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "m3djax": Layout("any task: a tensor for each parameter, under its own name", (), None),
 }
+"""The layouts by name. The module of a config, or a package that it imports, may add its own."""
+
+
+def layout_of(name: str) -> Layout:
+    """Returns the layout with a name.
+
+    Raises:
+      ConfigError: there is no such layout.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"layout {name!r} is not known. Cure: one of {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
 
 
 def own_names(paths: Iterable[str]) -> tuple[Rule, ...]:
@@ -96,10 +108,11 @@ def rules_of(name: str, experiment: Experiment) -> tuple[Rule, ...]:
     """Returns the map of a layout for an experiment's task.
 
     Raises:
-      ConfigError: the task lacks a component of the layout, or has one with parameters that the
-        layout does not know; or the layout has adapters and the experiment does not.
+      ConfigError: there is no such layout; the task lacks a component of it, or has one with
+        parameters that the layout does not know; or the layout has adapters and the experiment
+        does not.
     """
-    layout, task = LAYOUTS[name], experiment.task
+    layout, task = layout_of(name), experiment.task
     if layout.adapted and experiment.adapters is None:
         raise ConfigError(
             f"layout {name} has adapters, and the config has none. Cure: a --config with "

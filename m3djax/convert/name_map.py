@@ -185,6 +185,19 @@ class Rule:
         return layer - first if first <= layer < end else None
 
 
+def linear(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Returns the rules of a linear layer of torch: a matrix (out, in), and a bias (out,)."""
+    return (
+        Rule(f"{theirs}.weight", f"{ours}/kernel", Linear()),
+        Rule(f"{theirs}.bias", f"{ours}/bias"),
+    )
+
+
+def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Returns the rules of a layer norm of torch: scale and bias."""
+    return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")
+
+
 def load(
     theirs: Arrays, rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:

@@ -10,9 +10,6 @@ from typing import Literal
 
 import tyro
 
-LayoutName = Literal[
-    "auto", "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora", "llm", "m3djax"
-]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -27,7 +24,9 @@ class ConvertOptions:
       source: the file or folder to read.
       out: import: the folder to write. Export: a .safetensors file, or a folder for shards of 5 GB.
       config: import: the experiment that gets the weights; its fields are flags, too.
-      layout: layout of the names; "auto" recognises it (import only).
+      layout: layout of the names: "m3d_clip", "m3d_vit", "bert", "m3d_lamed", "m3d_lamed_lora",
+        "llm", "m3djax", or one that the package of the config adds to `convert.layouts.LAYOUTS`.
+        "auto" recognises it (import only).
       prefix: read only names with this prefix, such as "module.", and remove it from them.
       positions_from: number of patches (D, H, W) of the file's position table. The table is
         interpolated to the grid of the config. Zeros: both grids must be equal.
@@ -38,7 +37,7 @@ class ConvertOptions:
     source: tyro.conf.Positional[str]
     out: tyro.conf.Positional[str]
     config: str = "configs/m3d/clip_released.py"
-    layout: LayoutName = "auto"
+    layout: str = "auto"
     prefix: str = ""
     positions_from: tuple[int, int, int] = (0, 0, 0)
     dtype: Dtype = "float32"

@@ -59,7 +59,7 @@ class Convert(ConvertOptions):
         if self.layout == "auto":
             raise ConfigError(f"export needs --layout: one of {', '.join(layouts.LAYOUTS)}.")
         experiment = run_folder.read_experiment(self.source)
-        layout = layouts.LAYOUTS[self.layout]
+        layout = layouts.layout_of(self.layout)
         rules = layouts.rules_of(self.layout, experiment)
         paths = {path for rule in rules for path in rule.paths}
         shapes = abstract_params(layout.stored(experiment), layout.components)
@@ -99,10 +99,10 @@ class Convert(ConvertOptions):
             return language.load(Path(self.source), self.out, experiment)
         path = _find(Path(self.source))
         tensors = self._tensors(path)
-        layout: str = self.layout
+        layout = self.layout
         if layout == "auto":
             layout = layouts.recognise(list(tensors), experiment, path)
-        known = layouts.LAYOUTS[layout]
+        known = layouts.layout_of(layout)
         rules = layouts.rules_of(layout, experiment)
         experiment = known.stored(experiment)
         aside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(known.aside)}

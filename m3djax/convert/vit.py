@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data_pipelines.errors import ConfigError
-from m3djax.convert.name_map import Fused, HeadRow, Linear, PatchConv, Rule, Same
+from m3djax.convert.name_map import Fused, HeadRow, PatchConv, Rule, Same, linear, norm
 from m3djax.models.encoder import Encoder
 from m3djax.models.patches import Size
 from m3djax.models.transformer import Transformer
@@ -35,14 +35,14 @@ def monai_vit(vision: Encoder, prefix: str, ours: str = "vision") -> tuple[Rule,
         Rule(
             f"{prefix}patch_embedding.position_embeddings", f"{ours}/positions/table", Same(lead=1)
         ),
-        *_linear(f"{prefix}patch_embedding.patch_embeddings.1", f"{ours}/patch_embed"),
-        *_norm(f"{prefix}blocks.{{i}}.norm1", f"{block}/norm1"),
-        *_norm(f"{prefix}blocks.{{i}}.norm2", f"{block}/norm2"),
+        *linear(f"{prefix}patch_embedding.patch_embeddings.1", f"{ours}/patch_embed"),
+        *norm(f"{prefix}blocks.{{i}}.norm1", f"{block}/norm1"),
+        *norm(f"{prefix}blocks.{{i}}.norm2", f"{block}/norm2"),
         _qkv(f"{prefix}blocks.{{i}}.attn.qkv", f"{block}/attention", "weight"),
-        *_linear(f"{prefix}blocks.{{i}}.attn.out_proj", f"{block}/attention/out"),
-        *_linear(f"{prefix}blocks.{{i}}.mlp.linear1", f"{block}/mlp/fc1"),
-        *_linear(f"{prefix}blocks.{{i}}.mlp.linear2", f"{block}/mlp/fc2"),
-        *_norm(f"{prefix}norm", f"{ours}/norm"),
+        *linear(f"{prefix}blocks.{{i}}.attn.out_proj", f"{block}/attention/out"),
+        *linear(f"{prefix}blocks.{{i}}.mlp.linear1", f"{block}/mlp/fc1"),
+        *linear(f"{prefix}blocks.{{i}}.mlp.linear2", f"{block}/mlp/fc2"),
+        *norm(f"{prefix}norm", f"{ours}/norm"),
     )
 
 
@@ -61,7 +61,7 @@ def timm_vit(patch_size: Size, prefix: str = "", ours: str = "vision") -> tuple[
         ),
         Rule(f"{prefix}patch_embed.proj.bias", f"{ours}/patch_embed/bias"),
         *_timm_blocks(f"{prefix}blocks", f"{ours}/transformer/block"),
-        *_norm(f"{prefix}norm", f"{ours}/norm"),
+        *norm(f"{prefix}norm", f"{ours}/norm"),
     )
 
 
@@ -69,37 +69,27 @@ def timm_mae(patch_size: Size) -> tuple[Rule, ...]:
     """Returns the map of a masked autoencoder (fixed decoder positions) with timm's names."""
     return (
         *timm_vit(patch_size),
-        *_linear("decoder_embed", "mae_decoder/embed"),
+        *linear("decoder_embed", "mae_decoder/embed"),
         Rule("mask_token", "mae_decoder/mask_token", Same(lead=2)),
         Rule("decoder_pos_embed", ()),  # a fixed sin-cos table, computed here
         *_timm_blocks("decoder_blocks", "mae_decoder/transformer/block"),
-        *_norm("decoder_norm", "mae_decoder/norm"),
-        *_linear("decoder_pred", "mae_decoder/predict"),
+        *norm("decoder_norm", "mae_decoder/norm"),
+        *linear("decoder_pred", "mae_decoder/predict"),
     )
 
 
 def _timm_blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
-        *_norm(f"{theirs}.{{i}}.norm1", f"{ours}/norm1"),
-        *_norm(f"{theirs}.{{i}}.norm2", f"{ours}/norm2"),
+        *norm(f"{theirs}.{{i}}.norm1", f"{ours}/norm1"),
+        *norm(f"{theirs}.{{i}}.norm2", f"{ours}/norm2"),
         _qkv(f"{theirs}.{{i}}.attn.qkv", f"{ours}/attention", "weight"),
         _qkv(f"{theirs}.{{i}}.attn.qkv", f"{ours}/attention", "bias"),
-        *_linear(f"{theirs}.{{i}}.attn.proj", f"{ours}/attention/out"),
-        *_linear(f"{theirs}.{{i}}.mlp.fc1", f"{ours}/mlp/fc1"),
-        *_linear(f"{theirs}.{{i}}.mlp.fc2", f"{ours}/mlp/fc2"),
+        *linear(f"{theirs}.{{i}}.attn.proj", f"{ours}/attention/out"),
+        *linear(f"{theirs}.{{i}}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear(f"{theirs}.{{i}}.mlp.fc2", f"{ours}/mlp/fc2"),
     )
 
 
 def _qkv(theirs: str, ours: str, leaf: str) -> Rule:
     name = "kernel" if leaf == "weight" else "bias"
     return Rule(f"{theirs}.{leaf}", tuple(f"{ours}/{part}/{name}" for part in _QKV), Fused(3))
-
-
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}/kernel", Linear()), Rule(
-        f"{theirs}.bias", f"{ours}/bias"
-    )
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")

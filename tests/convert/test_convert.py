@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.m3d import clip_released
+from data_pipelines.errors import ConfigError
 from data_pipelines.fields.text import Text
 from data_pipelines.text.tokens import ReportTokens
 from m3djax import cli, params
@@ -229,6 +230,39 @@ def test_what_does_not_fit_is_named(
     with pytest.raises(CheckpointError, match=message):
         convert.load(CLIP)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_layout_is_refused_with_the_known_ones(
+    source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ConfigError, match="layout 'clip' is not known. Cure: one of m3d_clip, "):
+        Convert(str(source), str(tmp_path / "out"), layout="clip").load(CLIP)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_package_adds_a_layout(
+    published: dict[str, np.ndarray], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names start with another word; it is recognised, imported and exported."""
+    known = layouts.LAYOUTS["m3d_clip"]
+
+    def rules(task: Any) -> tuple[name_map.Rule, ...]:
+        assert known.rules
+        return tuple(
+            dataclasses.replace(rule, theirs=f"mine_{rule.theirs}") for rule in known.rules(task)
+        )
+
+    own = dataclasses.replace(known, what="my CLIP", rules=rules)
+    monkeypatch.setitem(layouts.LAYOUTS, "mine", own)
+    file = write(tmp_path / "mine", {f"mine_{name}": value for name, value in published.items()})
+    folder, back = tmp_path / "runs/mine", tmp_path / "back.safetensors"
+    folder.parent.mkdir()
+    assert "layout mine" in Convert(str(file), str(folder)).load(CLIP)
+    assert "as mine names them" in Convert(str(folder), str(back), layout="mine").export()
+    stored = load_file(back)
+    assert stored.keys() == {f"mine_{name}" for name in published}
+    for name, value in published.items():
+        np.testing.assert_array_equal(stored[f"mine_{name}"], value)
 
 
 def test_long_reports_are_cut(published: dict[str, np.ndarray], tmp_path: pathlib.Path) -> None:

@@ -162,7 +162,11 @@ SCORERS: dict[str, Callable[[Sequence[Row]], Values]] = {
     "seg": masks,
     "seg_described": masks,
 }
-"""Kind of question -> its scorer; all other kinds are free text."""
+"""Kind of question -> its scorer; all other kinds are free text.
+
+A package may add a kind: its scorer here, its main metric to `numbers.MAIN`, and the title of a new
+metric to `METRICS`.
+"""
 
 
 def score(kind: str, rows: Sequence[Row], bert_score: BertScore | None = None) -> Values:

@@ -25,7 +25,7 @@ MAIN = {
     "rec_described": "iou",
     "reg": "exact",
 }
-"""Kind of question -> its main metric, by which models are compared."""
+"""Kind of question -> its main metric, by which models are compared; see `metrics.SCORERS`."""
 TYPES_MEAN = "mean of types"
 ONE_FOR_ALL = "one answer for all"
 """Guess: the most frequent right answer, given to every question."""
