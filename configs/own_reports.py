@@ -13,13 +13,9 @@ out of whole scans, so a report may mention findings that a crop does not show. 
 import dataclasses
 
 from configs import quickstart_clip
-from data_pipelines.captions import Report
-from data_pipelines.fields.image import Image
-from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Crop, Source
-from data_pipelines.text.tokens import ReportTokens
+from data_pipelines import Crop, Image, Report, ReportTokens, Source, Text
+from m3djax import Experiment
 from m3djax.evaluate import Retrieval
-from m3djax.experiment import Experiment
 
 
 def get_config() -> Experiment:

@@ -11,9 +11,9 @@ minutes of compute, use more steps, larger crops (`--data.size`) and a wider mod
 import dataclasses
 
 from configs import quickstart
-from data_pipelines.pipeline import Source
+from data_pipelines import Source
+from m3djax import Experiment
 from m3djax.evaluate import Reconstruction
-from m3djax.experiment import Experiment
 
 
 def get_config() -> Experiment:

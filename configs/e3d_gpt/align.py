@@ -16,9 +16,9 @@ import dataclasses
 
 from configs.e3d_gpt import mae
 from configs.m3d import align
-from data_pipelines.pipeline import Data, Source
-from m3djax.experiment import Experiment
-from m3djax.models.projectors import Projector
+from data_pipelines import Data, Source
+from m3djax import Experiment
+from m3djax.models import Projector
 
 MAE = mae.get_config()
 TASK = dataclasses.replace(

@@ -14,8 +14,8 @@ import dataclasses
 
 from configs.e3d_gpt import align
 from configs.m3d import instruct
-from data_pipelines.captions.instructions import Describe
-from m3djax.experiment import Experiment
+from data_pipelines import Describe
+from m3djax import Experiment
 
 
 def get_config() -> Experiment:

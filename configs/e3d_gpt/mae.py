@@ -16,19 +16,11 @@ batch of 4096 (`--data.batch-size 4096`) on v5e:16x16 takes as much. The chips e
 gradients. Padding to the tiles of the matrix unit limits the speed to 75 % of the peak.
 """
 
-from data_pipelines.pipeline import Crop, Data, Source
+from data_pipelines import Crop, Data, Source
+from m3djax import AdamW, Augment, Experiment, Inputs, ScaleIntensityRange
 from m3djax.evaluate import Reconstruction
-from m3djax.experiment import Experiment
-from m3djax.inputs.augment import Augment
-from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
-from m3djax.models.mae_decoder import MAEDecoder
-from m3djax.models.mlp import Mlp
-from m3djax.models.multi_head import Attention
-from m3djax.models.positions import LearnedPositions
-from m3djax.models.transformer import Block, Transformer
-from m3djax.models.vit import ViT3D
-from m3djax.optim import AdamW
-from m3djax.tasks.mae import MAE
+from m3djax.models import Attention, Block, LearnedPositions, MAEDecoder, Mlp, Transformer, ViT3D
+from m3djax.tasks import MAE
 
 BASE = Transformer(12, Block(Attention(12), Mlp(3072)), remat="dots")
 

@@ -6,10 +6,8 @@ Planned, not run (docs/plans): a batch of 256 on v5e:8x8 takes 13.6 of 15.75 GiB
 """
 
 from configs.e3d_gpt import mae
-from m3djax.experiment import Experiment
-from m3djax.models.mlp import Mlp
-from m3djax.models.multi_head import Attention
-from m3djax.models.transformer import Block, Transformer
+from m3djax import Experiment
+from m3djax.models import Attention, Block, Mlp, Transformer
 
 HUGE = Transformer(32, Block(Attention(16), Mlp(5120)), remat="dots")
 

@@ -6,10 +6,8 @@ Planned, not run (docs/plans): a batch of 256 on v5e:4x8 takes 9.7 of 15.75 GiB 
 """
 
 from configs.e3d_gpt import mae
-from m3djax.experiment import Experiment
-from m3djax.models.mlp import Mlp
-from m3djax.models.multi_head import Attention
-from m3djax.models.transformer import Block, Transformer
+from m3djax import Experiment
+from m3djax.models import Attention, Block, Mlp, Transformer
 
 LARGE = Transformer(24, Block(Attention(16), Mlp(4096)), remat="dots")
 

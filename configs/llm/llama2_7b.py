@@ -11,15 +11,10 @@ The config is planned (docs/plans) with a batch of 128, 8 texts per chip. It has
 here, and no figure is claimed.
 """
 
-from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Data, Source
-from data_pipelines.text.passages import Passage
-from m3djax.experiment import Experiment
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
-from m3djax.models.mlp import GatedMlp
-from m3djax.models.transformer import Transformer
-from m3djax.optim import AdamW
-from m3djax.tasks.language import Language
+from data_pipelines import Data, Passage, Source, Text
+from m3djax import AdamW, Experiment
+from m3djax.models import CausalAttention, Decoder, DecoderBlock, GatedMlp, Transformer
+from m3djax.tasks import Language
 
 BLOCK = DecoderBlock(CausalAttention(32, 32, 128), GatedMlp(11008), norm_eps=1e-5)
 LLAMA2_7B = Decoder(

@@ -7,7 +7,7 @@ is planned (docs/plans) and was not run on these chips, so no speed is claimed.
 """
 
 from configs.llm.llama2_7b import LLAMA2_7B
-from m3djax.plan.targets import Decoding
+from m3djax import Decoding
 
 
 def get_config() -> Decoding:

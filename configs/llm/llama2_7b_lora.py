@@ -11,10 +11,8 @@ here, and no figure is claimed.
 """
 
 from configs.llm.llama2_7b import LLAMA2_7B, REPORTS
-from m3djax.adapters import LoRA
-from m3djax.experiment import Experiment
-from m3djax.optim import AdamW
-from m3djax.tasks.language import Language
+from m3djax import AdamW, Experiment, LoRA
+from m3djax.tasks import Language
 
 
 def get_config() -> Experiment:

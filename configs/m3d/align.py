@@ -24,25 +24,34 @@ The config has not been trained here, and no figure is claimed. Expect `loss` to
 to fall below 3 when the language model starts to use the volume's tokens.
 """
 
-from data_pipelines.captions import CaptionSource
-from data_pipelines.captions.instructions import Describe, Mixture, Stored
-from data_pipelines.fields.image import Image
-from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Crop, Data, Source
-from data_pipelines.text.dialogue import DialogueTokens
+from data_pipelines import (
+    CaptionSource,
+    Crop,
+    Data,
+    Describe,
+    DialogueTokens,
+    Image,
+    Mixture,
+    Source,
+    Stored,
+    Text,
+)
 from data_pipelines.volume import Units
-from m3djax.experiment import Experiment
-from m3djax.inputs.augment import Augment
-from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
-from m3djax.models.llm.decoder import CausalAttention, Decoder, DecoderBlock
-from m3djax.models.mlp import GatedMlp, Mlp
-from m3djax.models.multi_head import Attention
+from m3djax import AdamW, Augment, Experiment, Inputs, ScaleIntensityRange
+from m3djax.models import (
+    Attention,
+    Block,
+    CausalAttention,
+    Decoder,
+    DecoderBlock,
+    GatedMlp,
+    Mlp,
+    Projector,
+    Transformer,
+    ViT3D,
+)
 from m3djax.models.patches import Size
-from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Block, Transformer
-from m3djax.models.vit import ViT3D
-from m3djax.optim import AdamW
-from m3djax.tasks.vision_language import VisionLanguage
+from m3djax.tasks import VisionLanguage
 
 BLOCK = DecoderBlock(CausalAttention(32, 32, 128), GatedMlp(11008), norm_eps=1e-5)
 # 32,000 words, <im_patch>, <bx_start>, <bx_end> and [SEG]; the other rows are padding.

@@ -21,9 +21,9 @@ The config has not been trained here.
 import dataclasses
 
 from configs.m3d import align, clip_released
-from data_pipelines.pipeline import Source
-from m3djax.experiment import Experiment
-from m3djax.tasks.vision_language import VisionLanguage
+from data_pipelines import Source
+from m3djax import Experiment
+from m3djax.tasks import VisionLanguage
 
 VISION = clip_released.get_config().task.vision  # type: ignore[attr-defined]
 LLM = align.LLAMA2_7B.clone(vocab_size=32004, num_tokens=None)

@@ -13,11 +13,8 @@ not been trained here.
 import dataclasses
 
 from configs.m3d import align_released
-from m3djax.experiment import Experiment
-from m3djax.models.llm.decoder import CausalAttention, DecoderBlock
-from m3djax.models.mlp import GatedMlp
-from m3djax.models.projectors import Projector
-from m3djax.models.transformer import Transformer
+from m3djax import Experiment
+from m3djax.models import CausalAttention, DecoderBlock, GatedMlp, Projector, Transformer
 
 BLOCK = DecoderBlock(
     CausalAttention(32, 32, 96, fused=True, window=2047), GatedMlp(8192, fused=True), norm_eps=1e-5

@@ -22,24 +22,22 @@ pairs within a batch, to start near 1/256. The config has not been trained here,
 claimed.
 """
 
-from data_pipelines.fields.image import Image
-from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Data, Source
-from data_pipelines.text.tokens import ReportTokens
+from data_pipelines import Data, Image, ReportTokens, Source, Text
+from m3djax import AdamW, Augment, Experiment, Inputs, ScaleIntensityRange
 from m3djax.evaluate import Retrieval
-from m3djax.experiment import Experiment
-from m3djax.inputs.augment import Augment
-from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
-from m3djax.losses.contrastive import InfoNCE
-from m3djax.models.bert import Bert, PostNormBlock
-from m3djax.models.embedding_head import EmbeddingHead
-from m3djax.models.mlp import Mlp
-from m3djax.models.multi_head import Attention
-from m3djax.models.positions import LearnedPositions
-from m3djax.models.transformer import Block, Transformer
-from m3djax.models.vit import ViT3D
-from m3djax.optim import AdamW
-from m3djax.tasks.clip import Clip
+from m3djax.losses import InfoNCE
+from m3djax.models import (
+    Attention,
+    Bert,
+    Block,
+    EmbeddingHead,
+    LearnedPositions,
+    Mlp,
+    PostNormBlock,
+    Transformer,
+    ViT3D,
+)
+from m3djax.tasks import Clip
 
 
 def get_config() -> Experiment:

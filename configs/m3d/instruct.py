@@ -26,19 +26,20 @@ import dataclasses
 from typing import Any
 
 from configs.m3d import align
-from data_pipelines.captions import CaptionSource
-from data_pipelines.captions.instructions import Describe, Mixture, Stored
-from data_pipelines.captions.questions import MaskQuestions
-from data_pipelines.fields.text import Text
-from data_pipelines.pipeline import Data, Source
-from m3djax.adapters import LoRA
+from data_pipelines import (
+    CaptionSource,
+    Data,
+    Describe,
+    MaskQuestions,
+    Mixture,
+    Source,
+    Stored,
+    Text,
+)
+from m3djax import AdamW, Experiment, Inputs, LoRA, Sampling
 from m3djax.contracts import Evaluator
 from m3djax.evaluate import Answers, Beside
-from m3djax.experiment import Experiment
-from m3djax.generate.sampling import Sampling
-from m3djax.inputs.inputs import Inputs
-from m3djax.optim import AdamW
-from m3djax.tasks.vision_language import VisionLanguage
+from m3djax.tasks import VisionLanguage
 
 SOURCES = (Source("data/m3d_cap", weight=0.9), Source("data/m3d_seg", weight=0.1))
 TRAINABLE = r"vision/|projector/|llm/(token_embed|head)/|.*/lora_[ab]$"

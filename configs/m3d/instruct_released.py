@@ -23,9 +23,9 @@ mask decoder aside. The config has not been trained here.
 import dataclasses
 
 from configs.m3d import align, align_released, instruct
-from data_pipelines.pipeline import Source
-from m3djax.experiment import Experiment
-from m3djax.tasks.vision_language import VisionLanguage
+from data_pipelines import Source
+from m3djax import Experiment
+from m3djax.tasks import VisionLanguage
 
 SOURCES = (
     Source("data/m3d_cap", "released_train", weight=0.9),

@@ -14,7 +14,7 @@ import dataclasses
 
 from configs.m3d import instruct_released
 from configs.m3d.align_released_phi3 import TASK
-from m3djax.experiment import Experiment
+from m3djax import Experiment
 
 
 def get_config() -> Experiment:
