@@ -173,9 +173,11 @@ def chosen(names: Sequence[tuple[int, str]], labels: tuple[str, ...]) -> dict[in
     patterns = [re.compile(label) for label in labels]
     for pattern in patterns:
         if not any(pattern.fullmatch(name) for _, name in names):
-            has = ", ".join(name for _, name in names[:8])
-            message = f"labels: {pattern.pattern!r} matches no label of the dataset ({has}, ...)."
-            raise ConfigError(message)
+            has = ", ".join(name for _, name in names) or "none"
+            raise ConfigError(
+                f"labels: {pattern.pattern!r} matches no label of the dataset. Cure: choose from "
+                f"the labels that are there: {has}."
+            )
     return matching(names, labels)
 
 

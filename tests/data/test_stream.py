@@ -99,6 +99,10 @@ def test_a_pass_over_a_split_is_the_same_every_time(organ_data: str, at: Placeme
     assert together["counts"].tolist() == [True] * 6 + [False] * 2
     assert together["record"].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
     assert together["crop"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    if at == Uniform():
+        other_seed = np.concatenate([b["place"] for b in made.eval_batches(source, 3, seed=6)])
+        places = np.concatenate([together["place"][:6], other_seed[:6]])
+        assert len({tuple(place) for place in places.tolist()}) > 8
     crops = list(made.eval_crops(source, crops=3, seed=5))
     assert len(crops) == 6
     for number, (crop, view) in enumerate(crops):
