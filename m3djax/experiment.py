@@ -69,6 +69,9 @@ class Experiment:
                 f"evaluators is a {type(self.evaluators).__name__}. Cure: a dict "
                 '{"NAME": evaluator}.'
             )
+        for field in ("steps", "gradient_accumulation_steps", "log_every", "save_every", "keep"):
+            if (value := getattr(self, field)) < 1:
+                raise ConfigError(f"{field}={value} is not positive. Cure: at least 1.")
         if self.data.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
@@ -80,23 +83,10 @@ class Experiment:
                 f"{self.task.no_accumulation}. Cure: gradient_accumulation_steps=1, "
                 'and more devices, a smaller batch or remat="full" in the encoders.'
             )
-        if (
-            min(
-                self.steps,
-                self.gradient_accumulation_steps,
-                self.log_every,
-                self.save_every,
-                self.keep,
-            )
-            < 1
-        ):
-            raise ConfigError(
-                "steps, gradient_accumulation_steps, log_every, save_every and keep must be at "
-                "least 1."
-            )
         if self.profile != (0, 0) and not 0 <= self.profile[0] < self.profile[1] <= self.steps:
             raise ConfigError(
-                f"profile={self.profile} must be two increasing steps between 0 and {self.steps}."
+                f"profile={self.profile} is not a range of steps. Cure: two increasing steps "
+                f"between 0 and {self.steps}."
             )
 
     @property

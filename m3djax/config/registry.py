@@ -45,7 +45,8 @@ def search_working_directory() -> None:
 
 def foreign_packages(config: Any) -> set[str]:
     """Returns the top-level names of the other packages that a config as JSON names."""
-    return {name.split(".")[0] for name in _class_names(config) if ":" in name}
+    names = (name.partition(":")[0] for name in _class_names(config) if ":" in name)
+    return {module.split(".")[0] for module in names}
 
 
 def name_of(cls: type) -> str:
