@@ -92,7 +92,13 @@ def saved(cls: str, module: str = "m3djax.anywhere", /, **fields: Any) -> dict[s
     [
         (
             saved("Window", low=-1000, high=1000, to=[-1, 1]),
-            {"class": "ScaleIntensityRange", "a_min": -1000, "a_max": 1000, "b_min": -1, "b_max": 1},
+            {
+                "class": "ScaleIntensityRange",
+                "a_min": -1000,
+                "a_max": 1000,
+                "b_min": -1,
+                "b_max": 1,
+            },
         ),
         (
             saved("Window", low=0, high=1),
@@ -128,7 +134,12 @@ def saved(cls: str, module: str = "m3djax.anywhere", /, **fields: Any) -> dict[s
             },
         ),
         (
-            saved("Experiment", name="llama2_7b", task=saved("Language"), data=saved("Data", size=[1, 8, 8])),
+            saved(
+                "Experiment",
+                name="llama2_7b",
+                task=saved("Language"),
+                data=saved("Data", size=[1, 8, 8]),
+            ),
             {
                 "class": "Experiment",
                 "name": "llama2_7b",
@@ -153,13 +164,12 @@ def saved(cls: str, module: str = "m3djax.anywhere", /, **fields: Any) -> dict[s
             [{"class": "AdamW"}, {"class": "mine.parts:Window", "low": 1}],
         ),
     ],
-)  # fmt: skip
+)
 def test_every_rule_for_format_1(old: Any, new: Any) -> None:
-    before = json.dumps(old)
-    assert migrations.upgrade(old if isinstance(old, list) else {**old}) == new
-    top = json.loads(before)
-    if isinstance(top, dict):
-        assert migrations.upgrade({"format": 1, **top}) == new
+    """The number of the format may be absent."""
+    numbered = [{"format": 1, **old}] if isinstance(old, dict) else []
+    for config in (*numbered, old):
+        assert migrations.upgrade(json.loads(json.dumps(config))) == new
 
 
 def test_a_config_of_today_is_not_touched() -> None:
