@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from data_pipelines.errors import ConfigError, UserError
 from data_pipelines.program import program
-from m3djax.config import files, help_texts, registry
+from m3djax import command_line
+from m3djax.config import help_texts
 from m3djax.config.files import load_config
 
-_ALLOW = "--allow PACKAGE: load the classes of your own package that a saved config names"
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit status that a shell shows for `yes | head`
 
 
@@ -54,7 +52,7 @@ def _run(arguments: list[str]) -> int:
     usage = f"usage: {program()} VERB ... [--allow PACKAGE]\n\n" + "\n".join(
         f"  {name:12}{verb.__doc__}" for name, verb in VERBS.items()
     )
-    usage += f"\n\n{_ALLOW}"
+    usage += f"\n\n{command_line.ALLOW}"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else 2
@@ -67,7 +65,7 @@ def _run(arguments: list[str]) -> int:
     # No warning about missing PyTorch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        return VERBS[name](_allow_packages(rest))
+        return VERBS[name](command_line.allow_packages(rest))
     except KeyboardInterrupt:
         print(f"\n{program()} {name}: interrupted", file=sys.stderr)
         return 130
@@ -76,28 +74,10 @@ def _run(arguments: list[str]) -> int:
         return getattr(error, "status", 1)
 
 
-def _allow_packages(arguments: list[str]) -> list[str]:
-    """Allows the packages that --allow names, and returns the other arguments.
-
-    Raises:
-      ConfigError: no package follows --allow.
-    """
-    rest = []
-    left = iter(arguments)
-    for argument in left:
-        if argument != "--allow":
-            rest.append(argument)
-        elif package := next(left, ""):
-            registry.allow(package)
-        else:
-            raise ConfigError("--allow names no package. Cure: --allow PACKAGE.")
-    return rest
-
-
 def _quickstart(arguments: list[str]) -> int:
     """Runs all stages on real CT: fetch, prepare, pretrain, captions, questions, evaluation."""
     if arguments:
-        return _usage("quickstart (it takes no options)", arguments)
+        return command_line.usage("quickstart (it takes no options)", arguments)
     from m3djax import quickstart
 
     if status := quickstart.prepare_scans():
@@ -110,7 +90,7 @@ def _inspect(arguments: list[str]) -> int:
     """Describes a scan, checks its values, draws it: PATH [--mask PATH] [--units HU] ...."""
     from data_pipelines.inspect_options import InspectOptions
 
-    options = _options(InspectOptions, "inspect", arguments)
+    options = command_line.options(InspectOptions, "inspect", arguments)
     from data_pipelines.inspect_scan import Inspect
 
     return Inspect(**options).run()
@@ -120,7 +100,7 @@ def _prepare(arguments: list[str]) -> int:
     """Makes a dataset of scans: DATASET --source ... --out ...."""
     from data_pipelines.prepare_options import PrepareOptions
 
-    options = _options(PrepareOptions, "prepare", arguments)
+    options = command_line.options(PrepareOptions, "prepare", arguments)
     from data_pipelines.prepare import Prepare
 
     return Prepare(**options).run()
@@ -130,12 +110,12 @@ def _train(arguments: list[str]) -> int:
     """Runs or resumes an experiment: CONFIG [--field value ...]."""
     if not arguments or arguments[0].startswith("-"):
         usage = "train CONFIG [--help] [--print-sharding] [--field value ...]"
-        return _usage(usage, arguments)
+        return command_line.usage(usage, arguments)
     only_print = "--print-sharding" in arguments
     arguments = [argument for argument in arguments if argument != "--print-sharding"]
     if help_texts.is_asked(arguments):
-        return _show_fields("train", arguments[0], arguments[1:])
-    config = _with_fields("train", arguments[0], arguments[1:])
+        return command_line.show_fields("train", arguments[0], arguments[1:])
+    config = command_line.with_fields("train", arguments[0], arguments[1:])
     from m3djax.experiment import Experiment
 
     if not isinstance(config, Experiment):
@@ -167,13 +147,13 @@ def _plan(arguments: list[str]) -> int:
     from m3djax.plan.options import USAGE, Options
 
     if not arguments or arguments[0].startswith("-"):
-        return _usage(f"plan {USAGE}", arguments)
+        return command_line.usage(f"plan {USAGE}", arguments)
     asked = help_texts.is_asked(arguments)
     options, fields = Options.parse(arguments[1:], required=not asked)
     if asked:
         print(f"usage: {program()} plan {USAGE}\n\nThe fields of the config:\n")
-        return _show_fields("plan", arguments[0], fields)
-    config = _with_fields("plan", arguments[0], fields)
+        return command_line.show_fields("plan", arguments[0], fields)
+    config = command_line.with_fields("plan", arguments[0], fields)
     from m3djax.plan import command
 
     command.run(config, options)
@@ -183,7 +163,9 @@ def _plan(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     """Measures a run on held-out scans and writes its report: RUN."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        return _usage(f"evaluate RUN [--allow PACKAGE]\n\n{_ALLOW}", arguments)
+        return command_line.usage(
+            f"evaluate RUN [--allow PACKAGE]\n\n{command_line.ALLOW}", arguments
+        )
     set_up_jax()
     from m3djax.evaluate.run import evaluate
     from m3djax.mesh import distributed
@@ -196,7 +178,7 @@ def _evaluate(arguments: list[str]) -> int:
 def _compare(arguments: list[str]) -> int:
     """Shows the differences of two evaluated runs, in pairs of samples: RUN_A RUN_B."""
     if len(arguments) != 2 or help_texts.is_asked(arguments):
-        return _usage("compare RUN_A RUN_B", arguments)
+        return command_line.usage("compare RUN_A RUN_B", arguments)
     from m3djax.evaluate import compare_command
 
     first, second = arguments
@@ -215,7 +197,7 @@ def _convert(arguments: list[str]) -> int:
         ConvertOptions,
         args=arguments,
         prog=prog,
-        description=_with_allow(ConvertOptions),
+        description=command_line.with_allow(ConvertOptions),
         return_unknown_args=True,
     )
     set_up_jax()
@@ -238,7 +220,7 @@ def _chat(arguments: list[str]) -> int:
     """Starts a chat with a language model in the terminal: MODEL (a folder or a .gguf file)."""
     from m3djax.generate.options import ChatOptions
 
-    options = _options(ChatOptions, "chat", arguments)
+    options = command_line.options(ChatOptions, "chat", arguments)
     set_up_jax()
     from m3djax.generate.chat import Chat
 
@@ -249,59 +231,13 @@ def _ask(arguments: list[str]) -> int:
     """Asks a model about a scan: RUN SCAN ["QUESTION" ...] [--at ...] [--report FILE] ...."""
     from m3djax.ask.options import AskOptions
 
-    options = _options(AskOptions, "ask", arguments, _with_allow(AskOptions))
+    options = command_line.options(
+        AskOptions, "ask", arguments, command_line.with_allow(AskOptions)
+    )
     set_up_jax()
     from m3djax.ask.command import Ask
 
     return Ask(**options).answer()
-
-
-def _usage(text: str, arguments: list[str]) -> int:
-    """Prints the usage of a verb, and returns the exit status: 0 for a request for help, else 2."""
-    asked = help_texts.is_asked(arguments)
-    print(f"usage: {program()} {text}", file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
-
-
-def _options(
-    cls: type, verb: str, arguments: list[str], description: str | None = None
-) -> dict[str, Any]:
-    """Returns the values of a verb's options by name. Slow imports come after this call.
-
-    Args:
-      cls: the dataclass of the options.
-      verb: the verb.
-      arguments: the command line after the verb.
-      description: text of the help above the options; None takes it from the docstring.
-    """
-    import tyro
-
-    prog = f"{program()} {verb}"
-    found: Any = tyro.cli(cls, args=arguments, prog=prog, description=description)
-    return vars(found)
-
-
-def _with_allow(cls: type) -> str:
-    """Returns the help of the options of a verb that reads saved configs: with --allow."""
-    text, _, _ = (inspect.getdoc(cls) or "").partition("Attributes:")
-    return f"{text.strip()}\n\n{_ALLOW}"
-
-
-def _with_fields(verb: str, path: str, arguments: list[str]) -> Any:
-    """Returns a config with the field values that the flags set."""
-    import tyro
-
-    default = load_config(path)
-    prog = f"{program()} {verb} {path}"
-    return tyro.cli(type(default), default=default, args=arguments, prog=prog)
-
-
-def _show_fields(verb: str, path: str, arguments: list[str]) -> int:
-    """Prints the flags of a config's fields, and returns the exit status."""
-    call = (program(), verb, path, *arguments)
-    file = files.find(path)
-    help_texts.show(call, file, lambda: _with_fields(verb, path, arguments))
-    return 0
 
 
 def set_up_jax() -> None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from m3djax.plan.hlo import Call, Program, size
+from m3djax.plan.hlo import Call, Program
+from m3djax.plan.hlo_types import size
 
 # Wire bytes for a payload among n devices. The payload is the whole array of the group: the result
 # of a gather, the operand of a reduction or of a scatter.

@@ -8,7 +8,8 @@ however often it reads it. So the estimate is neither an upper nor a lower bound
 
 from __future__ import annotations
 
-from m3djax.plan.hlo import Call, Computation, Instruction, Program, memory_size
+from m3djax.plan.hlo import Call, Computation, Instruction, Program
+from m3djax.plan.hlo_types import memory_size
 
 # Instructions that move nothing themselves.
 _FREE = {

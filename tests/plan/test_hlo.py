@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from m3djax.plan.hlo import Program, memory_size, size
+from m3djax.plan.hlo import Program
+from m3djax.plan.hlo_types import memory_size, size
 
 
 def program(function, *arguments) -> Program:
