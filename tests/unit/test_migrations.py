@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.errors import ConfigError
-from m3djax.config import migrations, registry, serialize
+from m3djax.config import files, migrations, registry, serialize
 from m3djax.config.serialize import dumps, from_json, to_json
 from m3djax.optim import AdamW, Group
 from tests import tiny
@@ -207,3 +208,24 @@ def test_a_package_that_was_not_allowed_is_not_imported() -> None:
     with pytest.raises(ConfigError) as error:
         registry.find("never_allowed.parts:Task")
     assert "Cure: --allow never_allowed, or m3djax.allow('never_allowed')" in str(error.value)
+
+
+def test_a_config_may_name_a_class_of_a_single_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the config was loaded, its own classes are trusted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_allowed", {"flax"})
+    pathlib.Path("single_file_parts.py").write_text(
+        "from dataclasses import dataclass\n\n"
+        "@dataclass(frozen=True)\nclass Part:\n    width: int = 1\n"
+    )
+    pathlib.Path("single_file_config.py").write_text(
+        "from single_file_parts import Part\n\ndef get_config():\n    return Part(3)\n"
+    )
+    part = {"class": "single_file_parts:Part", "width": 3}
+    with pytest.raises(ConfigError, match="--allow single_file_parts"):
+        from_json(part)
+    config = files.load_config("single_file_config.py")
+    assert to_json(config) == part
+    assert from_json(part) == config
