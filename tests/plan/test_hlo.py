@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from m3djax.plan.hlo import Program
 from m3djax.plan.hlo_types import memory_size, size
+from m3djax.plan.options import Options
 
 
 def program(function, *arguments) -> Program:
@@ -108,3 +113,34 @@ def test_memory_is_padded_to_tiles_and_leaves_out_what_is_on_the_chip() -> None:
 def test_what_is_no_program_is_refused() -> None:
     with pytest.raises(ValueError, match="no ENTRY"):
         Program("nothing")
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=3),
+    st.sampled_from([("f32", 4), ("bf16", 2), ("s8", 1)]),
+    st.tuples(st.sampled_from([1, 8]), st.sampled_from([1, 128])),
+)
+def test_tiles_pad_the_two_minor_sides(
+    sides: list[int], kind: tuple[str, int], tile: tuple[int, int]
+) -> None:
+    name, width = kind
+    order = ",".join(str(axis) for axis in reversed(range(len(sides))))
+    printed = f"{name}[{','.join(map(str, sides))}]"
+    tiled = f"{printed}{{{order}:T({tile[0]},{tile[1]})}}"
+    padded = [*sides[:-2], *(-(-side // t) * t for side, t in zip(sides[-2:], tile, strict=True))]
+    assert size(tiled) == size(printed) == memory_size(printed) == math.prod(sides) * width
+    assert memory_size(tiled) == math.prod(padded) * width >= size(tiled)
+    assert memory_size(f"({tiled}, {printed})") == memory_size(tiled) + size(printed)
+    on_chip = tiled.replace("}", "S(1)}")
+    assert memory_size(on_chip) == 0
+    assert memory_size(on_chip, anywhere=True) == memory_size(tiled)
+
+
+def test_options_of_a_plan_leave_the_fields_of_the_config() -> None:
+    arguments = ["--task.mask-ratio", "0.5", "--topology", "v5e:4x4", "--fit", "--steps", "3"]
+    options, fields = Options.parse(arguments)
+    assert options == Options("v5e:4x4", slices=1, fit=True, json="")
+    assert fields == ["--task.mask-ratio", "0.5", "--steps", "3"]
+    assert Options.parse([], required=False)[0].topology == ""
+    with pytest.raises(SystemExit):
+        Options.parse(["--fit"])
