@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.files import write_whole
 from m3djax.contracts.evaluator import Batch, Evaluator, Pass, Predictions, Subject
+from m3djax.contracts.findings import EvaluationError
 from m3djax.contracts.share import Share
 from m3djax.evaluate.fingerprint import PredictionFiles
 from m3djax.mesh import distributed, sharding
@@ -28,7 +29,17 @@ def own_mesh(evaluator: Evaluator) -> Mesh:
 
 
 def place(mesh: Mesh, batch: Batch, names: Iterable[str]) -> dict[str, jax.Array]:
-    """Puts some fields of a batch on the devices; rows are split as in training."""
+    """Puts some fields of a batch on the devices; rows are split as in training.
+
+    Raises:
+      EvaluationError: the batch lacks a field.
+    """
+    names = tuple(names)
+    if missing := [name for name in names if name not in batch]:
+        raise EvaluationError(
+            f"the samples of this evaluator have no field {missing[0]!r}, which the model needs. "
+            "Cure: add it to data.fields, or leave this evaluator out of the config."
+        )
     fields = {name: batch[name] for name in names}
     return jax.device_put(fields, sharding.batch_sharding(mesh))
 

@@ -18,6 +18,7 @@ from m3djax.contracts.task import Batch, Task
 from m3djax.generate.generator import Answer, Generator, OnText, Prefix, PromptIds
 from m3djax.generate.sampling import Sampling
 from m3djax.inputs.inputs import Inputs
+from m3djax.models.conditions import given
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
 
@@ -95,16 +96,29 @@ class VolumeReader:
             task.llm, params["llm"], tokenizer=tokenizer, eos_ids=eos_ids, mesh=mesh
         )
         self._parts = {name: leaves for name, leaves in params.items() if name != "llm"}
-        self._encode = jax.jit(lambda parts, batch: task.encode(parts, inputs(batch)["image"]))
+        self._encode = jax.jit(
+            lambda parts, batch: task.encode(
+                parts, inputs(batch)["image"], **given(task.conditions(parts, batch))
+            )
+        )
 
     def read(self, batch: Batch) -> EncodedVolumes:
         """Encodes volumes.
 
         Args:
           batch: image (B, D, H, W, 1), or (B, V, D, H, W, 1) if a question is about V volumes;
-            scale and offset, as in the pipeline's batches.
+            scale and offset, as in the pipeline's batches, and the fields of the task's conditions.
+
+        Raises:
+          ConfigError: the batch lacks a field of the task's conditions.
         """
-        fields = {name: jnp.asarray(batch[name]) for name in ("image", "scale", "offset")}
+        names = ("image", "scale", "offset", *self.task.condition_fields)
+        if missing := [name for name in names if name not in batch]:
+            raise ConfigError(
+                f"{type(self.task).__name__} needs the field {missing[0]!r} of a volume's batch, "
+                f"and the batch has {sorted(batch)}. Cure: add the field to the batch."
+            )
+        fields = {name: jnp.asarray(batch[name]) for name in names}
         with self.generator.on_mesh():
             return EncodedVolumes(self._encode(self._parts, fields))
 
@@ -192,7 +206,7 @@ class VolumeReader:
 
         def read() -> Prefix:
             ids = jnp.tile(jnp.asarray(before, jnp.int32), (len(encoded.tokens), 1))
-            embeds = self.task.place(self.generator.embed(ids), encoded.tokens, ids)
+            embeds = self.task.merge_image_features(self.generator.embed(ids), encoded.tokens, ids)
             return self.generator.prefix(embeds=embeds, reserve=reserve)
 
         key = before, self.generator.rotated_for(len(before) + reserve)

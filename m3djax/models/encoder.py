@@ -9,6 +9,7 @@ import flax.linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.patches import Size, patch_grid
 
 
@@ -106,13 +107,19 @@ class Encoder(nn.Module, kw_only=True):
         return patch_grid(size, self.stride)
 
     def __call__(
-        self, images: Float[Array, "b d h w c"], *, hidden: tuple[int, ...] = ()
+        self,
+        images: Float[Array, "b d h w c"],
+        *,
+        hidden: tuple[int, ...] = (),
+        conditions: Conditions = NONE,
     ) -> VisionFeatures:
         """Encodes volumes.
 
         Args:
           images: (B, D, H, W, channels), in network units.
           hidden: indices of inner layers to return as well, as in a Python list of length `depth`.
+          conditions: further inputs of the blocks, such as a route or a context. Tasks pass the
+            argument only if they have some, so an encoder that uses none can leave it out.
 
         Raises:
           ConfigError: a stride does not divide the volume.
@@ -142,13 +149,17 @@ class TokenEncoder(Encoder, kw_only=True):
     """
 
     def encode_visible(
-        self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"]
+        self,
+        images: Float[Array, "b d h w c"],
+        keep: Int[Array, "b k"],
+        conditions: Conditions = NONE,
     ) -> VisibleTokens:
         """Encodes some patches of volumes as if the others did not exist.
 
         Args:
           images: (B, D, H, W, channels), in network units.
           keep: numbers of the patches to encode, in raster order, for each sample.
+          conditions: see `Encoder.__call__`.
 
         Raises:
           ConfigError: `stride` does not divide the volume.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from m3djax.mesh.parameter_axes import register_axes
-from m3djax.models.conditions import Conditions
+from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.encoder import VisibleTokens
 from m3djax.models.layers import dense, layer_norm
 from m3djax.models.mlp import Mlp
@@ -38,7 +40,11 @@ class MAEDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, visible: VisibleTokens, restore: Int[Array, "b n"], patch_voxels: int
+        self,
+        visible: VisibleTokens,
+        restore: Int[Array, "b n"],
+        patch_voxels: int,
+        conditions: Conditions = NONE,
     ) -> Float[Array, "b n p"]:
         """Predicts the voxels of every patch.
 
@@ -47,6 +53,7 @@ class MAEDecoder(nn.Module):
           restore: for each patch in raster order, its row in the sequence of visible tokens
             followed by hidden tokens.
           patch_voxels: voxels times channels of one patch.
+          conditions: further inputs of the blocks.
         """
         embed = dense(self.hidden_size, visible.tokens, name="embed")
         tokens = embed(visible.tokens)
@@ -60,7 +67,8 @@ class MAEDecoder(nn.Module):
         if visible.cls is not None:
             # The class token has the same embedding layer and no position.
             tokens = jnp.concatenate([embed(visible.cls)[:, None], tokens], axis=1)
-        tokens, _ = self.transformer(tokens, Conditions(grid=visible.grid))
+        conditions = dataclasses.replace(conditions, grid=visible.grid)
+        tokens, _ = self.transformer(tokens, conditions)
         tokens = layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens)
         return dense(patch_voxels, tokens, name="predict")(tokens[:, -n:])
 

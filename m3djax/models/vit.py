@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from m3djax.mesh.parameter_axes import register_axes
 from m3djax.mesh.sharding import constrain
-from m3djax.models.conditions import Conditions
+from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.encoder import Level, TokenEncoder, VisibleTokens, VisionFeatures
 from m3djax.models.layers import dense, layer_norm
 from m3djax.models.patches import Size, patchify
@@ -58,25 +60,37 @@ class ViT3D(TokenEncoder):
         return (self.patch_size,) * self.transformer.num_layers
 
     def __call__(
-        self, images: Float[Array, "b d h w c"], *, hidden: tuple[int, ...] = ()
+        self,
+        images: Float[Array, "b d h w c"],
+        *,
+        hidden: tuple[int, ...] = (),
+        conditions: Conditions = NONE,
     ) -> VisionFeatures:
         """Encodes volumes; see `Encoder.__call__`. Tokens are normalised."""
         grid = self.grid(images.shape[1:4])
-        tokens, layers = self._sequence(images, None, hidden=bool(hidden))
+        tokens, layers = self._sequence(images, None, conditions, hidden=bool(hidden))
         inner = [] if layers is None else [layers[range(self.depth)[layer]] for layer in hidden]
         return self._features(tokens, grid, tuple(self._features(each, grid) for each in inner))
 
     def encode_visible(
-        self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"]
+        self,
+        images: Float[Array, "b d h w c"],
+        keep: Int[Array, "b k"],
+        conditions: Conditions = NONE,
     ) -> VisibleTokens:
         """Encodes some patches; see `TokenEncoder.encode_visible`. Tokens are normalised."""
-        tokens, _ = self._sequence(images, keep, hidden=False)
+        tokens, _ = self._sequence(images, keep, conditions, hidden=False)
         cls, tokens = self._split(tokens)
         return VisibleTokens(tokens, self.grid(images.shape[1:4]), cls)
 
     @nn.compact
     def _sequence(
-        self, images: Float[Array, "b d h w c"], keep: Int[Array, "b k"] | None, *, hidden: bool
+        self,
+        images: Float[Array, "b d h w c"],
+        keep: Int[Array, "b k"] | None,
+        conditions: Conditions,
+        *,
+        hidden: bool,
     ) -> tuple[Float[Array, "b m c"], Float[Array, "l b m c"] | None]:
         """Returns normalised tokens, class token first, and the outputs of all blocks or None."""
         patches = patchify(images, self.patch_size)
@@ -93,9 +107,8 @@ class ViT3D(TokenEncoder):
         tokens = constrain(tokens + positions.astype(tokens.dtype), ("batch", None, None))
         if self.cls_token:
             tokens = self._prepend_cls(tokens)
-        tokens, layers = self.transformer(
-            tokens, Conditions(grid=self.grid(images.shape[1:4])), hidden=hidden
-        )
+        conditions = dataclasses.replace(conditions, grid=self.grid(images.shape[1:4]))
+        tokens, layers = self.transformer(tokens, conditions, hidden=hidden)
         return layer_norm(tokens, epsilon=self.norm_eps, name="norm")(tokens), layers
 
     def _split(

@@ -8,13 +8,14 @@ from typing import Any
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.text import llm_tokenizer
-from m3djax.contracts.task import Task
+from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.encoder import Encoder
 from m3djax.models.llm.decoder import Decoder
 from m3djax.params import Params
+from m3djax.tasks.conditioned import ConditionedTask
 
 
-class AnsweringTask(Task):
+class AnsweringTask(ConditionedTask):
     """A task with a language model that reads the tokens of encoded volumes.
 
     `generate.volumes.VolumeReader` works with all such tasks. Evaluators and `ask` use it.
@@ -48,7 +49,10 @@ class AnsweringTask(Task):
 
     @abc.abstractmethod
     def encode(
-        self, params: Params, images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"]
+        self,
+        params: Params,
+        images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"],
+        conditions: Conditions = NONE,
     ) -> Float[Array, "b m c"]:
         """Returns the volumes of each sample as tokens for `llm`, one volume after the other.
 
@@ -56,15 +60,16 @@ class AnsweringTask(Task):
           params: all components but `llm`.
           images: in network units, as `Inputs` returns them. Without the axis V there is one volume
             per sample.
+          conditions: see `ConditionedTask.conditions`.
         """
 
     @abc.abstractmethod
-    def place(
+    def merge_image_features(
         self,
         embeds: Float[Array, "b n c"],
         volumes: Float[Array, "b m c"],
         token_ids: Int[Array, "b n"],
-        valid: Bool[Array, "b n"] | None = None,
+        attention_mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n c"]:
         """Replaces the placeholders by the tokens of the volumes.
 
@@ -72,7 +77,7 @@ class AnsweringTask(Task):
           embeds: embedded tokens.
           volumes: the result of `encode`.
           token_ids: ids of the text.
-          valid: False for padding; None: there is no padding.
+          attention_mask: False for padding; None: there is no padding.
 
         Raises:
           ConfigError: the number of placeholders differs from the number of tokens.

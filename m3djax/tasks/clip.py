@@ -16,6 +16,7 @@ from m3djax.contracts.task import Batch, apply
 from m3djax.contracts.terms import Loss
 from m3djax.losses.contrastive import InfoNCE, SigmoidPairs
 from m3djax.models.bert import Bert
+from m3djax.models.conditions import NONE, Conditions, given
 from m3djax.models.embedding_head import EmbeddingHead
 from m3djax.models.encoder import Encoder
 from m3djax.models.vit import ViT3D
@@ -85,10 +86,10 @@ class Clip(EmbeddingTask):
             )
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """Returns fresh parameters. Uses only the size of `image` in the batch."""
+        """Returns fresh parameters. Uses only the shapes of the batch."""
         keys = jax.random.split(rng, 5)
         images = jnp.zeros((1, *batch["image"].shape[1:]))
-        seen, vision = self.vision.init_with_output(keys[0], images)
+        seen, vision = self.vision.init_with_output(keys[0], images, **given(self.first(batch)))
         read, text = self.text.init_with_output(keys[1], jnp.zeros((1, 2), jnp.int32))
         vision_head = self.vision_head.init(keys[2], seen.tokens, seen.cls)
         text_head = self.text_head.init(keys[3], read.tokens, read.cls)
@@ -112,17 +113,20 @@ class Clip(EmbeddingTask):
         return apply(
             self.objective,
             params["objective"],
-            self.embed_images(params, images),
+            self.embed_images(params, images, **given(self.conditions(params, batch))),
             self.embed_texts(params, batch["token_ids"], batch["attention_mask"]),
             batch["text_id"],
             valid,
         )
 
     def embed_images(
-        self, params: Params, images: Float[Array, "b d h w c"]
+        self,
+        params: Params,
+        images: Float[Array, "b d h w c"],
+        conditions: Conditions = NONE,
     ) -> Float[Array, "b f"]:
         """Returns unit vectors of volumes in network units, float32."""
-        features = apply(self.vision, params["vision"], images)
+        features = apply(self.vision, params["vision"], images, **given(conditions))
         return apply(self.vision_head, params["vision_head"], features.tokens, features.cls)
 
     def embed_texts(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from data_pipelines.errors import ConfigError
 from m3djax.contracts.task import Batch, apply
 from m3djax.contracts.terms import Loss, Term
+from m3djax.models.conditions import NONE, Conditions, given
 from m3djax.models.encoder import TokenEncoder
 from m3djax.models.mae_decoder import MAEDecoder
 from m3djax.models.patches import patchify
@@ -54,16 +55,19 @@ class MAE(ReconstructingTask):
         images = jnp.zeros((1, *batch["image"].shape[1:]))
         patches = patchify(images, self.vision.stride)
         restore = jnp.arange(patches.shape[1])[None]
+        more = given(self.first(batch))
         features, vision = self.vision.init_with_output(
-            vision_key, images, restore[:, :1], method="encode_visible"
+            vision_key, images, restore[:, :1], method="encode_visible", **more
         )
-        decoder = self.mae_decoder.init(decoder_key, features, restore, patches.shape[-1])
+        decoder = self.mae_decoder.init(decoder_key, features, restore, patches.shape[-1], **more)
         return {"vision": vision["params"], "mae_decoder": decoder["params"]}
 
     def loss(self, params: Params, batch: Batch, keys: Key[Array, " b"], *, train: bool) -> Loss:
         """Returns the sum of the errors of the hidden patches, with their number as weight."""
         images, noise_keys = batch["image"], jax.vmap(jax.random.split)(keys)[:, 1]
-        result = self.reconstruct(params, images, self.noise(noise_keys, images.shape))
+        noise = self.noise(noise_keys, images.shape)
+        conditions = given(self.conditions(params, batch))
+        result = self.reconstruct(params, images, noise, **conditions)
         error = Term(jnp.sum(result.error * result.hidden), jnp.sum(result.hidden))
         return Loss({"reconstruction": error})
 
@@ -73,7 +77,11 @@ class MAE(ReconstructingTask):
         return jax.vmap(lambda key: jax.random.uniform(key, (math.prod(grid),)))(keys)
 
     def reconstruct(
-        self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
+        self,
+        params: Params,
+        images: Float[Array, "b d h w c"],
+        noise: Float[Array, "b n"],
+        conditions: Conditions = NONE,
     ) -> PredictedPatches:
         """Hides patches, encodes the visible ones and predicts all.
 
@@ -81,6 +89,7 @@ class MAE(ReconstructingTask):
           params: components `vision` and `mae_decoder`.
           images: volumes in network units.
           noise: see `noise`. It is an argument so that the caller can choose the masking.
+          conditions: further inputs of the blocks of both components.
 
         Raises:
           ConfigError: `mask_ratio` leaves no patch visible.
@@ -96,8 +105,10 @@ class MAE(ReconstructingTask):
         order = jnp.argsort(noise, axis=1)
         restore = jnp.argsort(order, axis=1)
         keep = order[:, :visible]
-        features = apply(self.vision, params["vision"], images, keep, method="encode_visible")
-        prediction = apply(self.mae_decoder, params["mae_decoder"], features, restore, p)
+        more = given(conditions)
+        vision, decoder = params["vision"], params["mae_decoder"]
+        features = apply(self.vision, vision, images, keep, method="encode_visible", **more)
+        prediction = apply(self.mae_decoder, decoder, features, restore, p, **more)
         latent = features.tokens
         if features.cls is not None:
             latent = jnp.concatenate([features.cls[:, None], latent], axis=1)

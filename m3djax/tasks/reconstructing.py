@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from m3djax.contracts.task import Task
+from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.encoder import TokenEncoder
 from m3djax.params import Params
+from m3djax.tasks.conditioned import ConditionedTask
 
 
 @struct.dataclass
@@ -35,7 +36,7 @@ class PredictedPatches:
         return jnp.mean(jnp.square(self.prediction - self.target), axis=-1)
 
 
-class ReconstructingTask(Task):
+class ReconstructingTask(ConditionedTask):
     """A task that fills in hidden patches of volumes.
 
     Attributes:
@@ -52,7 +53,11 @@ class ReconstructingTask(Task):
 
     @abc.abstractmethod
     def reconstruct(
-        self, params: Params, images: Float[Array, "b d h w c"], noise: Float[Array, "b n"]
+        self,
+        params: Params,
+        images: Float[Array, "b d h w c"],
+        noise: Float[Array, "b n"],
+        conditions: Conditions = NONE,
     ) -> PredictedPatches:
         """Hides patches, and predicts them from the visible ones.
 
@@ -60,4 +65,5 @@ class ReconstructingTask(Task):
           params: one entry per component.
           images: volumes in network units.
           noise: see `noise`. It is an argument so that the caller can choose the masking.
+          conditions: see `ConditionedTask.conditions`.
         """

@@ -16,6 +16,7 @@ from data_pipelines.fields.text import Text
 from m3djax.contracts.task import Batch, apply
 from m3djax.contracts.terms import Loss
 from m3djax.mesh.sharding import constrain
+from m3djax.models.conditions import NONE, Conditions, given
 from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.models.llm.decoder import Decoder
 from m3djax.models.patches import Size, patch_grid
@@ -134,10 +135,12 @@ class VisionLanguage(AnsweringTask):
             )
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Params:
-        """Returns fresh parameters. Uses only the size of `image` in the batch."""
+        """Returns fresh parameters. Uses only the shapes of the batch."""
         keys = jax.random.split(rng, 3)
         images = jnp.zeros((1, *batch["image"].shape[-4:]))
-        features, vision = self.vision.init_with_output(keys[0], images, hidden=self._asked)
+        features, vision = self.vision.init_with_output(
+            keys[0], images, hidden=self._asked, **given(self.first(batch))
+        )
         projector = self.projector.init(keys[1], self._chosen(features))
         llm = self.llm.init(keys[2], jnp.zeros((1, 1), jnp.int32))
         parts = {"vision": vision, "projector": projector, "llm": llm}
@@ -154,10 +157,11 @@ class VisionLanguage(AnsweringTask):
           keys: one key per sample; not used.
           train: not used.
         """
-        ids, valid = batch["token_ids"], batch["attention_mask"]
+        ids, mask = batch["token_ids"], batch["attention_mask"]
+        volumes = self.encode(params, batch["image"], **given(self.conditions(params, batch)))
         embeds = apply(self.llm, params["llm"], ids, method="embed")
-        embeds = self.place(embeds, self.encode(params, batch["image"]), ids, valid)
-        hidden, _ = apply(self.llm, params["llm"], embeds, valid, method="encode")
+        embeds = self.merge_image_features(embeds, volumes, ids, mask)
+        hidden, _ = apply(self.llm, params["llm"], embeds, mask, method="encode")
         labels = spans_to_labels(ids, batch["spans"])
         return next_token_loss(
             self.llm,
@@ -171,21 +175,27 @@ class VisionLanguage(AnsweringTask):
         )
 
     def encode(
-        self, params: Params, images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"]
+        self,
+        params: Params,
+        images: Float[Array, "b v d h w 1"] | Float[Array, "b d h w 1"],
+        conditions: Conditions = NONE,
     ) -> Float[Array, "b m c"]:
         """Returns the tokens of the volumes; see `AnsweringTask.encode`."""
         b, volume = len(images), images.shape[-4:]
         images = constrain(images.reshape(-1, *volume), ("batch", None, None, None, None))
-        features = apply(self.vision, params["vision"], images, hidden=self._asked)
+        if len(images) > b:  # the volumes of a sample share its conditions
+            conditions = jax.tree.map(lambda x: jnp.repeat(x, len(images) // b, 0), conditions)
+        vision, more = params["vision"], given(conditions)
+        features = apply(self.vision, vision, images, hidden=self._asked, **more)
         tokens = apply(self.projector, params["projector"], self._chosen(features))
         return tokens.reshape(b, -1, tokens.shape[-1]).astype(self.llm.dtype)
 
-    def place(
+    def merge_image_features(
         self,
         embeds: Float[Array, "b n c"],
         volumes: Float[Array, "b m c"],
         token_ids: Int[Array, "b n"],
-        valid: Bool[Array, "b n"] | None = None,
+        attention_mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n c"]:
         """Returns the embedded tokens, with the placeholders replaced by tokens of the volumes.
 
@@ -197,13 +207,15 @@ class VisionLanguage(AnsweringTask):
           embeds: embedded tokens.
           volumes: the result of `encode`.
           token_ids: ids of the text.
-          valid: False for padding; None: there is no padding.
+          attention_mask: False for padding; None: there is no padding.
 
         Raises:
           ConfigError: a row has another number of placeholders. Raised only outside of jit.
         """
         here = jnp.asarray(token_ids) == self.image_token_id
-        used = jnp.ones(len(here), bool) if valid is None else jnp.any(valid, axis=1)
+        used = jnp.ones(len(here), bool)
+        if attention_mask is not None:
+            used = jnp.any(attention_mask, axis=1)
         expected = volumes.shape[1]
         wrong = (jnp.sum(here, axis=1) != expected) & used
         if not isinstance(wrong, jax.core.Tracer) and np.any(wrong):

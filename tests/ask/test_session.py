@@ -102,7 +102,9 @@ def test_a_history_is_read_as_one_text_in_the_format_of_training(
     turns = [Turn("Is it there?", said), Turn("And now?", "Yes.")]
     ids, spans = model.run.prompt(1).conversation(model.tokenizer, turns)
     before, reader = np.array([ids[: spans[1][0]]]), model.reader
-    embeds = reader.task.place(reader.generator.embed(before), session.encode().tokens, before)
+    embeds = reader.task.merge_image_features(
+        reader.generator.embed(before), session.encode().tokens, before
+    )
     [whole] = reader.generator(options=SHORT, embeds=embeds)
     assert whole.tokens == second.tokens
 

@@ -33,7 +33,7 @@ class WithLogits(VisionLanguage):
         loss = super().loss(params, batch, keys, train=train)
         embeds = apply(self.llm, params["llm"], batch["token_ids"], method="embed")
         volumes = self.encode(params, batch["image"][:, None])
-        embeds = self.place(embeds, volumes, batch["token_ids"])
+        embeds = self.merge_image_features(embeds, volumes, batch["token_ids"])
         hidden, _ = apply(self.llm, params["llm"], embeds, batch["attention_mask"], method="encode")
         logits = apply(self.llm, params["llm"], hidden, method="logits")
         return loss.replace(metrics={"logits": logits})

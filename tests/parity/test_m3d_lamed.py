@@ -48,7 +48,7 @@ def test_features_logits_and_hidden_states(
     def run(params: Params) -> dict[str, jax.Array]:
         volumes = task.encode(params, images[:, None])
         embeds = apply(task.llm, params["llm"], ids, method="embed")
-        embeds = task.place(embeds, volumes, ids, valid)
+        embeds = task.merge_image_features(embeds, volumes, ids, valid)
         encode = {"hidden": True, "method": "encode"}
         hidden, layers = apply(task.llm, params["llm"], embeds, valid, **encode)
         return {
@@ -84,7 +84,7 @@ def test_generated_ids(golden: Golden, task: VisionLanguage, params: Params) -> 
     """Exactly the original's, stopping early included."""
     config, ids = golden.config, golden.given("prompt_ids")
     volumes = task.encode(params, lamed.images(golden)[:, None])
-    embeds = task.place(Generator(task.llm, params["llm"]).embed(ids), volumes, ids)
+    embeds = task.merge_image_features(Generator(task.llm, params["llm"]).embed(ids), volumes, ids)
     golden.compare("prompt_logits", _logits(task, params, embeds), TOLERANCE)
     margin = golden.given("generated_top1_margin")
     steps = [_steps(golden, row) for row in golden.given("generated_ids")]
@@ -113,7 +113,7 @@ def test_logits_of_every_step(golden: Golden, task: VisionLanguage, params: Para
         apply(task.llm, params["llm"], jnp.asarray(ids), method="embed")
         for ids in (prompts, answers)
     )
-    embeds = jnp.concatenate([task.place(asked, volumes, prompts), said], axis=1)
+    embeds = jnp.concatenate([task.merge_image_features(asked, volumes, prompts), said], axis=1)
     logits = _logits(task, params, embeds)
     first = prompts.shape[1] - 1
     theirs = golden.given("generated_step_logits")

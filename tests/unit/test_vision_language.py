@@ -41,7 +41,7 @@ def test_volumes_take_the_places_of_placeholders() -> None:
     ids = rng.integers(0, 60, (2, 12))
     ids[0, [0, 3, 4, 11]] = ids[1, [1, 2, 3, 4]] = 60
     embeds, volumes = rng.normal(size=(2, 12, 3)), rng.normal(size=(2, 4, 3))
-    placed = TASK.place(jnp.asarray(embeds), jnp.asarray(volumes), jnp.asarray(ids))
+    placed = TASK.merge_image_features(jnp.asarray(embeds), jnp.asarray(volumes), jnp.asarray(ids))
     for row in range(2):
         wanted = embeds[row].copy()
         wanted[ids[row] == 60] = volumes[row]
@@ -79,7 +79,7 @@ def test_only_answers_count_and_eos_is_one_of_them(params: Params) -> None:
     ids, valid = jnp.asarray(batch["token_ids"]), jnp.asarray(batch["attention_mask"])
     volumes = TASK.encode(params, tiny.network(batch)["image"])
     embeds = apply(TASK.llm, params["llm"], ids, method="embed")
-    embeds = TASK.place(embeds, volumes, ids)
+    embeds = TASK.merge_image_features(embeds, volumes, ids)
     hidden, _ = apply(TASK.llm, params["llm"], embeds, valid, method="encode")
     logits = apply(TASK.llm, params["llm"], hidden, method="logits")
     chance = np.asarray(jax.nn.log_softmax(logits))
@@ -106,7 +106,7 @@ def test_several_volumes(params: Params) -> None:
     shared = pairs | {name: pairs[name][:, 0] for name in ("scale", "offset")}
     np.testing.assert_array_equal(tiny.network(shared)["image"], tiny.network(pairs)["image"])
     with pytest.raises(ConfigError, match="has 8 image tokens"):
-        TASK.place(jnp.zeros((2, 14, 32)), both[:, :4], jnp.asarray(ids))
+        TASK.merge_image_features(jnp.zeros((2, 14, 32)), both[:, :4], jnp.asarray(ids))
 
 
 def test_volumes_of_a_sample_are_augmented_alike() -> None:

@@ -55,7 +55,7 @@ def whole(params: Params, batch: dict[str, np.ndarray], row: int, question: str)
     generator = Generator(TASK.llm, params["llm"])
     one = {name: value[row : row + 1] for name, value in batch.items()}
     volumes = TASK.encode(params, tiny.network(one)["image"])
-    embeds = TASK.place(generator.embed(ids), volumes, ids)
+    embeds = TASK.merge_image_features(generator.embed(ids), volumes, ids)
     return generator(options=OPTIONS, embeds=embeds)[0].tokens
 
 

@@ -93,9 +93,8 @@ class Reconstruction(Evaluator):
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, jax.Array]:
         """Returns squared errors over the hidden voxels of crops; see `Evaluator.predict`."""
-        return fill(
-            subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
-        ).sums
+        fields = place(subject.mesh, batch, (*FIELDS, *subject.task.condition_fields))
+        return fill(subject.task, subject.inputs, subject.params, fields).sums
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
         """Returns the mean squared error of each crop over all masks; see `Evaluator.score`.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from m3djax.evaluate.reconstruction.fill_in import harmonic
 from m3djax.inputs.inputs import Inputs
+from m3djax.models.conditions import given
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.params import Params
 from m3djax.tasks.reconstructing import ReconstructingTask
@@ -52,7 +53,8 @@ def fill(
     """
     keys = jax.random.wrap_key_data(batch["key"])
     images = inputs(batch)["image"]
-    result = task.reconstruct(params, images, task.noise(keys, images.shape))
+    conditions = given(task.conditions(params, batch))
+    result = task.reconstruct(params, images, task.noise(keys, images.shape), **conditions)
     size = task.vision.stride
     grid = patch_grid(images.shape[1:4], size)
     prediction = result.prediction

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
+from m3djax.models.conditions import given
 from m3djax.params import Params
 from m3djax.tasks.embedding import EmbeddingTask
 
@@ -29,11 +30,12 @@ def embed(
       task: the model.
       inputs: transform of stored batches into batches of the task.
       params: the parameters of the task.
-      batch: image (b, d, h, w, 1), scale and offset (b,), token_ids and attention_mask (b, l).
+      batch: image (b, d, h, w, 1), scale and offset (b,), token_ids and attention_mask (b, l), and
+        the fields of the task's conditions.
     """
     images = inputs(batch)["image"]
     return {
-        "images": task.embed_images(params, images),
+        "images": task.embed_images(params, images, **given(task.conditions(params, batch))),
         "texts": task.embed_texts(params, batch["token_ids"], batch["attention_mask"]),
         "middle": _small_slices(inputs.window, images),
     }

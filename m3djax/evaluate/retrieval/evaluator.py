@@ -121,9 +121,8 @@ class Retrieval(Evaluator):
 
     def predict(self, subject: Subject, batch: Batch) -> Mapping[str, Array]:
         """Returns unit vectors, and small slices of the volumes; see `Evaluator.predict`."""
-        return embed(
-            subject.task, subject.inputs, subject.params, place(subject.mesh, batch, FIELDS)
-        )
+        fields = place(subject.mesh, batch, (*FIELDS, *subject.task.condition_fields))
+        return embed(subject.task, subject.inputs, subject.params, fields)
 
     def score(self, subject: Subject, predictions: Mapping[str, Predictions]) -> Scores:
         """Returns rank and hits at k of the right answer to each query; see `Evaluator.score`.

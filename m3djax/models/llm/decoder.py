@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from m3djax.mesh.parameter_axes import register_axes
 from m3djax.mesh.sharding import constrain
-from m3djax.models.conditions import Conditions
+from m3djax.models.conditions import NONE, Conditions
 from m3djax.models.layers import rms_norm
 from m3djax.models.mlp import FeedForward, GatedMlp
 from m3djax.models.multi_head import Attention
@@ -97,6 +98,7 @@ class Decoder(nn.Module):
         positions: Int[Array, "b n"] | None = None,
         *,
         hidden: bool = False,
+        conditions: Conditions = NONE,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "l b n c"] | None]:
         """Runs the blocks.
 
@@ -105,6 +107,7 @@ class Decoder(nn.Module):
           valid: False for padding, which no token sees; None: there is no padding.
           positions: positions of the tokens; None: 0, 1, 2, ..., padding included.
           hidden: whether to return the outputs of the blocks.
+          conditions: further inputs of the blocks; mask and rotation are set here.
 
         Returns:
           The normalised hidden states and, on request, the outputs of the blocks.
@@ -117,7 +120,8 @@ class Decoder(nn.Module):
         layers: list[Any] = []
         for stage in self.stages:
             mask = _causal_mask(n, valid, block_of(stage).attention.window)
-            x, outputs = stage(x, Conditions(mask, rotation), hidden=hidden)
+            seen = dataclasses.replace(conditions, mask=mask, rotation=rotation)
+            x, outputs = stage(x, seen, hidden=hidden)
             layers.append(outputs)
         return self.norm(x), jnp.concatenate(layers) if hidden else None
 
