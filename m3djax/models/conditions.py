@@ -40,7 +40,7 @@ NONE = Conditions()
 """The default of blocks: no conditions."""
 
 
-def given(conditions: Conditions) -> dict[str, Conditions]:
+def given(conditions: Conditions) -> dict[str, Any]:
     """Returns the keyword argument `conditions`, or no argument if there are none.
 
     So an encoder or a task without such blocks need not take the argument.
