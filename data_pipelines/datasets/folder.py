@@ -1,8 +1,9 @@
 """Makes a collection from the user's own scans: a folder of volumes, with an optional table.
 
 Without a table, every volume file, DICOM series and folder of image slices is a study, and every
-file or folder directly below the root is a patient. With a table, its rows are the studies: see
-`table`.
+file or folder directly below the root is a patient. Folders with the names of the Medical
+Segmentation Decathlon are read as such: see `decathlon`. With a table, its rows are the studies:
+see `table`.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from etils import epath
 
+from data_pipelines.datasets.decathlon import is_decathlon, read_decathlon
 from data_pipelines.datasets.search import Search, own_name
 from data_pipelines.datasets.study import Collection, Study, hold_one_out, split_by_hash
 from data_pipelines.datasets.table import Override, StudyRow, read_overrides, read_table
@@ -56,7 +58,11 @@ def folder(
     if not root.is_dir():
         raise DataError(root, "there is no such folder", "give the folder with the scans")
     labels: tuple[str, ...] = ()
-    if table is None:
+    notes: tuple[str, ...]
+    if table is None and is_decathlon(root):
+        rows = read_decathlon(root)
+        notes = ("Read in the layout of the Medical Segmentation Decathlon: a case is a patient.",)
+    elif table is None:
         rows, notes = _found(root, masks)
     else:
         rows, labels = read_table(root, table)
