@@ -169,7 +169,7 @@ class Bricked(LazyArray):
         """Returns the voxels of a window; see `LazyArray`."""
         assert all(part.step in (None, 1) for part in window), window
         bounds = [part.indices(side)[:2] for part, side in zip(window, self.shape, strict=True)]
-        result = np.empty([high - low for low, high in bounds], self.dtype)
+        result = np.empty([max(high - low, 0) for low, high in bounds], self.dtype)
         if not result.size:
             return result
         touched = [
