@@ -12,8 +12,9 @@ from data_pipelines import boxes
 BOX = "[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]"
 VALUES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 thousandths = st.lists(st.integers(0, 1000), min_size=6, max_size=6).map(
-    lambda some: np.concatenate([np.minimum(some[:3], some[3:]), np.maximum(some[:3], some[3:])])
-    / 1000
+    lambda some: (
+        np.concatenate([np.minimum(some[:3], some[3:]), np.maximum(some[:3], some[3:])]) / 1000
+    )
 )
 
 
