@@ -21,7 +21,7 @@ from m3djax.experiment import Experiment
 from m3djax.inputs.augment import Augment
 from m3djax.inputs.inputs import Inputs
 from m3djax.optim import AdamW, Group
-from m3djax.step import TrainState, Trainer, sample_keys
+from m3djax.step import Trainer, TrainState, sample_keys
 
 ROWS = 8
 SEED = jax.random.key(3)
