@@ -105,14 +105,14 @@ def augmented(batches: Iterator[Any]) -> Iterator[Any]:
     import jax
 
     from m3djax.inputs.augment import Augment
-    from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
+    from m3djax.inputs.inputs import IMAGE, Inputs, ScaleIntensityRange
 
     augment = Augment(flip=(0.1, 0.1, 0.1), rotate90=0.5, scale=0.1, shift=0.1)
     inputs = Inputs(ScaleIntensityRange(0, 255), augment)
 
     @jax.jit
     def step(batch: Any, key: jax.Array) -> jax.Array:
-        return inputs(batch, jax.random.split(key, BATCH))["image"]
+        return inputs(batch, jax.random.split(key, BATCH), IMAGE)["image"]
 
     for number, batch in enumerate(batches):
         image = step(batch, jax.random.key(number))

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.pipeline import Data, Source
 from m3djax.experiment import Experiment
 from m3djax.inputs.augment import Augment
-from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.inputs import IMAGE, Inputs, ScaleIntensityRange
 from m3djax.losses.contrastive import InfoNCE
 from m3djax.mesh import sharding
 from m3djax.models.bert import Bert, PostNormBlock, TextEmbeddings
@@ -78,7 +78,7 @@ def experiment(path: str = "nowhere", **changes: Any) -> Experiment:
 
 def network(batch: dict[str, Any]) -> dict[str, Any]:
     """The batch as tasks take it, without augmentation."""
-    return Inputs()(batch)
+    return Inputs()(batch, None, IMAGE)
 
 
 def batch(number: int = 0, rows: int = 8) -> dict[str, np.ndarray]:

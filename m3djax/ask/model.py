@@ -140,7 +140,7 @@ class Run:
         model = Model.open(self.folder, mesh, dtype)
         reader = VolumeReader(
             model.task,
-            model.experiment.inputs,
+            model.inputs,
             model.params,
             tokenizer=tokenizer,
             eos_ids=(end,),

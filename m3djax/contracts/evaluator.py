@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from data_pipelines.pipeline import Data
-    from m3djax.inputs.inputs import Inputs
+    from m3djax.inputs.inputs import FieldInputs
     from m3djax.params import Params
 
 Batch = Mapping[str, Any]
@@ -36,7 +36,7 @@ class Subject:
 
     Attributes:
       task: the run's task; adapters are merged.
-      inputs: turns stored batches into batches of the task.
+      inputs: turns stored batches into batches of the task: all fields of the run's data.
       params: one entry per component, on `mesh`, sharded as the sharding table says.
       data: the data of the run, as in training.
       mesh: devices of this process.
@@ -45,7 +45,7 @@ class Subject:
     """
 
     task: Any
-    inputs: Inputs
+    inputs: FieldInputs
     params: Params
     data: Data
     mesh: Mesh
@@ -123,6 +123,19 @@ class Evaluator(abc.ABC):
           ConfigError: the data lacks a field that the evaluator needs.
         """
 
+    def check_task(self, task: Any) -> None:
+        """Checks that the task fits, before training starts and before an evaluation.
+
+        By default every task does.
+
+        Args:
+          task: the task of the run.
+
+        Raises:
+          EvaluationError: it does not fit this evaluator.
+        """
+        del task
+
     @property
     @abc.abstractmethod
     def rows(self) -> int:
@@ -139,7 +152,7 @@ class Evaluator(abc.ABC):
           subject: the run under evaluation.
 
         Raises:
-          EvaluationError: the run's task does not fit this evaluator.
+          EvaluationError: the samples do not fit this evaluator.
           DataError: a dataset cannot be read.
         """
 

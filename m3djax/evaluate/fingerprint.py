@@ -52,7 +52,7 @@ def reading_parts(subject: Subject, data: Data, source: Source, crops: int, seed
     free = ("sources", "batch_size", *LOADING)
     reading = {n: v for n, v in serialize.to_json(data).items() if n not in free}
     metadata = open_dataset(source.path, source.split, lazy=True).metadata
-    model = serialize.to_json(subject.task), serialize.to_json(subject.inputs)
+    model = serialize.to_json(subject.task), serialize.to_json(subject.inputs.inputs)
     return [*model, reading, metadata, source.split, source.part, crops, seed]
 
 

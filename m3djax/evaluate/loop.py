@@ -6,7 +6,7 @@ import io
 import logging
 import zipfile
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -19,6 +19,10 @@ from m3djax.contracts.findings import EvaluationError
 from m3djax.contracts.share import Share
 from m3djax.evaluate.fingerprint import PredictionFiles
 from m3djax.mesh import distributed, sharding
+from m3djax.runs.results import FOLDER
+
+if TYPE_CHECKING:
+    from m3djax.runs.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,20 @@ def split_rows(rows: int, mesh: Mesh) -> int:
     return -(-rows // split) * split
 
 
+def subject_of(model: Model, mesh: Mesh, run: epath.Path, name: str) -> Subject:
+    """Makes the subject of an evaluator, and its folder `evaluation/NAME` in the run's folder.
+
+    Args:
+      model: the model, with parameters on `mesh`.
+      mesh: devices of this process.
+      run: folder of the run.
+      name: name of the evaluator in the config.
+    """
+    folder = run / FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return Subject(model.task, model.inputs, model.params, model.data, mesh, run, folder)
+
+
 def measure(evaluator: Evaluator, subject: Subject) -> dict[str, Any]:
     """Evaluates a model; all processes must call this, and all get the result.
 
@@ -67,6 +85,7 @@ def measure(evaluator: Evaluator, subject: Subject) -> dict[str, Any]:
       DataError: a dataset cannot be read.
     """
     evaluator.check(subject.data)
+    evaluator.check_task(subject.task)
     with jax.set_mesh(subject.mesh):
         predictions = {one.name: predict(evaluator, one) for one in evaluator.passes(subject)}
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.files import write_whole
-from m3djax.contracts.evaluator import Subject
 from m3djax.evaluate import loop
 from m3djax.mesh import distributed
 from m3djax.runs import report, run_folder
@@ -56,21 +55,10 @@ def evaluate(folder: epath.PathLike, console: Console | None = None) -> Results:
 
     found = {}
     for name, evaluator in experiment.evaluators.items():
-        place = folder / FOLDER / name
-        place.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         console.print(f"evaluating: {name} ...", style="dim")
         mesh = loop.own_mesh(evaluator)
-        opened = model(mesh)
-        subject = Subject(
-            opened.task,
-            opened.experiment.inputs,
-            opened.params,
-            opened.data,
-            mesh,
-            folder,
-            place,
-        )
+        subject = loop.subject_of(model(mesh), mesh, folder, name)
         found[name] = loop.measure(evaluator, subject)
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         show(found[name], console)

@@ -17,7 +17,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.contracts.task import Batch, Task
 from m3djax.generate.generator import Answer, Generator, OnText, Prefix, PromptIds
 from m3djax.generate.sampling import Sampling
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import FieldInputs
 from m3djax.models.conditions import given
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
@@ -66,7 +66,7 @@ class VolumeReader:
     def __init__(
         self,
         task: Task,
-        inputs: Inputs,
+        inputs: FieldInputs,
         params: Params,
         *,
         tokenizer: Any = None,

@@ -82,8 +82,8 @@ class Inputs:
     def __call__(
         self,
         batch: Mapping[str, Array],
-        keys: Key[Array, " b"] | None = None,
-        spatial: Mapping[str, Spatial] = IMAGE,
+        keys: Key[Array, " b"] | None,
+        spatial: Mapping[str, Spatial],
     ) -> dict[str, Array]:
         """Returns the batch with intensities in network units, augmented if keys are given.
 
@@ -95,8 +95,8 @@ class Inputs:
             dataset. allowed_flips (B, 3) and allowed_turns (B,), if samples have a text: the moves
             that keep the text true. Other fields are passed through.
           keys: one key per sample, for augmentation; None switches augmentation off.
-          spatial: kind and axes of each spatial array, by name; see `Data.spatial`. The default
-            has only the image; slices, masks and points then stay as stored.
+          spatial: kind and axes of each spatial array, by name; see `Data.spatial`. Arrays that
+            are not in it stay as stored.
 
         Returns:
           The batch without scale and offset; intensities are float32.
@@ -118,6 +118,34 @@ class Inputs:
         arrays = {name: jnp.asarray(fields[name]) for name in moving}
         flips, turns = batch.get("allowed_flips"), batch.get("allowed_turns")
         return fields | jax.vmap(augment)(keys, arrays, flips, turns)
+
+    def bound(self, spatial: Mapping[str, Spatial]) -> FieldInputs:
+        """Returns the transform for the fields of one data config; see `Data.spatial`."""
+        return FieldInputs(self, tuple(spatial.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldInputs:
+    """The transform of `Inputs`, for the fields of one data config; hashable, so static in jit.
+
+    Attributes:
+      inputs: the transform.
+      spatial: (name, kind and axes) of each spatial array.
+    """
+
+    inputs: Inputs
+    spatial: tuple[tuple[str, Spatial], ...]
+
+    def __call__(
+        self, batch: Mapping[str, Array], keys: Key[Array, " b"] | None = None
+    ) -> dict[str, Array]:
+        """Returns the batch that tasks take; see `Inputs.__call__`."""
+        return self.inputs(batch, keys, dict(self.spatial))
+
+    @property
+    def window(self) -> ScaleIntensityRange:
+        """Returns the map of intensities of the dataset to network units."""
+        return self.inputs.window
 
 
 def _intensities(batch: Mapping[str, Array], name: str) -> Float[Array, "b ..."]:

@@ -106,7 +106,7 @@ class TrainStep(Target):
     def work(self, traced: Traced) -> int:
         """Returns the FLOPs of a step; see `Target.work`."""
         e = self.experiment
-        return flops.model_flops(e.adapted, specification(e), e.trainable)
+        return flops.model_flops(e.adapted, specification(e), e.trainable, e.data.spatial())
 
     def trace(self, mesh: Mesh) -> tuple[Traced, dict[str, int]]:
         """Traces the program and counts its parameters; see `Target.trace`."""

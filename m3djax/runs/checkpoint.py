@@ -144,7 +144,7 @@ class Checkpointer:
             response.result()
             if distributed.is_first():
                 manifest.write(self._steps / str(step), {"step": step, **about})
-                for old in steps_in(self._folder)[self._keep :]:
+                for old in run_folder.steps_in(self._folder)[self._keep :]:
                     (self._steps / str(old)).rmtree()
         except Exception as error:
             raise self._not_saved(step, error) from error
@@ -228,14 +228,6 @@ def _load_params(
     return {path: loaded[path] for path in wanted}
 
 
-def steps_in(folder: epath.PathLike) -> list[int]:
-    """Returns the steps in a run's folder, readable or not, the newest first."""
-    checkpoints = epath.Path(folder) / "checkpoints"
-    if not checkpoints.exists():
-        return []
-    return sorted((int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()), reverse=True)
-
-
 def newest_readable(folder: epath.PathLike) -> int:
     """Returns the newest step that is complete, unchanged and of this run.
 
@@ -244,7 +236,7 @@ def newest_readable(folder: epath.PathLike) -> int:
         copy of the frozen parameters is damaged.
     """
     folder, reasons = epath.Path(folder), []
-    for step in steps_in(folder):
+    for step in run_folder.steps_in(folder):
         reason = _unreadable(folder, _step(folder, step))
         if not reason:
             _check_frozen(folder)
@@ -263,7 +255,7 @@ def _settle(folder: epath.Path) -> int | None:
     Orbax refuses to save a step that is older than one in its folder. A run whose first save was
     interrupted starts again from step 0.
     """
-    steps = steps_in(folder)
+    steps = run_folder.steps_in(folder)
     first_cut_off = len(steps) == 1 and not (_step(folder, steps[0]) / manifest.NAME).exists()
     newest = newest_readable(folder) if steps and not first_cut_off else None
     if first_cut_off:

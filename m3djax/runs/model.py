@@ -19,7 +19,7 @@ from data_pipelines.pipeline import Data
 from m3djax import params as params_lib
 from m3djax.contracts.task import Task, apply
 from m3djax.experiment import Experiment
-from m3djax.inputs.inputs import ScaleIntensityRange
+from m3djax.inputs.inputs import FieldInputs, ScaleIntensityRange
 from m3djax.mesh import sharding
 from m3djax.models.encoder import Encoder, VisionFeatures
 from m3djax.params import Dtype, Params
@@ -47,6 +47,11 @@ class Model:
     def data(self) -> Data:
         """Returns the data config of the run; its sizes and tokenizer hold for the model too."""
         return self.experiment.data
+
+    @property
+    def inputs(self) -> FieldInputs:
+        """Returns the transform of stored batches into batches of the task."""
+        return self.experiment.inputs.bound(self.data.spatial())
 
     def encode(self, images: Float[ArrayLike, "b d h w 1"]) -> VisionFeatures:
         """Returns features of volumes; compiled once per shape.

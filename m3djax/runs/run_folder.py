@@ -67,7 +67,8 @@ def _open(experiment: Experiment) -> epath.Path:
         )
     if (folder / CONFIG).exists():
         differing = differences(read_config(folder), serialize.to_json(experiment))
-        if differing:
+        # A run that was stopped before it saved anything has nothing to protect.
+        if differing and (steps_in(folder) or (folder / "frozen").exists()):
             raise RunError(
                 f"{folder}: is a run with another {', '.join(differing)}. "
                 "Cure: choose another --name, or delete the folder."
@@ -78,6 +79,14 @@ def _open(experiment: Experiment) -> epath.Path:
     (folder / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     return folder
+
+
+def steps_in(folder: epath.PathLike) -> list[int]:
+    """Returns the steps in a run's folder, readable or not, the newest first."""
+    checkpoints = epath.Path(folder) / "checkpoints"
+    if not checkpoints.exists():
+        return []
+    return sorted((int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()), reverse=True)
 
 
 def read_experiment(folder: epath.PathLike) -> Experiment:

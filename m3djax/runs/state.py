@@ -67,17 +67,24 @@ def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStat
     )
 
 
-def initial_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
+def initial_state(
+    experiment: Experiment, mesh: jax.sharding.Mesh, like: TrainState | None = None
+) -> TrainState:
     """Returns the initial state: components of `init_from` from other runs, the rest initialised.
 
     Parameters loaded from a checkpoint are not initialised first. So a device holds no more than
     the state, and computes no random numbers for a pretrained model.
 
+    Args:
+      experiment: the config.
+      mesh: the devices.
+      like: result of `abstract_state`, if it was made already.
+
     Raises:
       ConfigError: the task has no component with a name in `init_from`.
       CheckpointError: a source is not readable, or its shapes differ.
     """
-    like = abstract_state(experiment, mesh)
+    like = like or abstract_state(experiment, mesh)
     given = _given(experiment, like.trainable | like.frozen)
 
     def rest(key: Key[Array, ""]) -> TrainState:

@@ -14,8 +14,9 @@ from jax.extend import core
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data_pipelines.fields.base import Spatial
 from m3djax.contracts.task import Task, loss_of
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import IMAGE, Inputs
 from m3djax.params import FlatParams, flatten, split, unflatten
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def count(function: Callable[..., Any], *args: Any) -> int:
 
 
 def model_flops(
-    task: Task | Adapted, spec: Mapping[str, jax.ShapeDtypeStruct], trainable: str = ".*"
+    task: Task | Adapted,
+    spec: Mapping[str, jax.ShapeDtypeStruct],
+    trainable: str = ".*",
+    spatial: Mapping[str, Spatial] = IMAGE,
 ) -> int:
     """Counts the model FLOPs of one training step: the forward pass and the needed gradients.
 
@@ -56,10 +60,12 @@ def model_flops(
       task: the task.
       spec: shapes of a batch.
       trainable: regex of the paths of the trained parameters, as in `Experiment`.
+      spatial: kind and axes of each spatial array; see `Data.spatial`.
     """
     rows = next(iter(spec.values())).shape[0]
     shapes = jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0), spec)
-    spec = jax.eval_shape(Inputs(), dict(spec))  # the intensity range changes no shape
+    inputs = Inputs().bound(spatial)  # the intensity range changes no shape
+    spec = jax.eval_shape(inputs, dict(spec))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
     def loss(trained: FlatParams, frozen: FlatParams, *rest: Any) -> jax.Array:

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import jax
 
+from data_pipelines.fields.base import Spatial
 from m3djax.adapters import Adapted
 from m3djax.contracts.task import Task
+from m3djax.inputs.inputs import IMAGE
 from m3djax.training import flops
 
 
@@ -21,6 +23,7 @@ class Meter:
       spec: shapes of a batch.
       mesh: the devices, for their peak FLOP/s.
       trainable: regex of the paths of the trained parameters.
+      spatial: kind and axes of each spatial array; see `Data.spatial`.
     """
 
     def __init__(
@@ -29,9 +32,10 @@ class Meter:
         spec: Mapping[str, jax.ShapeDtypeStruct],
         mesh: jax.sharding.Mesh,
         trainable: str = ".*",
+        spatial: Mapping[str, Spatial] = IMAGE,
     ) -> None:
         self._batch_size = next(iter(spec.values())).shape[0]
-        self._flops = flops.model_flops(task, spec, trainable)
+        self._flops = flops.model_flops(task, spec, trainable, spatial)
         self._peak = flops.peak(mesh)
         self._last: int | None = None
         self._since, self._waited = time.perf_counter(), 0.0

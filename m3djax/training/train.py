@@ -10,18 +10,18 @@ import jax
 import numpy as np
 from etils import epath
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import ConfigError, UserError
 from data_pipelines.files import no_space
 from m3djax.config import serialize
-from m3djax.contracts.evaluator import Evaluator, Subject
-from m3djax.evaluate.loop import measure
+from m3djax.contracts.evaluator import Evaluator
+from m3djax.evaluate.loop import measure, subject_of
 from m3djax.experiment import Experiment
 from m3djax.mesh import distributed, sharding
 from m3djax.params import unflatten
 from m3djax.runs import run_folder
 from m3djax.runs.checkpoint import Checkpointer
 from m3djax.runs.metrics import MetricsWriter, open_writer
-from m3djax.runs.results import FOLDER
+from m3djax.runs.model import Model
 from m3djax.runs.state import (
     abstract_batch,
     abstract_state,
@@ -68,10 +68,13 @@ def train(experiment: Experiment) -> epath.Path:
     experiment.data.check()
     for evaluator in experiment.evaluators.values():
         evaluator.check(experiment.data)
-    folder = run_folder.open_for_training(experiment)
+        evaluator.check_task(experiment.task)
     mesh = sharding.make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
-        loop = Loop.prepare(experiment, folder, mesh)
+        # Traced before anything is written, so that a config that cannot run leaves no folder.
+        like, step = trace(experiment, mesh)
+        folder = run_folder.open_for_training(experiment)
+        loop = Loop.prepare(experiment, folder, mesh, like, step)
         try:
             loop.run()
         except OSError as error:
@@ -96,6 +99,7 @@ class Loop:
       mesh: the devices.
       checkpointer: saves and restores checkpoints.
       state: the training state, on the devices.
+      step: the training step, traced and not yet compiled.
     """
 
     experiment: Experiment
@@ -103,17 +107,33 @@ class Loop:
     mesh: jax.sharding.Mesh
     checkpointer: Checkpointer
     state: TrainState
+    step: jax.stages.Lowered
 
     @classmethod
-    def prepare(cls, experiment: Experiment, folder: epath.Path, mesh: jax.sharding.Mesh) -> Loop:
-        """Restores the newest checkpoint, or makes an initial state with parts of other runs."""
+    def prepare(
+        cls,
+        experiment: Experiment,
+        folder: epath.Path,
+        mesh: jax.sharding.Mesh,
+        like: TrainState,
+        step: jax.stages.Lowered,
+    ) -> Loop:
+        """Restores the newest checkpoint, or makes an initial state with parts of other runs.
+
+        Args:
+          experiment: the config.
+          folder: the run's folder.
+          mesh: the devices.
+          like: shapes, dtypes and shardings of the state.
+          step: the traced training step.
+        """
         checkpointer = Checkpointer(folder, keep=experiment.keep)
-        state = checkpointer.restore(abstract_state(experiment, mesh))
+        state = checkpointer.restore(like)
         if state is None:
-            state = initial_state(experiment, mesh)
+            state = initial_state(experiment, mesh, like)
         else:
             log.info("%s: resumes at step %d", folder, int(state.step))
-        return cls(experiment, folder, mesh, checkpointer, state)
+        return cls(experiment, folder, mesh, checkpointer, state, step)
 
     def run(self) -> None:
         """Trains to the last step; raises the errors of `train`."""
@@ -121,13 +141,11 @@ class Loop:
         if int(self.state.step) >= e.steps:
             return
         seed = jax.random.key(e.seed)
-        batch_shapes = abstract_batch(e, self.mesh)
-        lowered = compile_step(trainer_of(e), self.mesh).lower(self.state, batch_shapes, seed)
-        step_fn = lowered.compile()
+        step_fn = self.step.compile()
         # A collective may time out before a slower host has compiled: Gloo does after 30 s.
         distributed.barrier()
         start = int(self.state.step)
-        meter = Meter(e.adapted, specification(e), self.mesh, e.trainable)
+        meter = Meter(e.adapted, specification(e), self.mesh, e.trainable, e.data.spatial())
         rows = sharding.process_rows(self.mesh, e.data.batch_size)
         batches = e.data.batches(e.seed, start, rows)
         pending: Metrics | None = None
@@ -200,14 +218,10 @@ class Loop:
         """Returns the scores of each evaluator under "NAME/SCORE"; all processes take part."""
         flat = self.state.trainable | self.state.frozen
         flat, mesh = sharding.for_one_process(flat, self.mesh, self.experiment.task)
-        task, params = self.experiment.task, self.experiment.merged(unflatten(flat))
+        model = Model(self.experiment, self.experiment.merged(unflatten(flat)))
         results = []
         for name, evaluator in evaluators.items():
-            folder = self.folder / FOLDER / name
-            folder.mkdir(parents=True, exist_ok=True)
-            e = self.experiment
-            subject = Subject(task, e.inputs, params, e.data, mesh, self.folder, folder)
-            found = measure(evaluator, subject)
+            found = measure(evaluator, subject_of(model, mesh, self.folder, name))
             results.append({f"{name}/{k}": v for k, v in found.items() if isinstance(v, float)})
         return results
 
@@ -218,6 +232,35 @@ class Loop:
         if last > first and step == last:
             jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
+
+
+def trace(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[TrainState, jax.stages.Lowered]:
+    """Traces the initial state and the training step; nothing is computed and no data is read.
+
+    Args:
+      experiment: the config.
+      mesh: the devices.
+
+    Returns:
+      Shapes, dtypes and shardings of the state, and the step.
+
+    Raises:
+      ConfigError: the batch cannot be split over the mesh, or the task reads a field that the
+        batch does not have.
+    """
+    sharding.process_rows(mesh, experiment.data.batch_size)
+    batch, seed = abstract_batch(experiment, mesh), jax.random.key(experiment.seed)
+    try:
+        like = abstract_state(experiment, mesh)
+        return like, compile_step(trainer_of(experiment), mesh).lower(like, batch, seed)
+    except KeyError as error:
+        (field,) = error.args[:1] or ("",)
+        if not isinstance(field, str) or field in batch:
+            raise
+        raise ConfigError(
+            f"{type(experiment.task).__name__} reads {field!r}, and a batch has "
+            f"{', '.join(sorted(batch))}. Cure: add a field that makes {field!r} to data.fields."
+        ) from error
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

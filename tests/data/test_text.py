@@ -22,6 +22,7 @@ from data_pipelines.fields.text import Text
 from data_pipelines.pipeline import Data, Source
 from data_pipelines.text.directions import Allowed, allowed
 from m3djax.inputs.augment import Augment
+from m3djax.inputs.inputs import IMAGE as SPATIAL
 from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
 from tests.data.words import WordLengths
 
@@ -261,7 +262,7 @@ def test_words_forbid_what_would_make_them_false(
 
 AUGMENT = Inputs(ScaleIntensityRange(0, 1000), Augment(flip=(1.0, 1.0, 1.0), rotate90=0.5))
 IMAGE = np.random.default_rng(0).integers(0, 1000, (8, 3, 4, 4, 1)).astype(np.int16)
-augment = jax.jit(lambda batch, keys: AUGMENT(batch, keys)["image"])
+augment = jax.jit(lambda batch, keys: AUGMENT(batch, keys, SPATIAL)["image"])
 
 
 @settings(max_examples=30, deadline=None)
@@ -301,7 +302,7 @@ def test_the_pipelines_flags_reach_the_augmentation(m3d: Path) -> None:
     batch = next(reports(m3d, batch_size=5).eval_batches(Source(str(m3d), "test")))
     inputs = Inputs(ScaleIntensityRange(0, 1), Augment(flip=(0.0, 0.0, 1.0)))
     keys = jax.random.split(jax.random.key(0), 5)
-    plain, flipped = (np.asarray(inputs(batch, each)["image"]) for each in (None, keys))
+    plain, flipped = (np.asarray(inputs(batch, each, SPATIAL)["image"]) for each in (None, keys))
     texts = [record["report"] for record in open_dataset(m3d, "test")]
     for text, one, two in zip(texts, plain, flipped, strict=True):
         named = "left" in text or "descending" in text

@@ -29,7 +29,7 @@ import numpy as np
 from etils import epath
 
 from m3djax.mesh import sharding
-from m3djax.runs import checkpoint
+from m3djax.runs import checkpoint, run_folder
 from m3djax.runs.metrics import read_metrics
 from m3djax.runs.state import abstract_state
 from tests.faults import runs
@@ -173,7 +173,7 @@ def finish(orders: Orders, home: Path) -> None:
 
 def readable(run: Path) -> list[bool]:
     """For each step that lies there whether it is whole."""
-    steps = (epath.Path(run) / "checkpoints" / str(step) for step in checkpoint.steps_in(run))
+    steps = (epath.Path(run) / "checkpoints" / str(step) for step in run_folder.steps_in(run))
     return [not checkpoint.manifest.damage(step) for step in steps]
 
 

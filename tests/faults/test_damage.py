@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from m3djax.runs import checkpoint
+from m3djax.runs import checkpoint, run_folder
 from m3djax.runs.checkpoint import Checkpointer, CheckpointError
 from m3djax.training.train import train
 from tests import tiny
@@ -137,7 +137,7 @@ def test_frozen_parameters_of_another_run_are_an_error(run: Path, trained: Path)
 def test_what_is_passed_over_goes_aside_and_nothing_is_deleted(run: Path) -> None:
     flip(largest(run / "checkpoints/6"))
     Checkpointer(run).close()
-    assert checkpoint.steps_in(run) == [3]
+    assert run_folder.steps_in(run) == [3]
     assert len(list(run.glob("damaged-6-*"))) == 1
 
 
@@ -147,5 +147,5 @@ def test_a_run_whose_first_save_was_cut_off_starts_anew(
     shutil.rmtree(run / "checkpoints/6")
     (run / "checkpoints/3/manifest.json").unlink()
     Checkpointer(run).close()
-    assert checkpoint.steps_in(run) == [] and len(list(run.glob("damaged-3-*"))) == 1
+    assert run_folder.steps_in(run) == [] and len(list(run.glob("damaged-3-*"))) == 1
     assert "its first checkpoint was never finished: starts from step 0" in caplog.text

@@ -18,7 +18,7 @@ from etils import epath
 from m3djax.config import registry
 from m3djax.contracts.scores import Scores
 from m3djax.mesh import sharding
-from m3djax.runs import checkpoint
+from m3djax.runs import checkpoint, run_folder
 from m3djax.runs.metrics import read_metrics
 from m3djax.training.train import train
 from tests import tiny
@@ -152,7 +152,7 @@ def drop_step(run: Path, step: int) -> None:
 def test_a_killed_process_ends_the_others_with_a_reason(
     victim: int, prepared: str, home: Path
 ) -> None:
-    done = lambda: checkpoint.steps_in("runs/long")  # noqa: E731
+    done = lambda: run_folder.steps_in("runs/long")  # noqa: E731
     before = (done() or [0])[0]
     with together(home, 2, LONG | {"dataset": prepared}) as group:
         group.until(lambda: done() and done()[0] > before)

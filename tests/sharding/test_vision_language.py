@@ -16,7 +16,7 @@ from m3djax.evaluate.answers.table import Row
 from m3djax.experiment import Experiment
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import VolumeReader
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import IMAGE, Inputs
 from m3djax.mesh import sharding
 from m3djax.optim import AdamW
 from m3djax.params import Params
@@ -94,7 +94,7 @@ def params() -> Params:
 @pytest.fixture(scope="module")
 def said(params: Params) -> list[tuple[int, ...]]:
     """What one device answers."""
-    reader = VolumeReader(TASK, Inputs(), LORA.merged(params))
+    reader = VolumeReader(TASK, Inputs().bound(IMAGE), LORA.merged(params))
     answers = reader.answer(reader.read(tiny.batch(3)), PROMPTS, OPTIONS, rows=ROWS)
     tokens = [answer.tokens for answer in answers]
     assert len(set(tokens)) > 2
@@ -107,7 +107,9 @@ def test_answers_equal_those_of_one_device(
 ) -> None:
     """Also where two heads of keys cannot be split over eight devices; as evaluation asks."""
     mesh = sharding.make_mesh(shape)
-    reader = VolumeReader(TASK, Inputs(), LORA.merged(placed(params, mesh, TASK)), mesh=mesh)
+    reader = VolumeReader(
+        TASK, Inputs().bound(IMAGE), LORA.merged(placed(params, mesh, TASK)), mesh=mesh
+    )
     seeing = Seeing(reader, prompt, OPTIONS, mesh)
     asked = [Row(0, 0, n, (0, 0, 0), "open", "", q, {}, "") for n, q in enumerate(QUESTIONS)]
     answers = seeing.answer(seeing.look(tiny.batch(3)), asked, ROWS)
@@ -117,9 +119,11 @@ def test_answers_equal_those_of_one_device(
 def test_a_volume_for_itself_on_a_mesh(params: Params) -> None:
     """As `ask` does: one volume, all devices over the model."""
     batch, mesh = tiny.batch(4, rows=1), sharding.make_mesh((1, 1, -1))
-    reader = VolumeReader(TASK, Inputs(), LORA.merged(params))
+    reader = VolumeReader(TASK, Inputs().bound(IMAGE), LORA.merged(params))
     alone = reader.answer(reader.read(batch), PROMPTS, OPTIONS)
-    split = VolumeReader(TASK, Inputs(), LORA.merged(placed(params, mesh, TASK)), mesh=mesh)
+    split = VolumeReader(
+        TASK, Inputs().bound(IMAGE), LORA.merged(placed(params, mesh, TASK)), mesh=mesh
+    )
     together = split.answer(split.read(batch), PROMPTS, OPTIONS)
     assert [a.tokens for a in together] == [a.tokens for a in alone]
 

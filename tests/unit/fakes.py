@@ -43,7 +43,7 @@ def subject(task, params, data, folder, mesh=None):
     flat = flatten(params)
     placed = unflatten(jax.device_put(flat, sharding.state_shardings(flat, mesh, task)))
     folder = epath.Path(folder)
-    return Subject(task, Inputs(), placed, data, mesh, folder.parent, folder)
+    return Subject(task, Inputs().bound(data.spatial()), placed, data, mesh, folder.parent, folder)
 
 
 def init(task):

@@ -122,7 +122,13 @@ def fake(task: Any, params: Any, data: Data, folder: pathlib.Path) -> Subject:
     """A model whose parameters are none."""
     mesh = sharding.make_mesh((-1, 1, 1))
     return Subject(
-        task, Inputs(), params, data, mesh, epath.Path(folder.parent), epath.Path(folder)
+        task,
+        Inputs().bound(data.spatial()),
+        params,
+        data,
+        mesh,
+        epath.Path(folder.parent),
+        epath.Path(folder),
     )
 
 

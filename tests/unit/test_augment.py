@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.fields.base import Spatial
+from data_pipelines.fields.image import Image
+from data_pipelines.fields.slice import Slice
 from m3djax.inputs.augment import Augment
 from m3djax.inputs.inputs import IMAGE, Inputs, ScaleIntensityRange
 from m3djax.inputs.moves import Moves, move
+from m3djax.runs.model import Model
+from tests import tiny
 
 ROWS = 24
 SIDE = 6
@@ -54,7 +59,7 @@ def test_window_is_linear_between_its_ends() -> None:
 
 def test_stored_integers_become_real_values() -> None:
     data = stored() | {"scale": jnp.full(4, 0.5), "offset": jnp.full(4, 100.0)}
-    found = Inputs()(data)
+    found = Inputs()(data, None, IMAGE)
     wanted = ScaleIntensityRange()(data["image"] * 0.5 + 100.0)
     np.testing.assert_allclose(found["image"], wanted, atol=1e-6)
     assert found.keys() == {"image"}, "what is in network units cannot be scaled again"
@@ -68,8 +73,10 @@ def test_a_batch_of_text_alone_stays_as_it_is() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_flips_act_on_their_axis_alone(axis: int) -> None:
     chances = tuple(float(i == axis) for i in range(3))
-    flipped = Inputs(augment=Augment(chances))(stored(), keys())["image"]
-    np.testing.assert_array_equal(flipped, jnp.flip(Inputs()(stored())["image"], axis + 1))
+    flipped = Inputs(augment=Augment(chances))(stored(), keys(), IMAGE)["image"]
+    np.testing.assert_array_equal(
+        flipped, jnp.flip(Inputs()(stored(), None, IMAGE)["image"], axis + 1)
+    )
 
 
 def test_jitter_is_drawn_per_sample_and_stays_in_range() -> None:
@@ -190,3 +197,18 @@ def test_a_slice_without_its_image_is_refused() -> None:
 def test_positions_without_voxels_are_refused() -> None:
     with pytest.raises(ConfigError, match="points do not tell their size.*Cure"):
         Inputs(augment=FLIPS)({"points": jnp.zeros((4, 1, 3))}, keys(), SPATIAL)
+
+
+def test_an_evaluator_gets_the_fields_that_training_gets() -> None:
+    """The inputs of a run's model are bound to all fields of its data, not to the image alone."""
+    experiment = tiny.experiment()
+    fields = {"image": Image(), "plane": Slice()}
+    data = dataclasses.replace(experiment.data, size=(SIDE, SIDE, SIDE), fields=fields)
+    model = Model(dataclasses.replace(experiment, data=data), {})
+    assert "plane" in data.spatial()
+    batch = samples(SIDE)
+    batch = {n: batch[n] for n in ("image", "scale", "offset")} | {"plane": batch["slice"]}
+    found = model.inputs(batch)
+    np.testing.assert_array_equal(found["plane"], model.inputs.window(batch["plane"]))
+    assert found["plane"].dtype == jnp.float32 and "scale" not in found
+    assert hash(model.inputs) == hash(Model(model.experiment, {}).inputs)  # one compilation

@@ -54,7 +54,9 @@ def leaves(params: Params) -> dict[str, np.ndarray]:
 
 def own(run: epath.Path) -> Subject:
     """A run that is measured; its parameters do not matter."""
-    return Subject(TASK, Inputs(), {}, DATA, mesh(), run, run / "evaluation" / "answers")
+    return Subject(
+        TASK, Inputs().bound(DATA.spatial()), {}, DATA, mesh(), run, run / "evaluation" / "answers"
+    )
 
 
 def test_the_run_itself(tmp_path: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from m3djax.contracts.findings import EvaluationError
 from m3djax.contracts.task import loss_of
 from m3djax.evaluate.loop import place
 from m3djax.generate.volumes import VolumeReader
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import IMAGE, Inputs
 from m3djax.mesh import sharding
 from m3djax.mesh.parameter_axes import register_axes
 from m3djax.models.conditions import NONE, Conditions
@@ -89,7 +89,7 @@ def reader() -> VolumeReader:
     """A reader of fresh parameters."""
     task = guided()
     params = jax.jit(task.init)(KEYS[1], tiny.dialogue_batch() | fields())
-    reader = VolumeReader(task, Inputs(), params)
+    reader = VolumeReader(task, Inputs().bound(IMAGE), params)
     reader.whole = params  # type: ignore[attr-defined]
     return reader
 

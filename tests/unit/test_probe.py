@@ -118,9 +118,9 @@ def test_scans_without_masks_are_refused(evaluate):
         evaluate([_organs(0)], [_organs(1)], test_studies=("nobody",))
 
 
-def test_a_task_without_an_encoder_is_refused(tmp_path):
+def test_a_task_without_an_encoder_is_refused():
     with pytest.raises(EvaluationError, match="vision encoder"):
-        list(OrganProbe().passes(subject(Language(), {}, DATA, tmp_path)))
+        OrganProbe().check_task(Language())
 
 
 def test_names_are_grouped_and_background_has_none():

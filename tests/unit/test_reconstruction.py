@@ -17,7 +17,7 @@ from m3djax.evaluate.loop import measure
 from m3djax.evaluate.reconstruction import evaluator as module
 from m3djax.evaluate.reconstruction.masked import METHODS, fill
 from m3djax.evaluate.tiles import cut
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import IMAGE, Inputs
 from m3djax.models.patches import patchify
 from m3djax.tasks.mae import MAE
 from tests import tiny
@@ -133,9 +133,9 @@ def test_all_studies_together_have_intervals_over_studies(evaluate):
     assert len(results["report"]["pictures"]) == 1
 
 
-def test_another_task_is_refused(tmp_path):
+def test_another_task_is_refused():
     with pytest.raises(EvaluationError, match="such as MAE, and object does not"):
-        list(Reconstruction().passes(subject(object(), {}, DATA, tmp_path)))
+        Reconstruction().check_task(object())
 
 
 def test_an_unknown_study_is_named(evaluate):
@@ -161,5 +161,5 @@ def _fill(params, image, padding=None):
         "offset": np.zeros(count, np.float32),
         "key": np.asarray(jax.random.key_data(jax.random.split(jax.random.key(5), count))),
     }
-    filled = jax.tree.map(np.asarray, fill(tiny.mae(), Inputs(), params, batch))
+    filled = jax.tree.map(np.asarray, fill(tiny.mae(), Inputs().bound(IMAGE), params, batch))
     return batch, filled.volumes, filled.sums

@@ -19,7 +19,7 @@ from m3djax.contracts.task import Task
 from m3djax.contracts.terms import Loss, Term
 from m3djax.experiment import Experiment
 from m3djax.inputs.augment import Augment
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import IMAGE, Inputs
 from m3djax.optim import AdamW, Group
 from m3djax.step import Trainer, TrainState, sample_keys
 
@@ -134,7 +134,7 @@ def test_parts_get_the_augmentation_of_their_rows(draws: bool) -> None:
     batch, options = rows(image=True), {"inputs": inputs}
     keys = sample_keys(SEED, 0, ROWS)
     keys = jax.vmap(jax.random.split)(keys)[:, 0] if draws else keys
-    wanted = float(jnp.sum(inputs(batch, keys)["image"])) / ROWS
+    wanted = float(jnp.sum(inputs(batch, keys, IMAGE)["image"])) / ROWS
     for parts in (1, 4):
         made = trainer(Line(draws), gradient_accumulation_steps=parts, **options)
         np.testing.assert_allclose(run(made, batch)[1][0]["image"], wanted, rtol=1e-5)

@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def measured(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Meter:
     """Batches of 4, steps of 60 FLOPs, devices of 1000 FLOP/s."""
-    monkeypatch.setattr(flops, "model_flops", lambda task, spec, trainable: 60)
+    monkeypatch.setattr(flops, "model_flops", lambda task, spec, trainable, spatial: 60)
     monkeypatch.setattr(flops, "peak", lambda mesh: 1000.0)
     spec = {"image": jax.ShapeDtypeStruct((4, 8, 8, 8, 1), np.int16)}
     return Meter(None, spec, None)  # type: ignore[arg-type]

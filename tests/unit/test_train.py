@@ -8,14 +8,17 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import ConfigError, DataError
 from m3djax import params
+from m3djax.contracts.findings import EvaluationError
+from m3djax.evaluate.split import SplitEvaluator
 from m3djax.experiment import Experiment
 from m3djax.inputs.augment import Augment
 from m3djax.inputs.inputs import Inputs
@@ -25,6 +28,7 @@ from m3djax.runs.checkpoint import CheckpointError, load_params
 from m3djax.runs.metrics import MetricsWriter, read_metrics
 from m3djax.runs.run_folder import RunError
 from m3djax.runs.state import abstract_state, specification
+from m3djax.tasks import MAE
 from m3djax.training.train import Interrupted, NonFiniteError, train
 from tests import tiny
 
@@ -153,6 +157,60 @@ def test_a_run_with_another_config_is_refused(whole: Path, prepared: str) -> Non
         RunError, match=r"another optimizer.learning_rate, seed.*Cure: choose another --name"
     ):
         train(changed)
+
+
+class MaskReader(MAE):
+    """A task that reads a field which the data does not have."""
+
+    def loss(self, params: Any, batch: Any, keys: Any, *, train: bool) -> Any:
+        return super().loss(params, batch | {"image": batch["mask"]}, keys, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picky(SplitEvaluator):
+    """An evaluator that no task fits."""
+
+    def check_task(self, task: Any) -> None:
+        raise EvaluationError(f"{type(task).__name__} does not fit.")
+
+    def predict(self, subject: Any, batch: Any) -> Any:
+        raise AssertionError
+
+    def score(self, subject: Any, predictions: Any) -> Any:
+        raise AssertionError
+
+
+def _refused(experiment: Experiment, error: type[Exception], problem: str) -> None:
+    """Training raises, and leaves no folder behind."""
+    with pytest.raises(error, match=problem):
+        train(experiment)
+    assert not Path("runs", experiment.name).exists()
+
+
+def test_a_config_that_cannot_run_leaves_no_folder(prepared: str) -> None:
+    """Before anything is written: the batch and the mesh, the task and its fields, evaluators."""
+    good = tiny.experiment(prepared, name="cannot")
+    eight = dataclasses.replace(good, mesh=(8, 1, 1))
+    few = dataclasses.replace(eight, data=dataclasses.replace(good.data, batch_size=4))
+    _refused(few, ConfigError, r"batch_size=4 cannot be split over data x fsdp = 8 devices")
+    reader = dataclasses.replace(good, task=MaskReader(**vars(good.task)))
+    problem = "MaskReader reads 'mask', and a batch has image, offset, scale.*Cure: add a field"
+    _refused(reader, ConfigError, problem)
+    unfit = dataclasses.replace(good, evaluators={"picky": Picky()})
+    _refused(unfit, EvaluationError, "MAE does not fit")
+    train(dataclasses.replace(good, steps=1))  # the same name is free
+    assert run_folder.steps_in("runs/cannot") == [1]
+
+
+def test_a_run_that_saved_nothing_does_not_block_its_name(prepared: str) -> None:
+    first = tiny.experiment(prepared, name="again", steps=1)
+    folder = run_folder.open_for_training(first)
+    changed = dataclasses.replace(first, seed=5)
+    assert run_folder.open_for_training(changed) == folder
+    assert run_folder.read_experiment(folder).seed == 5
+    (folder / "frozen").mkdir()  # arrays of the run are there
+    with pytest.raises(RunError, match="another seed"):
+        run_folder.open_for_training(first)
 
 
 def test_a_checkpoint_of_another_model_is_refused(whole: Path, prepared: str) -> None:

@@ -14,6 +14,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.adapters import LoRA
 from m3djax.contracts.task import apply
 from m3djax.contracts.terms import Loss
+from m3djax.inputs.inputs import IMAGE
 from m3djax.models.projectors import Projector
 from m3djax.optim import AdamW
 from m3djax.params import Params, flatten
@@ -113,7 +114,7 @@ def test_volumes_of_a_sample_are_augmented_alike() -> None:
     batch = tiny.batch(rows=2)
     twice = batch | {"image": np.stack([batch["image"]] * 2, axis=1)}
     keys = jax.random.split(jax.random.key(3), 2)
-    images = tiny.INPUTS(twice, keys)["image"]
+    images = tiny.INPUTS(twice, keys, IMAGE)["image"]
     np.testing.assert_array_equal(images[:, 0], images[:, 1])
     assert np.any(images[:, 0] != tiny.network(batch)["image"])
 

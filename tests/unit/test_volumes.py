@@ -13,7 +13,7 @@ from data_pipelines.errors import ConfigError
 from m3djax.generate.generator import Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import MOST_PREFIXES, EncodedVolumes, VolumeReader
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import IMAGE, Inputs
 from m3djax.params import Params
 from tests import tiny
 
@@ -46,7 +46,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def reader(params: Params) -> VolumeReader:
-    return VolumeReader(TASK, Inputs(), params, tokenizer=Letters())
+    return VolumeReader(TASK, Inputs().bound(IMAGE), params, tokenizer=Letters())
 
 
 def whole(params: Params, batch: dict[str, np.ndarray], row: int, question: str) -> tuple[int, ...]:
@@ -141,4 +141,4 @@ def test_what_cannot_be_asked(reader: VolumeReader) -> None:
     with pytest.raises(ConfigError, match="has 4 image tokens, and its volumes become 8"):
         reader.answer(two_volumes, two)
     with pytest.raises(ConfigError, match="MAE answers no questions"):
-        VolumeReader(tiny.mae(), Inputs(), {})
+        VolumeReader(tiny.mae(), Inputs().bound(IMAGE), {})

@@ -22,7 +22,7 @@ from m3djax.evaluate.answers.table import Row
 from m3djax.generate.generator import Answer, Generator
 from m3djax.generate.sampling import Sampling
 from m3djax.generate.volumes import EncodedVolumes, VolumeReader
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import FieldInputs
 from m3djax.mesh import sharding
 from m3djax.params import Params
 from m3djax.tasks.answering import AnsweringTask
@@ -113,7 +113,7 @@ class TextOnly(Answerer):
 
 def answerer(
     task: Any,
-    inputs: Inputs,
+    inputs: FieldInputs,
     params: Params,
     data: Data,
     mesh: Mesh,

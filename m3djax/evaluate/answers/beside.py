@@ -53,7 +53,7 @@ class Beside:
         return dataclasses.replace(
             own,
             task=found.task,
-            inputs=found.experiment.inputs,
+            inputs=found.inputs,
             params=found.params,
             data=found.data,
         )

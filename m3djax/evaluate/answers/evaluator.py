@@ -105,6 +105,15 @@ class Answers(SplitEvaluator):
         text.tokens.check()
         super().check(data)
 
+    def check_task(self, task: Any) -> None:
+        """Raises if the task has no language model `llm`; see `Evaluator.check_task`."""
+        if "llm" not in task.components():
+            raise EvaluationError(
+                "Answers measures tasks with a language model, such as VisionLanguage and "
+                f"Language, and {type(task).__name__} has none. "
+                "Cure: leave this evaluator out of the config."
+            )
+
     def passes(self, subject: Subject) -> Iterator[Pass]:
         """Yields a pass of the run and one of each baseline; see `Evaluator.passes`.
 

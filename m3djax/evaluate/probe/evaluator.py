@@ -82,19 +82,21 @@ class OrganProbe(Evaluator):
         for split in (self.train_split, self.test_split):
             open_dataset(self.reading(data).sources[0].path, split)
 
-    def passes(self, subject: Subject) -> Iterator[Pass]:
-        """Yields a pass for each encoder, trained or not, and each split; see `Evaluator.passes`.
-
-        Raises:
-          EvaluationError: the task has no encoder `vision`, a study is missing or has no mask, or
-            the two splits have fewer than two organs in common.
-        """
-        task = subject.task
+    def check_task(self, task: Any) -> None:
+        """Raises if the task has no encoder `vision`; see `Evaluator.check_task`."""
         if not isinstance(task.components().get("vision"), Encoder):
             raise EvaluationError(
                 f"OrganProbe needs a task with a vision encoder, not a {type(task).__name__}. "
                 "Cure: leave this evaluator out of the config."
             )
+
+    def passes(self, subject: Subject) -> Iterator[Pass]:
+        """Yields a pass for each encoder, trained or not, and each split; see `Evaluator.passes`.
+
+        Raises:
+          EvaluationError: a study is missing or has no mask, or the two splits have fewer than
+            two organs in common.
+        """
         sides = self._patches(subject)
         for name, params in self._encoders(subject):
             model = dataclasses.replace(subject, params=params)

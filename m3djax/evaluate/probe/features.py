@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from m3djax.contracts.task import apply
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import FieldInputs
 from m3djax.models.encoder import Encoder
 from m3djax.models.patches import patchify
 from m3djax.params import Params
@@ -20,7 +20,7 @@ from m3djax.params import Params
 # Compiled once for equal encoders, even for many calls during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode(
-    vision: Encoder, inputs: Inputs, params: Params, batch: Mapping[str, Array]
+    vision: Encoder, inputs: FieldInputs, params: Params, batch: Mapping[str, Array]
 ) -> tuple[Float[Array, "b n c"], Float[Array, "b n p"]]:
     """Returns the encoder's tokens of whole crops, and the voxels of the same patches.
 
@@ -47,7 +47,7 @@ def _take(
 
 
 def patch_features(
-    task: Any, inputs: Inputs, params: Params, batch: Mapping[str, Array]
+    task: Any, inputs: FieldInputs, params: Params, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Returns tokens (b, k, c) and voxels (b, k, p) of some patches of each crop.
 

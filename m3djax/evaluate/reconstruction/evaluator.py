@@ -71,18 +71,20 @@ class Reconstruction(Evaluator):
         """Raises if the split cannot be read; see `Evaluator.check`."""
         open_dataset(self.reading(data).sources[0].path, self.split)
 
+    def check_task(self, task: Any) -> None:
+        """Raises if the task is not a `ReconstructingTask`; see `Evaluator.check_task`."""
+        if not isinstance(task, ReconstructingTask):
+            raise EvaluationError(
+                "Reconstruction measures tasks that fill in patches, such as MAE, and "
+                f"{type(task).__name__} does not. Cure: leave this evaluator out of the config."
+            )
+
     def passes(self, subject: Subject) -> Iterator[Pass]:
         """Yields one pass for each study; see `Evaluator.passes`.
 
         Raises:
-          EvaluationError: the task is not a `ReconstructingTask`, or a study is not in the split.
+          EvaluationError: a study is not in the split.
         """
-        if not isinstance(subject.task, ReconstructingTask):
-            raise EvaluationError(
-                "Reconstruction measures tasks that fill in patches, such as MAE, and "
-                f"{type(subject.task).__name__} does not. "
-                "Cure: leave this evaluator out of the config."
-            )
         for record in self._records(subject):
             yield Pass(
                 record["study_id"],

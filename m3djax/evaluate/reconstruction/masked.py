@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from m3djax.evaluate.reconstruction.fill_in import harmonic
-from m3djax.inputs.inputs import Inputs
+from m3djax.inputs.inputs import FieldInputs
 from m3djax.models.conditions import given
 from m3djax.models.patches import patch_grid, patchify, unpatchify
 from m3djax.params import Params
@@ -37,7 +37,7 @@ class InpaintedBatch:
 # Compiled once for equal tasks, even for many calls during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def fill(
-    task: ReconstructingTask, inputs: Inputs, params: Params, batch: dict[str, Array]
+    task: ReconstructingTask, inputs: FieldInputs, params: Params, batch: dict[str, Array]
 ) -> InpaintedBatch:
     """Fills in the hidden patches with each of `METHODS`, from the same visible voxels.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from m3djax.inputs.inputs import Inputs, ScaleIntensityRange
+from m3djax.inputs.inputs import FieldInputs, ScaleIntensityRange
 from m3djax.models.conditions import given
 from m3djax.params import Params
 from m3djax.tasks.embedding import EmbeddingTask
@@ -22,7 +22,7 @@ _SIDE = 96  # largest side of a small slice, in pixels
 # Compiled once for equal tasks, even for many calls during training.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def embed(
-    task: EmbeddingTask, inputs: Inputs, params: Params, batch: Mapping[str, Array]
+    task: EmbeddingTask, inputs: FieldInputs, params: Params, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Returns "images" and "texts" (b, f), unit vectors, and "middle", small slices (b, y, x).
 

@@ -99,20 +99,18 @@ class Retrieval(Evaluator):
         for split in self.splits:
             open_dataset(reading.sources[0].path, split)
 
-    def passes(self, subject: Subject) -> Iterator[Pass]:
-        """Yields one pass for each split, whose vectors are cached; see `Evaluator.passes`.
-
-        Raises:
-          EvaluationError: the task is not an `EmbeddingTask`.
-        """
-        task, reading = subject.task, self.reading(subject.data)
+    def check_task(self, task: Any) -> None:
+        """Raises if the task is not an `EmbeddingTask`; see `Evaluator.check_task`."""
         if not isinstance(task, EmbeddingTask):
             raise EvaluationError(
                 "Retrieval measures tasks that embed volumes and texts, such as Clip, and "
-                f"{type(task).__name__} does not. "
-                "Cure: leave this evaluator out of the config."
+                f"{type(task).__name__} does not. Cure: leave this evaluator out of the config."
             )
-        task.check(reading)
+
+    def passes(self, subject: Subject) -> Iterator[Pass]:
+        """Yields one pass for each split, whose vectors are cached; see `Evaluator.passes`."""
+        reading = self.reading(subject.data)
+        subject.task.check(reading)
         for split in self.splits:
             source = self._source(subject, split)
             key = reading_parts(subject, reading, source, self.crops, self.seed)
