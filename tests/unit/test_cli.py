@@ -142,17 +142,25 @@ def test_the_sharding_table_needs_no_data(capsys: pytest.CaptureFixture[str]) ->
     assert "-, fsdp, -" in row
 
 
+SMALL = (
+    *("--steps", "2", "--data.batch-size", "8"),
+    *("--task.vision.hidden-size", "48", "--task.vision.transformer.num-layers", "1"),
+    *("--task.mae-decoder.transformer.num-layers", "1"),
+    *("--evaluators.reconstruction.draws", "1", "--evaluators.reconstruction.pictures", "1"),
+    *("--evaluators.probe.untrained", "1", "--evaluators.probe.most", "60"),
+)
+
+
 def test_prepare_train_evaluate(sample_scans: Path, home: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         # A process of its own: one device, and the compiler's optimisations on.
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        environment["JAX_PLATFORMS"] = "cpu"
         command = [sys.executable, str(ROOT / "run.py"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    prepared = run("prepare", "sample_ct", "--source", str(sample_scans))
-    assert prepared.returncode == 0, prepared.stderr
-    small = ["--steps", "2", "--data.batch-size", "8", "--task.vision.transformer.num-layers", "1"]
-    trained = run("train", str(ROOT / "configs/quickstart.py"), *small)
+    assert main(["prepare", "sample_ct", "--source", str(sample_scans), "--workers", "0"]) == 0
+    trained = run("train", str(ROOT / "configs/quickstart.py"), *SMALL)
     assert trained.returncode == 0, trained.stderr
     assert "next: python run.py evaluate runs/quickstart" in trained.stdout
     # After two steps the test fails: the exit status says so, and the report is written.
