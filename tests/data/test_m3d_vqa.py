@@ -167,11 +167,9 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> DialogueTokens:
 
 
 def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
-    dataset: Path, seg: Path, tokens: DialogueTokens, tmp_path: Path
+    dataset: Path, masks: Path, tokens: DialogueTokens
 ) -> None:
     """From the released layouts to what the model is given, as configs/m3d/instruct.py mixes it."""
-    masks = tmp_path / "seg"
-    assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
     data = Data(
         (Source(str(dataset)), Source(str(masks))),
         size=(32, 64, 64),
@@ -209,15 +207,8 @@ def test_a_batch_to_tune_on_has_all_kinds_and_no_empty_cells(
 
 
 def test_what_the_shipped_config_measures_is_there(
-    dataset: Path,
-    seg: Path,
-    tokens: DialogueTokens,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    dataset: Path, masks: Path, tokens: DialogueTokens
 ) -> None:
-    masks = tmp_path / "seg"
-    assert Prepare("m3d_seg", str(seg), out=str(masks), workers=0).run() == 0
-    assert "configs/m3d/instruct.py --data.sources.1.path" in capsys.readouterr().out
     config = instruct.get_config()
     folders = {"data/m3d_cap": dataset, "data/m3d_seg": masks}
     assert [source.path for source in config.data.sources] == list(folders)
@@ -272,6 +263,14 @@ def seg(sample_scans: epath.Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return m3d_tree.make_seg(tmp_path_factory.mktemp("seg"), sample_scans)
 
 
+@pytest.fixture(scope="module")
+def masks(seg: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset that is prepared from `seg`."""
+    out = tmp_path_factory.mktemp("masks") / "data"
+    assert Prepare("m3d_seg", str(seg), out=str(out), workers=0).run() == 0
+    return out
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """Two sets with a case each, as M3D's script leaves them."""
@@ -297,11 +296,9 @@ def small(tmp_path: Path) -> Path:
     return root
 
 
-def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
-    out = tmp_path / "data"
-    assert Prepare("m3d_seg", str(seg), out=str(out), workers=0).run() == 0
-    records = open_dataset(out, "train")
-    (train,), (test,) = records, open_dataset(out, "test")
+def test_positioning_on_m3d_segs_layout(seg: Path, masks: Path) -> None:
+    records = open_dataset(masks, "train")
+    (train,), (test,) = records, open_dataset(masks, "test")
     names = {name: value for value, name in records.mask_names.items()}
     assert set(names) == {name for *_, classes in m3d_tree.SEG.values() for name in classes}
     assert train["image"].shape == train["mask"].shape == m3d_tree.SEG_SIZE
@@ -333,9 +330,12 @@ def test_positioning_on_m3d_segs_layout(seg: Path, tmp_path: Path) -> None:
     assert answer is not None and answer.label == "urinary bladder"
 
 
-def test_small_arrays_of_m3d_segs_layout(small: Path, tmp_path: Path) -> None:
+def test_small_arrays_of_m3d_segs_layout(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "data"
     assert Prepare("m3d_seg", str(small), out=str(out), workers=0).run() == 0
+    assert "configs/m3d/instruct.py --data.sources.1.path" in capsys.readouterr().out
     records = open_dataset(out, "train")
     (train,), (test,) = records, open_dataset(out, "test")
     assert records.mask_names == {1: "liver", 2: "liver tumor", 3: "spleen"}
@@ -373,6 +373,7 @@ def test_an_index_that_cannot_be_used_is_told(small: Path, index: Any, problem: 
 def test_both_stages_as_shipped_on_tiny_parts(
     dataset: Path,
     seg: Path,
+    masks: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -382,7 +383,8 @@ def test_both_stages_as_shipped_on_tiny_parts(
     Only sizes and paths differ from the shipped configs: modules, crops, steps, batch and texts.
     """
     monkeypatch.chdir(tmp_path)
-    assert Prepare("m3d_seg", str(seg), out="data/m3d_seg", workers=0).run() == 0
+    Path("data").mkdir()
+    Path("data/m3d_seg").symlink_to(masks)
     Path("data/m3d_cap").symlink_to(dataset)
     grown = grow(tiny_llm.pretrained(), SPECIAL, PLAIN, multiple=8)
     small = tiny.vision_language(llm=grown.model, image_token_id=258)
