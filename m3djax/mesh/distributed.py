@@ -32,6 +32,7 @@ T = TypeVar("T")
 ADDRESS, COUNT, NUMBER = PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
 # In effect no limit: if a process is lost, JAX's heartbeat ends the processes that wait for it.
+_PIECE = 1 << 28  # bytes that a process sends at once: every process holds one of each
 _DAY_MS = 24 * 3600 * 1000
 _turns = itertools.count()
 
@@ -179,11 +180,17 @@ def gather(value: bytes) -> list[bytes]:
     if jax.process_count() == 1:
         return [value]
     barrier()  # a collective may time out before a slower process arrives
-    sizes = _all_rows(np.array([len(value)], np.int32))[:, 0]
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(value)] = np.frombuffer(value, np.uint8)
-    rows = _all_rows(padded)
-    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+    # Two words per size: JAX has no 64-bit integers by default, and values may exceed 2 GiB.
+    words = _all_rows(np.array(divmod(len(value), _PIECE), np.int32))
+    sizes = [int(pieces) * _PIECE + int(rest) for pieces, rest in words]
+    parts: list[list[bytes]] = [[] for _ in sizes]
+    for start in range(0, max(sizes), _PIECE):
+        padded = np.zeros(min(_PIECE, max(sizes) - start), np.uint8)
+        own = np.frombuffer(value[start : start + _PIECE], np.uint8)
+        padded[: len(own)] = own
+        for part, size, row in zip(parts, sizes, _all_rows(padded), strict=True):
+            part.append(row[: max(size - start, 0)].tobytes())
+    return [b"".join(part) for part in parts]
 
 
 def _all_rows(row: np.ndarray) -> np.ndarray:

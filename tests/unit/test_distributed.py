@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import threading
+
+import jax
+import numpy as np
 import pytest
 
 from data_pipelines.errors import ConfigError
@@ -60,3 +65,32 @@ def test_seconds_must_be_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M3DJAX_HEARTBEAT_SECONDS", "soon")
     with pytest.raises(ConfigError, match="M3DJAX_HEARTBEAT_SECONDS='soon' is not a number"):
         distributed._seconds("M3DJAX_HEARTBEAT_SECONDS", 100)
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (3, 0), (4, 8), (1, 30), (13, 12)])
+def test_values_of_any_size_are_gathered(
+    sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces of 4 bytes, by two processes whose collective is played by threads."""
+    rows: dict[int, np.ndarray] = {}
+    meet = threading.Barrier(2)
+    own = threading.local()
+
+    def all_rows(row: np.ndarray) -> np.ndarray:
+        rows[own.process] = row
+        meet.wait(60)
+        stacked = np.stack([rows[0], rows[1]])  # fails if the processes send unequal shapes
+        meet.wait(60)
+        return stacked
+
+    def process(number: int) -> list[bytes]:
+        own.process = number
+        return distributed.gather(values[number])
+
+    monkeypatch.setattr(distributed, "_PIECE", 4)
+    monkeypatch.setattr(distributed, "_all_rows", all_rows)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    values = [bytes(range(start, start + size)) for start, size in zip((1, 50), sizes, strict=True)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(process, (0, 1))) == [values, values]
