@@ -14,7 +14,7 @@ from m3djax.ask.describe import counted
 from m3djax.ask.field_of_view import FieldOfView
 from m3djax.ask.model import Run
 from m3djax.ask.options import AskOptions
-from m3djax.ask.session import Exchange, Session
+from m3djax.ask.session import Session
 from m3djax.generate.terminal import chosen, converse
 
 
@@ -39,20 +39,20 @@ class Ask(AskOptions):
             check_target(target)
         if self.picture and not self.picture.lower().endswith(".png"):
             raise ConfigError(f"--picture {self.picture!r}: is no PNG. Cure: a name in .png.")
-        session = self.open()
+        talk = terminal.Conversation(self.open())
         print(picture.NOTICE, flush=True)
-        said: list[Exchange] = []
         for question in self.questions:
             terminal.show_question(question)
-            said.append(terminal.ask(session, question))
-        status = self._draft(session, said) if self.report else 0
+            talk.ask(question)
+        status = self._draft(talk) if self.report else 0
         if not self.questions and not self.report:
-            print("(an empty line or ctrl-D ends)", flush=True)
-            converse(lambda question: self._typed(session, question, said), "ask")
+            new = ", /new starts a new conversation" if talk.session.turns > 1 else ""
+            print(f"(an empty line or ctrl-D ends{new})", flush=True)
+            converse(lambda question: self._typed(talk, question), "ask")
         if self.picture:
-            self._draw(session, said)
+            self._draw(talk)
             print(f"picture: {self.picture}")
-        if total := counted([one.reply for one in said]):
+        if total := counted([one.reply for one in talk.said]):
             print(total)
         print(picture.NOTICE)
         return status
@@ -79,26 +79,30 @@ class Ask(AskOptions):
             recipe=self.recipe,
         )
 
-    def _typed(self, session: Session, question: str, said: list[Exchange]) -> None:
-        said.append(terminal.ask(session, question))
+    def _typed(self, talk: terminal.Conversation, question: str) -> None:
+        if question == "/new":
+            talk.restart()
+            return
+        talk.ask(question)
         if self.picture:
-            self._draw(session, said)
+            self._draw(talk)
 
-    def _draw(self, session: Session, said: list[Exchange]) -> None:
+    def _draw(self, talk: terminal.Conversation) -> None:
         assert self.picture
-        window = session.model.run.experiment.inputs.window
+        window = talk.session.model.run.experiment.inputs.window
         with _writing(self.picture):
-            picture.draw(self.picture, picture.rows(session.fovs, said), window)
+            picture.draw(self.picture, picture.rows(talk.session.fovs, talk.said), window)
 
-    def _draft(self, session: Session, said: list[Exchange]) -> int:
+    def _draft(self, talk: terminal.Conversation) -> int:
         assert self.report
+        talk.restart()  # a report does not depend on the questions before it
         terminal.show_question(self.report_prompt)
-        said.append(terminal.ask(session, self.report_prompt, "report"))
-        if not said[-1].reply.text.strip():
+        talk.ask(self.report_prompt, "report")
+        if not talk.said[-1].reply.text.strip():
             print("ask: the model said nothing; no draft was written", file=sys.stderr)
             return 1
         with _writing(self.report):
-            draft.write(self.report, said[-1], session.fovs, self.run)
+            draft.write(self.report, talk.said[-1], talk.session.fovs, self.run)
         print(f"draft: {self.report}")
         return 0
 

@@ -90,6 +90,11 @@ class Session:
         self._sampling = sampling or Sampling()
         self._prompt = model.run.prompt(len(self.fovs))
 
+    @property
+    def turns(self) -> int:
+        """Returns the largest number of questions in a conversation of training, at least 1."""
+        return self.model.run.tokens.turns
+
     def encode(self) -> EncodedVolumes:
         """Encodes the scans at the first call; later calls return the same result."""
         return self._encoded

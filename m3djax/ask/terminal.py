@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from data_pipelines.errors import printable
@@ -32,10 +33,32 @@ def show_question(question: str) -> None:
     print(f"\n> {printable(question)}", flush=True)
 
 
-def ask(session: Session, question: str, form: str = "") -> Exchange:
-    """Asks a single question; streams the reply, then prints its places."""
-    reply = session.ask((), question, stream, form=form)
-    end(reply.ended)
-    for line in about_places(reply):
-        print(f"  {line}", flush=True)
-    return Exchange(question, reply, form)
+@dataclasses.dataclass
+class Conversation:
+    """A session in the terminal, with all exchanges so far.
+
+    A question sees the earlier exchanges, as many as conversations of training had. A model that
+    was trained on single questions sees none.
+
+    Attributes:
+      session: the session.
+      said: all exchanges, the oldest first.
+    """
+
+    session: Session
+    said: list[Exchange] = dataclasses.field(default_factory=list)
+    _start: int = 0
+
+    def ask(self, question: str, form: str = "") -> None:
+        """Asks a question; streams the reply, then prints its places."""
+        earlier = self.session.turns - 1
+        history = self.said[self._start :][-earlier:] if earlier else ()
+        reply = self.session.ask(history, question, stream, form=form)
+        end(reply.ended)
+        for line in about_places(reply):
+            print(f"  {line}", flush=True)
+        self.said.append(Exchange(question, reply, form))
+
+    def restart(self) -> None:
+        """Starts a new conversation: later questions do not see the exchanges so far."""
+        self._start = len(self.said)

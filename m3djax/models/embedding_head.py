@@ -35,6 +35,8 @@ class AttentionPool(nn.Module):
         b, _, c = tokens.shape
         if c % self.num_heads:
             raise ConfigError(f"num_heads={self.num_heads} does not divide the width {c}.")
+        # Not `multi_head.Attention`: the query is a parameter without a projection, and the result
+        # has no output projection.
         probe = self.param("probe", nn.initializers.normal(0.02), (c,))
         query = jnp.broadcast_to(probe.astype(tokens.dtype), (b, 1, c))
         key, value = (dense(c, tokens, name=name)(tokens) for name in ("key", "value"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -142,10 +143,8 @@ class Stages(Stack):
     stages: tuple[Stack, ...] = (Transformer(),)
 
     def __post_init__(self) -> None:
-        # Flax shares the parameters of two stages that are the same object. A saved config is read
-        # back as two objects, without sharing. So each stage gets its own copy here.
-        stages = tuple(_own(stage) for stage in self.stages)
-        object.__setattr__(self, "stages", stages)
+        """Gives each stage its own modules."""
+        object.__setattr__(self, "stages", own_stages(self.stages))
         super().__post_init__()
 
     @property
@@ -166,6 +165,15 @@ class Stages(Stack):
             x, outputs = stage(x, conditions, hidden=hidden)
             layers.append(outputs)
         return x, jnp.concatenate(layers) if hidden else None
+
+
+def own_stages(stages: Iterable[Any]) -> tuple[Any, ...]:
+    """Returns copies of stages, so that none shares its parameters with another one.
+
+    Flax shares the parameters of two stages that are the same object. A saved config is read back
+    as two objects, without sharing.
+    """
+    return tuple(_own(stage) for stage in stages)
 
 
 def _own(module: Any) -> Any:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from data_pipelines.errors import ConfigError
+from m3djax.contracts.sown import collecting
 from m3djax.contracts.task import apply
 from m3djax.contracts.terms import Loss, Term
 from m3djax.mesh.sharding import gather
@@ -52,6 +54,9 @@ def next_token_loss(
         outweigh short ones. "sample": all rows count equally. "square" lies between them: the
         weight of a token is one over the square root of the number of counted tokens in its row
         (InternVL 2.5, arXiv 2412.05271, section 3.3).
+
+    Raises:
+      ConfigError: a module of the output head sows a term of the loss.
     """
     shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     if 0 < counted < hidden.shape[1]:
@@ -69,7 +74,13 @@ def next_token_loss(
     )
 
     def one(params: dict[str, Any], hidden: Array, labels: Array) -> tuple[Array, Array]:
-        logits = apply(model, params, hidden, method="logits").astype(jnp.float32)
+        with collecting() as sown:
+            logits = apply(model, params, hidden, method="logits").astype(jnp.float32)
+        if jax.tree.leaves(sown):
+            raise ConfigError(
+                "a module of the output head adds a term to the loss, and the head is applied in "
+                "chunks. Cure: call m3djax.contracts.sow in a block instead."
+            )
         total = jax.nn.logsumexp(logits, axis=-1)
         counts = labels != IGNORE
         weighed = counts * weights[:, None]

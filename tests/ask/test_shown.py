@@ -62,12 +62,13 @@ class Reader:
         return [Answer(self.tokens, self.text.replace("|", ""), self.ended)]
 
 
-def session_of(reader: Reader, scans: int = 1, released: bool = False) -> Session:
+def session_of(reader: Reader, scans: int = 1, released: bool = False, turns: int = 1) -> Session:
     def prompt(count: int) -> Callable[..., Any]:
         return lambda _tokenizer, question, form, turns: (count, question, form, turns)
 
     tokenizer = SimpleNamespace(decode=lambda ids: f"decoded {ids}")
-    run = SimpleNamespace(prompt=prompt, released_boxes=released)
+    tokens = SimpleNamespace(turns=turns)
+    run = SimpleNamespace(prompt=prompt, released_boxes=released, tokens=tokens)
     model: Any = SimpleNamespace(run=run, reader=reader, tokenizer=tokenizer)
     return Session(model, [view(number) for number in range(scans)], Sampling(max_new_tokens=3))
 
@@ -122,11 +123,37 @@ def test_earlier_replies_reach_the_prompt(reply: Reply, said: str) -> None:
     assert reader.calls == [("encoded", [(1, "Sure?", "open", turns)], Sampling(max_new_tokens=3))]
 
 
+@pytest.mark.parametrize(
+    ("turns", "seen"), [(1, [[], [], [], []]), (2, [[], [0], [], [2]]), (9, [[], [0], [], [2]])]
+)
+def test_a_question_sees_the_conversation_so_far(turns: int, seen: list[list[int]]) -> None:
+    """As many exchanges as training had; none before a new start."""
+    reader = Reader("Yes.")
+    talk = terminal.Conversation(session_of(reader, turns=turns))
+    talk.ask("0")
+    talk.ask("1")
+    talk.restart()
+    talk.ask("2")
+    talk.ask("3")
+    histories = [[int(turn.question) for turn in prompts[0][3]] for _, prompts, _ in reader.calls]
+    assert histories == seen and [one.question for one in talk.said] == ["0", "1", "2", "3"]
+
+
+def test_a_long_conversation_forgets_its_start() -> None:
+    reader = Reader("Yes.")
+    talk = terminal.Conversation(session_of(reader, turns=3))
+    for number in range(5):
+        talk.ask(str(number))
+    assert [turn.question for turn in reader.calls[-1][1][0][3]] == ["2", "3"]
+
+
 def test_the_terminal_streams_a_reply_and_lists_its_boxes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     session = session_of(Reader(f"At |{BOX}\x1b|.", ended="length"))
-    exchange = terminal.ask(session, "Where?", "open")
+    talk = terminal.Conversation(session)
+    talk.ask("Where?", "open")
+    [exchange] = talk.said
     assert exchange == Exchange("Where?", exchange.reply, "open")
     assert capsys.readouterr().out == (
         f"At {BOX}\ufffd. ...\n"

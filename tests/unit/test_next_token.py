@@ -8,7 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from data_pipelines.errors import ConfigError
+from m3djax.contracts.sown import collecting, sow
+from m3djax.contracts.terms import Term
 from m3djax.convert.pretrained import Pretrained
+from m3djax.models.llm.decoder import Decoder
+from m3djax.models.transformer import Transformer
 from m3djax.tasks.next_token import IGNORE, Reduction, next_token_loss, spans_to_labels
 from tests import tiny_llm
 
@@ -125,3 +130,32 @@ def test_only_tokens_that_count_need_the_head(tiny: Pretrained, labels: jax.Arra
     np.testing.assert_allclose(few[0], whole[0], rtol=1e-6)
     np.testing.assert_allclose(few[1], whole[1], atol=1e-7)
     assert np.isnan(total(hidden, 14)), "the first rows have 15"
+
+
+class Balanced(Decoder):
+    """A decoder whose output head adds a term to the loss."""
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        sow(self, "balance", Term(jnp.sum(hidden), jnp.float32(1)))
+        return super().logits(hidden)
+
+
+@pytest.mark.parametrize("chunk", [2, 64])
+def test_a_head_that_sows_is_refused(tiny: Pretrained, labels: jax.Array, chunk: int) -> None:
+    """Its term would be counted once for each chunk; the error says where a term may be sown."""
+    fields = {n: getattr(tiny.model, n) for n in tiny.model.__dataclass_fields__ if n != "parent"}
+    model = Balanced(**fields)
+    hidden = hidden_of((*labels.shape, tiny.model.hidden_size))
+    with collecting(), pytest.raises(ConfigError, match="output head.*Cure: .*sow in a block"):
+        next_token_loss(model, tiny.params["llm"], hidden, labels, logits_chunk=chunk)
+
+
+def test_stages_of_one_block_have_parameters_of_their_own(tiny: Pretrained) -> None:
+    """As a config that was saved and read back has them."""
+    block = tiny.model.stages[0].block
+    model = tiny.model.clone(stages=(Transformer(1, block), Transformer(1, block)))
+    assert model.stages[0].block is not model.stages[1].block
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    assert {"stages_0", "stages_1"} <= set(shapes["params"])
+    one, two = (jax.tree.leaves(shapes["params"][f"stages_{n}"]) for n in (0, 1))
+    assert len(one) == len(two) > 0

@@ -17,7 +17,7 @@ from m3djax.models.layers import rms_norm
 from m3djax.models.mlp import FeedForward, GatedMlp
 from m3djax.models.multi_head import Attention
 from m3djax.models.rotary import Rotary
-from m3djax.models.transformer import Block, Transformer
+from m3djax.models.transformer import Block, Transformer, own_stages
 
 
 class CausalAttention(Attention):
@@ -66,6 +66,11 @@ class Decoder(nn.Module):
     norm_eps: float = 1e-6
     max_position_embeddings: int = 4096
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Gives each stage its own modules."""
+        object.__setattr__(self, "stages", own_stages(self.stages))
+        super().__post_init__()
 
     def setup(self) -> None:
         """Creates the modules around the stages."""
