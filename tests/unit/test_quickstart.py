@@ -108,8 +108,8 @@ def test_the_exit_status_needs_all(
         return dataclasses.replace(results, found={"x": {**_said(results), "passed": good}})
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "_prepare", lambda arguments: 0)
-    monkeypatch.setattr(cli, "_import_language_model", lambda: None)
+    monkeypatch.setattr("m3djax.quickstart.prepare_scans", lambda: 0)
+    monkeypatch.setattr("m3djax.quickstart._import_language_model", lambda: None)
     monkeypatch.setattr("m3djax.training.train.train", lambda experiment: experiment.name)
     monkeypatch.setattr("m3djax.evaluate.run.evaluate", decided)
     assert cli.main(["quickstart"]) == (0 if all(passed) else 1)

@@ -62,3 +62,29 @@ def test_another_thread_handles_none(handled: list[int]) -> None:
     thread.start()
     thread.join()
     assert found == [("", before)]
+
+
+@pytest.fixture
+def agreed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Several processes, which stop at the last of the returned steps."""
+    steps: list[int] = [7]
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr(
+        "m3djax.training.signals.multihost_utils.reached_preemption_sync_point",
+        lambda step: step == steps[-1],
+    )
+    return steps
+
+
+def test_several_processes_stop_at_the_step_that_they_agree_on(
+    agreed: list[int], handled: list[int]
+) -> None:
+    """JAX handles SIGTERM then, so its handler stays; ctrl-C in one process counts as SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signals() as stop:
+        assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), signal.SIGINT)
+        assert handled == [signal.SIGTERM]
+        assert [stop(step) for step in (6, 7, 8)] == ["", "SIGTERM", ""]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert handled == [signal.SIGTERM, signal.SIGINT], "the second one is not caught"
